@@ -1,0 +1,167 @@
+//! Adds what the emitter does not know: static tags, missing durations, and the ids that a run gave at its start.
+
+mod actor;
+
+pub(crate) use actor::EnricherActor;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::event::{Context, Event, Statics, Step, Timestamp};
+
+/// How many open steps and runs are remembered, at least; at most twice as many.
+const REMEMBERED: usize = 10_000;
+
+/// Enriches events one by one. Remembers open steps and runs, within a bound.
+#[derive(Debug)]
+pub(crate) struct Enricher {
+    statics: Arc<Statics>,
+    /// When each open step began.
+    opened: Recent<Timestamp>,
+    /// What other processes said of a run at its start.
+    runs: Recent<Context>,
+    /// The last foreign step, as it came and as it left: a run of tokens shares one.
+    last: Option<(Step, Step)>,
+}
+
+impl Enricher {
+    pub(crate) fn new(statics: Arc<Statics>) -> Enricher {
+        Enricher { statics, opened: Recent::default(), runs: Recent::default(), last: None }
+    }
+
+    pub(crate) fn enrich(&mut self, event: &mut Event) {
+        event.set_statics(&self.statics);
+        if event.is_system() {
+            return;
+        }
+        if event.is_foreign() {
+            self.remember_run(event);
+        }
+        if event.kind().opens() {
+            self.opened.put(event.step().parts().span_id.clone(), event.timestamp());
+        } else if event.kind().closes()
+            && let Some(began) = self.opened.take(&event.step().parts().span_id)
+            && event.data("duration").is_none()
+        {
+            event.set_data("duration", event.timestamp().since(began).as_secs_f64());
+        }
+    }
+
+    /// Whoever sends JSON gives `conversation_id` (any key that ends in `_id`) and tags once, at the start of a run.
+    fn remember_run(&mut self, event: &mut Event) {
+        let parts = event.step().parts();
+        if event.kind().opens() {
+            let ids = event.body().to_map().into_iter();
+            let ids =
+                ids.filter(|(key, value)| key.ends_with("_id") && (value.is_string() || value.is_number()));
+            let mut said = parts.context.clone();
+            for (key, value) in ids {
+                said = said.with(key, value);
+            }
+            if !said.is_empty() {
+                let known = self.runs.get(&parts.execution_id).cloned().unwrap_or_default();
+                self.runs.put(parts.execution_id.clone(), known.merged(&said));
+                self.last = None;
+            }
+        }
+        let step = event.step();
+        if let Some((_, enriched)) = self.last.as_ref().filter(|(came, _)| came.same(step)) {
+            let enriched = enriched.clone();
+            return event.set_step(enriched);
+        }
+        let Some(known) = self.runs.get(&step.parts().execution_id) else { return };
+        let mut parts = step.parts().clone();
+        // The event's own words win over what was said at the start.
+        parts.context = known.merged(&parts.context);
+        let enriched = Step::from(parts);
+        self.last = Some((step.clone(), enriched.clone()));
+        event.set_step(enriched);
+    }
+}
+
+/// A map that forgets its older half when it is full.
+#[derive(Debug)]
+struct Recent<V> {
+    young: HashMap<Arc<str>, V>,
+    old: HashMap<Arc<str>, V>,
+}
+
+impl<V> Default for Recent<V> {
+    fn default() -> Recent<V> {
+        Recent { young: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<V> Recent<V> {
+    fn put(&mut self, key: Arc<str>, value: V) {
+        if self.young.len() >= REMEMBERED {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    fn get(&self, key: &str) -> Option<&V> {
+        self.young.get(key).or_else(|| self.old.get(key))
+    }
+
+    fn take(&mut self, key: &str) -> Option<V> {
+        self.young.remove(key).or_else(|| self.old.remove(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Decoder;
+
+    fn enricher() -> Enricher {
+        Enricher::new(Arc::new(Statics::new("rag-api", "test", [("service".into(), "rag-api".into())])))
+    }
+
+    fn json(event: &Event) -> serde_json::Value {
+        serde_json::from_slice(event.json()).unwrap()
+    }
+
+    #[test]
+    fn an_end_without_a_duration_gets_the_time_since_its_start() {
+        let (mut enricher, step) = (enricher(), Step::new("M"));
+        let mut start = Event::new(&step, "start").at(Timestamp::from_micros(1_000_000));
+        let mut end = Event::new(&step, "end").at(Timestamp::from_micros(3_500_000));
+        enricher.enrich(&mut start);
+        enricher.enrich(&mut end);
+        assert_eq!(json(&end)["data"]["duration"], 2.5);
+        let mut given = Event::new(&step, "end").with("duration", 9.0);
+        enricher.enrich(&mut start);
+        enricher.enrich(&mut given);
+        assert_eq!(json(&given)["data"]["duration"], 9.0);
+    }
+
+    #[test]
+    fn a_conversation_id_given_once_reaches_every_later_event_of_its_run_and_no_other() {
+        let (mut enricher, mut decoder) = (enricher(), Decoder::default());
+        let mut seen = Vec::new();
+        for line in [
+            r#"{"event_type":"start","execution_id":"a","span_id":"1","data":{"conversation_id":"c1","question":"?"}}"#,
+            r#"{"event_type":"start","execution_id":"b","span_id":"2","data":{"conversation_id":"c2"}}"#,
+            r#"{"event_type":"token","execution_id":"a","span_id":"1","data":{"field":"f","token":"t","token_index":0}}"#,
+            r#"{"event_type":"end","execution_id":"b","span_id":"3","data":{"conversation_id":"own"}}"#,
+            r#"{"event_type":"end","execution_id":"c","span_id":"4"}"#,
+        ] {
+            let mut event = decoder.decode(line.as_bytes()).unwrap();
+            enricher.enrich(&mut event);
+            assert_eq!(json(&event)["tags"]["service"], "rag-api");
+            seen.push(json(&event)["data"]["conversation_id"].as_str().map(str::to_owned));
+        }
+        let expected = [Some("c1"), Some("c2"), Some("c1"), Some("own"), None];
+        assert_eq!(seen, expected.map(|id| id.map(str::to_owned)));
+    }
+
+    #[test]
+    fn memory_of_open_steps_is_bounded() {
+        let mut enricher = enricher();
+        for _ in 0..3 * REMEMBERED {
+            enricher.enrich(&mut Event::new(&Step::new("M"), "start"));
+        }
+        assert!(enricher.opened.young.len() + enricher.opened.old.len() <= 2 * REMEMBERED);
+    }
+}

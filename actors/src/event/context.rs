@@ -1,0 +1,117 @@
+//! What every event of a request carries: an immutable snapshot of ids and tags.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+/// Ids (`conversation_id`, `request_id`, any key) and tags that are written into every event below it.
+///
+/// A snapshot never changes: adding to it makes a new one, so nothing of one request can reach another.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Context(Option<Arc<Entries>>);
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Entries {
+    data: Vec<(Arc<str>, Value)>,
+    tags: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl Context {
+    /// A context that adds nothing.
+    #[must_use]
+    pub const fn empty() -> Context {
+        Context(None)
+    }
+
+    /// This context and one more key of `data`; an older value of that key is replaced.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<Arc<str>>, value: impl Into<Value>) -> Context {
+        put(&mut self.entries().data, key.into(), value.into());
+        self
+    }
+
+    /// This context and one more tag; an older value of that tag is replaced.
+    #[must_use]
+    pub fn tag(mut self, key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Context {
+        put(&mut self.entries().tags, key.into(), value.into());
+        self
+    }
+
+    /// This context with all of `inner` laid over it.
+    #[must_use]
+    pub fn merged(&self, inner: &Context) -> Context {
+        if self.0.is_none() {
+            return inner.clone();
+        }
+        let mut merged = self.clone();
+        for (key, value) in inner.data() {
+            put(&mut merged.entries().data, key.clone(), value.clone());
+        }
+        for (key, value) in inner.tags() {
+            put(&mut merged.entries().tags, key.clone(), value.clone());
+        }
+        merged
+    }
+
+    /// The keys of `data` and their values, in the order they were added.
+    #[must_use]
+    pub fn data(&self) -> &[(Arc<str>, Value)] {
+        self.0.as_ref().map_or(&[], |entries| &entries.data)
+    }
+
+    /// The tags, in the order they were added.
+    #[must_use]
+    pub fn tags(&self) -> &[(Arc<str>, Arc<str>)] {
+        self.0.as_ref().map_or(&[], |entries| &entries.tags)
+    }
+
+    /// The value of one key of `data`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.data().iter().find(|(k, _)| &**k == key).map(|(_, value)| value)
+    }
+
+    /// The value of one tag.
+    #[must_use]
+    pub fn get_tag(&self, key: &str) -> Option<&str> {
+        self.tags().iter().find(|(k, _)| &**k == key).map(|(_, value)| &**value)
+    }
+
+    /// Whether it adds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.data().is_empty() && self.tags().is_empty()
+    }
+
+    fn entries(&mut self) -> &mut Entries {
+        Arc::make_mut(self.0.get_or_insert_default())
+    }
+}
+
+fn put<V>(entries: &mut Vec<(Arc<str>, V)>, key: Arc<str>, value: V) {
+    match entries.iter_mut().find(|(k, _)| *k == key) {
+        Some(entry) => entry.1 = value,
+        None => entries.push((key, value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_never_changes_under_its_holder() {
+        let outer = Context::empty().with("conversation_id", "conv_1").tag("tenant", "acme");
+        let inner = outer.clone().with("conversation_id", "conv_2");
+        assert_eq!(outer.get("conversation_id"), Some(&Value::from("conv_1")));
+        assert_eq!(inner.get("conversation_id"), Some(&Value::from("conv_2")));
+        assert_eq!(inner.get_tag("tenant"), Some("acme"));
+    }
+
+    #[test]
+    fn an_inner_context_wins_over_the_outer_one() {
+        let outer = Context::empty().with("a", 1).with("b", 2);
+        let merged = outer.merged(&Context::empty().with("b", 3));
+        assert_eq!((merged.get("a"), merged.get("b")), (Some(&Value::from(1)), Some(&Value::from(3))));
+    }
+}

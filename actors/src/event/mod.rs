@@ -1,0 +1,348 @@
+//! What happened: an immutable event, cheap to clone, encoded once.
+
+mod body;
+mod context;
+mod decode;
+mod delivery;
+mod gap;
+mod id;
+mod kind;
+mod origin;
+mod step;
+mod time;
+mod wire;
+
+pub use body::{Body, Token};
+pub use context::Context;
+pub use decode::{Decoder, WireError};
+pub use delivery::{Delivery, Key};
+pub(crate) use gap::{Gap, GapReason};
+pub use id::EventId;
+pub use kind::{Class, Kind};
+pub use origin::{Confirmation, Origin, Receipt, Statics};
+pub use step::{Step, StepParts};
+pub use time::Timestamp;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+/// The largest event that enters a graph, in bytes of JSON (as estimated before it is encoded): 1 MiB.
+pub const MAX_EVENT_BYTES: usize = 1 << 20;
+
+/// One thing that happened inside an instrumented module: the step that it belongs to and a body of its own.
+///
+/// Clones are cheap and share one JSON encoding, which is made when the first reader asks. Changing a clone copies
+/// it first, and forgets the encoding.
+#[derive(Clone)]
+pub struct Event(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    id: EventId,
+    timestamp: Timestamp,
+    step: Step,
+    kind: Kind,
+    class: Class,
+    body: Body,
+    merged: u32,
+    system: bool,
+    /// It came in as JSON from another process.
+    foreign: bool,
+    /// Top-level keys that came in and are not ours, as `,"key":value`.
+    extra: Option<Arc<[u8]>>,
+    topic: Option<Arc<str>>,
+    origin: Option<Origin>,
+    statics: Option<Arc<Statics>>,
+    receipt: Option<Arc<Receipt>>,
+    json: OnceLock<Bytes>,
+}
+
+impl Event {
+    /// An event of `step`, happening now, without data.
+    #[must_use]
+    pub fn new(step: &Step, kind: impl Into<Kind>) -> Event {
+        Event::with_body(step.clone(), kind.into(), Body::Map(Map::new()))
+    }
+
+    /// A piece of text that `step` streams as `field`; `index` counts the tokens of that field from zero.
+    #[must_use]
+    pub fn token(step: &Step, field: impl Into<Arc<str>>, text: impl Into<Box<str>>, index: u64) -> Event {
+        let token = Token { field: field.into(), text: text.into(), index };
+        Event::with_body(step.clone(), Kind::Token, Body::Token(token))
+    }
+
+    /// A system event (`gap`, `sink_open`, …) of the machine itself, with the fixed topic `ai.streamll.<kind>`.
+    pub(crate) fn system(kind: &str, data: Map<String, Value>) -> Event {
+        let mut event = Event::with_body(Step::new("streamll"), Kind::from(kind), Body::Map(data));
+        let inner = event.edit();
+        inner.topic = Some(format!("ai.streamll.{kind}").into());
+        inner.system = true;
+        event
+    }
+
+    fn with_body(step: Step, kind: Kind, body: Body) -> Event {
+        let timestamp = Timestamp::now();
+        Event(Arc::new(Inner {
+            id: EventId::generate(timestamp.as_micros()),
+            timestamp,
+            step,
+            class: kind.class(),
+            kind,
+            body,
+            merged: 1,
+            system: false,
+            foreign: false,
+            extra: None,
+            topic: None,
+            origin: None,
+            statics: None,
+            receipt: None,
+            json: OnceLock::new(),
+        }))
+    }
+
+    /// This event with one more key in its data.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<Value>) -> Event {
+        self.set_data(key, value);
+        self
+    }
+
+    /// This event with all of `data`, which must be a JSON object; anything else is put under the key `value`.
+    #[must_use]
+    pub fn with_data(mut self, data: Value) -> Event {
+        self.edit().body = Body::Map(match data {
+            Value::Object(map) => map,
+            other => Map::from_iter([("value".to_owned(), other)]),
+        });
+        self
+    }
+
+    /// This event as it happened at another time.
+    #[must_use]
+    pub fn at(mut self, timestamp: Timestamp) -> Event {
+        self.edit().timestamp = timestamp;
+        self
+    }
+
+    /// Names the event; a retry keeps the name.
+    #[must_use]
+    pub fn id(&self) -> &EventId {
+        &self.0.id
+    }
+
+    /// When it happened.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        self.0.timestamp
+    }
+
+    /// The step that it belongs to.
+    #[must_use]
+    pub fn step(&self) -> &Step {
+        &self.0.step
+    }
+
+    /// The emitting module, as it was given.
+    #[must_use]
+    pub fn module_name(&self) -> &str {
+        &self.0.step.parts().module_name
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn kind(&self) -> &Kind {
+        &self.0.kind
+    }
+
+    /// How dearly it is kept under overload.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.0.class
+    }
+
+    /// Its own data, without the context of its step.
+    #[must_use]
+    pub fn body(&self) -> &Body {
+        &self.0.body
+    }
+
+    /// The text piece, where the event is a token made here or one that came in the usual form.
+    #[must_use]
+    pub fn as_token(&self) -> Option<&Token> {
+        if let Body::Token(token) = &self.0.body { Some(token) } else { None }
+    }
+
+    /// One key of its data: its own, else that of its context.
+    #[must_use]
+    pub fn data(&self, key: &str) -> Option<Cow<'_, Value>> {
+        self.0.body.get(key).or_else(|| self.0.step.parts().context.get(key).map(Cow::Borrowed))
+    }
+
+    /// One tag: its own, else one that the graph adds.
+    #[must_use]
+    pub fn tag(&self, key: &str) -> Option<&str> {
+        let own = self.0.step.parts().context.get_tag(key);
+        own.or_else(|| self.0.statics.as_ref()?.tag(key))
+    }
+
+    /// Whether the machine itself made it: a gap marker, an alert, a dead letter. No processor sees those.
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        self.0.system
+    }
+
+    /// Whether it came in as JSON from another process.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.0.foreign
+    }
+
+    /// The key that the topology's `routing_key` gave it; `None` before the router saw it.
+    #[must_use]
+    pub fn topic(&self) -> Option<&Arc<str>> {
+        self.0.topic.as_ref()
+    }
+
+    /// Who sent it and as the how-manieth; `None` before the ingress saw it.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.0.origin.as_ref()
+    }
+
+    /// What the graph adds to every event; `None` before the enricher saw it.
+    #[must_use]
+    pub fn statics(&self) -> Option<&Arc<Statics>> {
+        self.0.statics.as_ref()
+    }
+
+    /// How many emitted events it stands for: more than one after a processor merged some.
+    #[must_use]
+    pub fn merged(&self) -> u32 {
+        self.0.merged
+    }
+
+    /// The event as JSON, encoded once however many readers ask.
+    #[must_use]
+    pub fn json(&self) -> &Bytes {
+        self.0.json.get_or_init(|| wire::encode(self))
+    }
+
+    /// Its size in bytes of JSON: exact once it is encoded, an estimate before.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        /// Ids, names, topic and punctuation of an event without data.
+        const FRAME: usize = 300;
+        self.0.json.get().map_or_else(|| FRAME + self.0.body.size(), Bytes::len)
+    }
+
+    /// Sets one key of its own data. A token or an event that came as JSON becomes a plain map first.
+    pub fn set_data(&mut self, key: impl Into<String>, value: impl Into<Value>) {
+        self.map_mut().insert(key.into(), value.into());
+    }
+
+    /// Removes one key of its own data.
+    pub fn remove_data(&mut self, key: &str) -> Option<Value> {
+        self.map_mut().shift_remove(key)
+    }
+
+    /// Its own data, to change. A token or an event that came as JSON becomes a plain map first.
+    pub fn map_mut(&mut self) -> &mut Map<String, Value> {
+        self.edit().body.map_mut()
+    }
+
+    /// Moves the event to another step, for example one with another context.
+    pub fn set_step(&mut self, step: Step) {
+        self.edit().step = step;
+    }
+
+    /// Sets how many emitted events it stands for, and the text that they make together.
+    pub fn set_merged(&mut self, merged: u32, text: impl Into<Box<str>>) {
+        let inner = self.edit();
+        inner.merged = merged;
+        if let Body::Token(token) = &mut inner.body {
+            token.text = text.into();
+        }
+    }
+
+    pub(crate) fn set_class(&mut self, class: Class) {
+        if self.0.class != class {
+            self.edit().class = class;
+        }
+    }
+
+    pub(crate) fn set_topic(&mut self, topic: Arc<str>) {
+        self.edit().topic = Some(topic);
+    }
+
+    pub(crate) fn set_origin(&mut self, origin: Origin) {
+        self.edit().origin = Some(origin);
+    }
+
+    pub(crate) fn set_statics(&mut self, statics: &Arc<Statics>) {
+        self.edit().statics = Some(statics.clone());
+    }
+
+    pub(crate) fn set_receipt(&mut self, receipt: Arc<Receipt>) {
+        self.edit().receipt = Some(receipt);
+    }
+
+    pub(crate) fn receipt(&self) -> Option<&Arc<Receipt>> {
+        self.0.receipt.as_ref()
+    }
+
+    /// Whether both are the same event in memory, unchanged.
+    pub(crate) fn same(&self, other: &Event) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn edit(&mut self) -> &mut Inner {
+        let inner = Arc::make_mut(&mut self.0);
+        inner.json.take();
+        inner
+    }
+}
+
+/// Names the event without its payload, so that logs hold none.
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("id", &self.0.id)
+            .field("module_name", &self.module_name())
+            .field("kind", &self.0.kind.as_str())
+            .field("seq", &self.0.origin.as_ref().map(|origin| origin.seq))
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_to_a_clone_leaves_the_original_and_its_encoding_alone() {
+        let original = Event::new(&Step::new("M"), "start").with("a", 1);
+        let before = original.json().clone();
+        let changed = original.clone().with("a", 2);
+        assert_eq!(original.json(), &before);
+        assert_ne!(changed.json(), &before);
+        assert_eq!(changed.id(), original.id());
+    }
+
+    #[test]
+    fn all_clones_share_one_encoding() {
+        let event = Event::token(&Step::new("M"), "answer", "hi", 0);
+        let clone = event.clone();
+        assert_eq!(event.json().as_ptr(), clone.json().as_ptr());
+    }
+
+    #[test]
+    fn a_debug_print_holds_no_payload() {
+        let event = Event::new(&Step::new("M"), "start").with("question", "secret");
+        assert!(!format!("{event:?}").contains("secret"));
+    }
+}

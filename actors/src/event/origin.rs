@@ -1,0 +1,94 @@
+//! Where an event comes from, what its graph adds to it, and who waits to hear that it is held.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// The emitting process and the event's number in it. Together they identify an event for a duplicate filter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// Names the process; fresh at each start.
+    pub source: Arc<str>,
+    /// Rises in the source; holes mean nothing behind filters, gap markers do.
+    pub seq: u64,
+}
+
+/// What one graph adds to all its events: tags that are the same for all of them, encoded once.
+#[derive(Debug, Default)]
+pub struct Statics {
+    /// The topology's `service`.
+    pub service: Arc<str>,
+    /// The environment that runs, for example `production`.
+    pub environment: Arc<str>,
+    tags: Vec<(Arc<str>, Arc<str>)>,
+    /// `"key":"value"` of each tag, in the same order.
+    pub(super) encoded: Vec<Vec<u8>>,
+}
+
+impl Statics {
+    /// For a service and an environment, with `tags` for every event. An event's own tag of the same name wins.
+    #[must_use]
+    pub fn new(
+        service: &str,
+        environment: &str,
+        tags: impl IntoIterator<Item = (Arc<str>, Arc<str>)>,
+    ) -> Statics {
+        let tags: Vec<_> = tags.into_iter().collect();
+        let encoded = tags.iter().map(|(key, value)| super::wire::tag(key, value)).collect();
+        Statics { service: service.into(), environment: environment.into(), tags, encoded }
+    }
+
+    /// The value of one tag.
+    #[must_use]
+    pub fn tag(&self, key: &str) -> Option<&str> {
+        self.tags.iter().find(|(k, _)| &**k == key).map(|(_, value)| &**value)
+    }
+
+    /// The tags.
+    #[must_use]
+    pub fn tags(&self) -> &[(Arc<str>, Arc<str>)] {
+        &self.tags
+    }
+}
+
+/// What became of an event whose sender waited for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Confirmation {
+    /// Every sink that wants it holds it; how many those are. A disk buffer has it on disk, a memory buffer in memory.
+    Held(usize),
+    /// No sink wants it, or a processor took it out.
+    NotWanted,
+    /// It was shed, refused or lost, and counted as such.
+    Lost,
+}
+
+/// Tells one waiting sender what became of its event; says [`Confirmation::NotWanted`] when dropped unanswered.
+pub struct Receipt(Mutex<Option<oneshot::Sender<Confirmation>>>);
+
+impl Receipt {
+    pub(crate) fn new() -> (Arc<Receipt>, oneshot::Receiver<Confirmation>) {
+        let (tx, rx) = oneshot::channel();
+        (Arc::new(Receipt(Mutex::new(Some(tx)))), rx)
+    }
+
+    /// Answers the sender; only the first answer counts.
+    pub(crate) fn answer(&self, confirmation: Confirmation) {
+        if let Some(waiting) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = waiting.send(confirmation);
+        }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.answer(Confirmation::NotWanted);
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Receipt")
+    }
+}

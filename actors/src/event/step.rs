@@ -1,0 +1,153 @@
+//! One step of an execution: what all its events share, with its JSON fragments encoded once.
+
+use std::sync::{Arc, OnceLock};
+
+use super::wire;
+use super::{Context, id};
+
+/// One step of a run: its start, tokens and end share it. Clones are cheap; it never changes.
+///
+/// Made once per step, so that a token costs no more than its own text.
+#[derive(Debug, Clone)]
+pub struct Step(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    parts: StepParts,
+    fragments: OnceLock<Fragments>,
+}
+
+/// The fields of a [`Step`], to make one with all of them given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepParts {
+    /// The emitting module, for example `RagPipeline`.
+    pub module_name: Arc<str>,
+    /// The method, for example `forward`.
+    pub method_name: Option<Arc<str>>,
+    /// What the step does, for example `llm_call`.
+    pub operation: Option<Arc<str>>,
+    /// Names the whole run.
+    pub execution_id: Arc<str>,
+    /// Names this step.
+    pub span_id: Arc<str>,
+    /// The enclosing step.
+    pub parent_id: Option<Arc<str>>,
+    /// Ids and tags that every event of the step carries.
+    pub context: Context,
+}
+
+/// The parts of the JSON that are the same for every event of the step.
+#[derive(Debug)]
+pub(super) struct Fragments {
+    /// From behind the event id to before the timestamp.
+    pub(super) ids: Vec<u8>,
+    /// From behind the timestamp to before the event type.
+    pub(super) names: Vec<u8>,
+    /// From behind the event type to before the topic.
+    pub(super) operation: Vec<u8>,
+    /// `,"key":value` of the context, without the keys that a token has itself.
+    pub(super) token_context: Vec<u8>,
+    /// `"key":"value"` of the context's tags, separated by commas.
+    pub(super) tags: Vec<u8>,
+}
+
+impl Step {
+    /// The root of a new run of `module_name`.
+    #[must_use]
+    pub fn new(module_name: impl Into<Arc<str>>) -> Step {
+        Step::from(StepParts {
+            module_name: module_name.into(),
+            method_name: None,
+            operation: None,
+            execution_id: id::execution_id(),
+            span_id: id::span_id(),
+            parent_id: None,
+            context: Context::empty(),
+        })
+    }
+
+    /// A new step inside this one: same run, same module and context, this step as parent.
+    #[must_use]
+    pub fn child(&self) -> Step {
+        let mut parts = self.0.parts.clone();
+        parts.parent_id = Some(parts.span_id);
+        parts.span_id = id::span_id();
+        Step::from(parts)
+    }
+
+    /// The same step with another operation.
+    #[must_use]
+    pub fn operation(self, operation: impl Into<Arc<str>>) -> Step {
+        self.changed(|parts| parts.operation = Some(operation.into()))
+    }
+
+    /// The same step with another method.
+    #[must_use]
+    pub fn method(self, method_name: impl Into<Arc<str>>) -> Step {
+        self.changed(|parts| parts.method_name = Some(method_name.into()))
+    }
+
+    /// The same step with another module.
+    #[must_use]
+    pub fn module(self, module_name: impl Into<Arc<str>>) -> Step {
+        self.changed(|parts| parts.module_name = module_name.into())
+    }
+
+    /// The same step with `context` laid over the context that it has.
+    #[must_use]
+    pub fn context(self, context: &Context) -> Step {
+        if context.is_empty() {
+            return self;
+        }
+        self.changed(|parts| parts.context = parts.context.merged(context))
+    }
+
+    /// What it is made of.
+    #[must_use]
+    pub fn parts(&self) -> &StepParts {
+        &self.0.parts
+    }
+
+    /// Whether both are the same step in memory.
+    #[must_use]
+    pub fn same(&self, other: &Step) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Where it lies in memory, for caches, without the low bits that all allocations share.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr() >> 6
+    }
+
+    pub(super) fn fragments(&self) -> &Fragments {
+        self.0.fragments.get_or_init(|| wire::fragments(&self.0.parts))
+    }
+
+    fn changed(self, change: impl FnOnce(&mut StepParts)) -> Step {
+        let mut parts =
+            Arc::try_unwrap(self.0).map_or_else(|shared| shared.parts.clone(), |inner| inner.parts);
+        change(&mut parts);
+        Step::from(parts)
+    }
+}
+
+impl From<StepParts> for Step {
+    fn from(parts: StepParts) -> Step {
+        Step(Arc::new(Inner { parts, fragments: OnceLock::new() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_stays_in_the_run_and_names_its_parent() {
+        let root = Step::new("RagPipeline").context(&Context::empty().with("conversation_id", "c"));
+        let child = root.child().operation("llm_call");
+        assert_eq!(child.parts().execution_id, root.parts().execution_id);
+        assert_eq!(child.parts().parent_id.as_ref(), Some(&root.parts().span_id));
+        assert_ne!(child.parts().span_id, root.parts().span_id);
+        assert!(child.parts().context.get("conversation_id").is_some());
+    }
+}

@@ -1,0 +1,172 @@
+//! The wire format: one JSON object per event. Keys are public surface; `tests/wire.rs` holds them.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::step::{Fragments, StepParts};
+use super::{Body, Context, Event, Statics};
+
+/// The keys of a token's own data: a context key of the same name gives way.
+const TOKEN_KEYS: [&str; 4] = ["field", "token", "token_index", "merged"];
+
+pub(super) fn encode(event: &Event) -> Bytes {
+    let fragments = event.step().fragments();
+    let mut out =
+        Vec::with_capacity(event.size() + fragments.token_context.len() + fragments.tags.len() + 64);
+    out.extend_from_slice(b"{\"event_id\":\"");
+    event.id().write_json(&mut out);
+    out.extend_from_slice(&fragments.ids);
+    event.timestamp().write(&mut out);
+    out.extend_from_slice(&fragments.names);
+    write_inner(event.kind().as_str(), &mut out);
+    out.extend_from_slice(&fragments.operation);
+    write_optional(event.topic().map(|topic| &**topic), &mut out);
+    out.extend_from_slice(b",\"source\":");
+    write_optional(event.origin().map(|origin| &*origin.source), &mut out);
+    out.extend_from_slice(b",\"seq\":");
+    write(&event.origin().map(|origin| origin.seq), &mut out);
+    out.extend_from_slice(b",\"data\":");
+    write_data(event, fragments, &mut out);
+    out.extend_from_slice(b",\"tags\":{");
+    write_tags(event, fragments, &mut out);
+    out.push(b'}');
+    out.extend_from_slice(event.0.extra.as_deref().unwrap_or_default());
+    out.push(b'}');
+    // `Bytes` of exactly this event: a slice of a batch would keep the whole batch alive while one event waits.
+    out.shrink_to_fit();
+    Bytes::from(out)
+}
+
+fn write_data(event: &Event, fragments: &Fragments, out: &mut Vec<u8>) {
+    let context = &event.step().parts().context;
+    match event.body() {
+        Body::Token(token) => {
+            out.extend_from_slice(b"{\"field\":");
+            write(&*token.field, out);
+            out.extend_from_slice(b",\"token\":");
+            write(&*token.text, out);
+            out.extend_from_slice(b",\"token_index\":");
+            write(&token.index, out);
+            if event.merged() > 1 {
+                out.extend_from_slice(b",\"merged\":");
+                write(&event.merged(), out);
+            }
+            out.extend_from_slice(&fragments.token_context);
+            out.push(b'}');
+        }
+        Body::Map(map) => {
+            write(map, out);
+            let own = |key: &str| map.contains_key(key);
+            append(map.is_empty(), context, own, event.merged(), out);
+        }
+        Body::Raw(raw) => {
+            out.extend_from_slice(&raw.data);
+            let own = |key: &str| !raw.surely_lacks(key) && raw.parsed().contains_key(key);
+            let empty = raw.data.iter().filter(|byte| !byte.is_ascii_whitespace()).take(3).count() == 2;
+            append(empty, context, own, event.merged(), out);
+        }
+    }
+}
+
+/// Reopens the object that `out` ends with and adds what the context has and the event has not.
+fn append(mut empty: bool, context: &Context, own: impl Fn(&str) -> bool, merged: u32, out: &mut Vec<u8>) {
+    let mut add = |key: &str, value: &dyn Fn(&mut Vec<u8>)| {
+        out.pop();
+        if !empty {
+            out.push(b',');
+        }
+        empty = false;
+        write(key, out);
+        out.push(b':');
+        value(out);
+        out.push(b'}');
+    };
+    for (key, value) in context.data().iter().filter(|(key, _)| !own(key)) {
+        add(key, &|out| write(value, out));
+    }
+    if merged > 1 && !own("merged") {
+        add("merged", &|out| write(&merged, out));
+    }
+}
+
+fn write_tags(event: &Event, fragments: &Fragments, out: &mut Vec<u8>) {
+    let context = &event.step().parts().context;
+    out.extend_from_slice(&fragments.tags);
+    let mut first = fragments.tags.is_empty();
+    let statics: &Statics = match event.statics() {
+        Some(statics) => statics,
+        None => return,
+    };
+    for ((key, _), encoded) in statics.tags().iter().zip(&statics.encoded) {
+        if context.get_tag(key).is_none() {
+            if !first {
+                out.push(b',');
+            }
+            first = false;
+            out.extend_from_slice(encoded);
+        }
+    }
+}
+
+pub(super) fn fragments(parts: &StepParts) -> Fragments {
+    let mut ids = b"\",\"execution_id\":".to_vec();
+    write(&*parts.execution_id, &mut ids);
+    ids.extend_from_slice(b",\"span_id\":");
+    write(&*parts.span_id, &mut ids);
+    ids.extend_from_slice(b",\"parent_id\":");
+    write_optional(parts.parent_id.as_deref(), &mut ids);
+    ids.extend_from_slice(b",\"timestamp\":\"");
+
+    let mut names = b"\",\"module_name\":".to_vec();
+    write(&*parts.module_name, &mut names);
+    names.extend_from_slice(b",\"method_name\":");
+    write_optional(parts.method_name.as_deref(), &mut names);
+    names.extend_from_slice(b",\"event_type\":\"");
+
+    let mut operation = b"\",\"operation\":".to_vec();
+    write_optional(parts.operation.as_deref(), &mut operation);
+    operation.extend_from_slice(b",\"topic\":");
+
+    let mut token_context = Vec::new();
+    for (key, value) in parts.context.data().iter().filter(|(key, _)| !TOKEN_KEYS.contains(&&**key)) {
+        token_context.push(b',');
+        write(&**key, &mut token_context);
+        token_context.push(b':');
+        write(value, &mut token_context);
+    }
+    let tags =
+        parts.context.tags().iter().map(|(key, value)| tag(key, value)).collect::<Vec<_>>().join(&b',');
+    Fragments { ids, names, operation, token_context, tags }
+}
+
+/// `"key":"value"`.
+pub(super) fn tag(key: &str, value: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + value.len() + 5);
+    write(key, &mut out);
+    out.push(b':');
+    write(value, &mut out);
+    out
+}
+
+/// A string without its quotes, for where the quotes stand in a fragment.
+pub(super) fn write_inner(text: &str, out: &mut Vec<u8>) {
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        return out.extend_from_slice(text.as_bytes());
+    }
+    let mut quoted = Vec::with_capacity(text.len() + 8);
+    write(text, &mut quoted);
+    out.extend_from_slice(quoted.get(1..quoted.len() - 1).unwrap_or_default());
+}
+
+fn write_optional(text: Option<&str>, out: &mut Vec<u8>) {
+    match text {
+        Some(text) => write(text, out),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// Writing a string, a number or a JSON value into memory cannot fail: no map here has keys that are not strings.
+fn write<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+    let written = serde_json::to_writer(&mut *out, value);
+    debug_assert!(written.is_ok());
+}

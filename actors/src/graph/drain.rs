@@ -1,0 +1,89 @@
+//! The end of a graph: the intake stops, the path runs dry in order, the sinks deliver what waits, and stop.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{info, warn};
+
+use super::{GraphHandle, GraphStatus, Member, lock};
+use crate::sink::{Control, SinkState};
+
+/// How often the log says who is still delivering.
+const PROGRESS: Duration = Duration::from_secs(5);
+/// What a sink gets beyond the deadline to let go.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// How a graph ended.
+#[derive(Debug, Clone)]
+pub struct Drained {
+    /// All that is known of it, for the last time.
+    pub status: GraphStatus,
+    /// Whether everything that was taken in arrived, was filtered, or wanted by nobody.
+    pub complete: bool,
+}
+
+pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
+    let shared = &graph.0;
+    if !shared.draining.swap(true, Ordering::SeqCst) {
+        shared.emitter.ingress().close();
+        if timeout_at(deadline, shared.dry.notified()).await.is_err() {
+            warn!("the path did not run dry before the deadline");
+        }
+        let members = lock(&shared.sinks).clone();
+        let (targets, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|member| member.is_target);
+        // Dead letters and diverted events of the others go to the targets: those are last.
+        stop(&others, deadline).await;
+        stop(&targets, deadline).await;
+        for member in others.iter().chain(&targets) {
+            member.place.close();
+        }
+        shared.spine.close();
+    }
+    let status = graph.status();
+    let numbers = status.balance();
+    let sinks = status.sinks().iter().chain(status.removed());
+    let lost = sinks.map(|sink| &sink.balance).any(|b| b.shed + b.dead_lettered + b.waiting > 0);
+    let complete = !lost && numbers.rejected + numbers.shed + numbers.failed == 0;
+    Drained { status, complete }
+}
+
+/// Lets sinks deliver what waits until the deadline, and stops them.
+pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
+    for member in members {
+        member.worker.control(Control::Drain, Some(deadline));
+    }
+    let mut next_word = Instant::now() + PROGRESS;
+    loop {
+        let ends: Vec<_> = members.iter().map(|member| Box::pin(member.worker.ended.notified())).collect();
+        let busy: Vec<_> = members.iter().filter(|member| is_busy(member)).collect();
+        if busy.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            busy.iter().for_each(|member| member.worker.control(Control::Stop, Some(deadline)));
+            if now >= deadline + GRACE {
+                return;
+            }
+        }
+        if now >= next_word {
+            next_word = now + PROGRESS;
+            for member in &busy {
+                let waiting = member.worker.buffer.balance(now).waiting;
+                info!(sink = %member.worker.name, waiting, "draining");
+            }
+        }
+        let limit = if now >= deadline { deadline + GRACE } else { next_word.min(deadline) };
+        tokio::select! {
+            _ = futures_util::future::select_all(ends) => {}
+            () = sleep_until(limit) => {}
+        }
+    }
+}
+
+fn is_busy(member: &Member) -> bool {
+    let cell = &member.worker.cell;
+    cell.state().0 != SinkState::Failed && !cell.is_stopped()
+}

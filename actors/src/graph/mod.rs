@@ -1,0 +1,513 @@
+//! A whole graph: started from a plan, watched, changed while it runs, and drained.
+
+mod drain;
+mod monitor;
+mod place;
+mod plan;
+mod spine;
+mod status;
+
+pub use drain::Drained;
+pub use plan::{ActorFactory, Plan, SinkSpec, Stage, StartError};
+pub use status::GraphStatus;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use actix::prelude::{Actor as _, Addr};
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::event::{Event, Statics, Timestamp};
+use crate::ingress::{Emitter, Ledger, Pacer};
+use crate::process::OnFailed;
+use crate::route::{Route, RouterParts, Subscription, Table, Taps};
+use crate::sink::breaker::Circuit;
+use crate::sink::{
+    Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkStatus, StatusCell, Worker,
+};
+use crate::supervise::{Adopt, ChildSpec, GraphSupervisor, RestartPolicy};
+use monitor::Monitor;
+use place::Place;
+
+/// Where the actors of a graph run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Threads {
+    /// The spine on a thread of its own, and each sink as its placement says.
+    #[default]
+    Several,
+    /// Everything on the calling thread: for tests, which then see the same every time.
+    One,
+}
+
+/// A running graph, from any thread. Clones are cheap; the graph runs until it is drained.
+#[derive(Clone)]
+pub struct GraphHandle(Arc<Shared>);
+
+struct Shared {
+    emitter: Emitter,
+    table: Arc<Table>,
+    taps: Arc<Taps>,
+    ledger: Arc<Ledger>,
+    relief: Arc<Notify>,
+    dry: Arc<Notify>,
+    supervisor: Addr<GraphSupervisor>,
+    sinks: Mutex<Vec<Arc<Member>>>,
+    /// Sinks that were removed while it ran: their numbers stand in the report.
+    removed: Mutex<Vec<Arc<Member>>>,
+    draining: AtomicBool,
+    threads: Threads,
+    spine: Arc<Place>,
+    plan: Plan,
+}
+
+/// One sink of a running graph.
+struct Member {
+    worker: Arc<Worker>,
+    /// Whether it is named as dead-letter or fallback sink: those are drained last.
+    is_target: bool,
+    place: Arc<Place>,
+}
+
+impl GraphHandle {
+    /// Starts a graph. Must be called on a thread of an actix `System`, which must run until the graph is drained.
+    ///
+    /// # Errors
+    /// When the plan contradicts itself, or no thread can be started.
+    pub async fn start(plan: Plan, threads: Threads) -> Result<GraphHandle, StartError> {
+        check(&plan)?;
+        let relief = Arc::new(Notify::new());
+        let ledger = Arc::new(Ledger::default());
+        let emitter = Emitter::new(plan.ingress_capacity, relief.clone(), ledger.clone());
+        if threads == Threads::Several {
+            Pacer::start(&emitter).map_err(|e| StartError::Thread(e.to_string()))?;
+        }
+        let statics = Arc::new(statics(&plan));
+        let table = Arc::new(Table {
+            routing_key: plan.routing_key.clone(),
+            classes: plan.classes.clone(),
+            statics,
+            routes: ArcSwap::default(),
+        });
+        let _ = emitter.ingress().pressure.set(table.clone());
+        let spine = Arc::new(Place::new(threads == Threads::Several));
+        let shared = Arc::new(Shared {
+            emitter,
+            table,
+            taps: Arc::default(),
+            ledger,
+            relief,
+            dry: Arc::new(Notify::new()),
+            supervisor: GraphSupervisor::default().start(),
+            sinks: Mutex::default(),
+            removed: Mutex::default(),
+            draining: AtomicBool::new(false),
+            threads,
+            spine,
+            plan,
+        });
+        let handle = GraphHandle(shared.clone());
+        let members = handle.members(&shared.plan.sinks);
+        *lock(&shared.sinks) = members.clone();
+        handle.publish_routes();
+        for member in &members {
+            handle.adopt(member).await;
+        }
+        handle.adopt_spine().await;
+        Monitor::start(handle.clone());
+        Ok(handle)
+    }
+
+    /// Hands events in.
+    #[must_use]
+    pub fn emitter(&self) -> &Emitter {
+        &self.0.emitter
+    }
+
+    /// All that is known, without asking anybody who is busy.
+    #[must_use]
+    pub fn status(&self) -> GraphStatus {
+        let now = Instant::now();
+        let status = |member: &Arc<Member>| {
+            member.worker.cell.snapshot(&member.worker.name, member.worker.buffer.balance(now))
+        };
+        let removed = lock(&self.0.removed).iter().map(status).collect();
+        let sinks = lock(&self.0.sinks).iter().map(status).collect();
+        GraphStatus::new(self.0.ledger.balance(), sinks, removed)
+    }
+
+    /// The events that carry `value` under `key` (`data.conversation_id`, `tags.tenant`), from now on.
+    #[must_use]
+    pub fn subscribe(&self, key: &str, value: &str) -> Subscription {
+        self.0.taps.subscribe(key, value)
+    }
+
+    /// Waits until everything emitted before has arrived, or was shed or dead-lettered. Does not wait for a sink whose
+    /// circuit is open or that was given up; returns how many events wait behind those.
+    pub async fn flush(&self) -> u64 {
+        self.0.emitter.routed().await;
+        let members = lock(&self.0.sinks).clone();
+        let tails: Vec<_> = members.iter().map(|member| (member, member.worker.buffer.tail())).collect();
+        let mut behind = 0;
+        for (member, tail) in tails {
+            let buffer = &member.worker.buffer;
+            loop {
+                let change = self.0.relief.notified();
+                if buffer.has_passed(tail) {
+                    break;
+                }
+                if buffer.is_open() || buffer.is_failed() {
+                    behind += buffer.balance(Instant::now()).waiting;
+                    break;
+                }
+                change.await;
+            }
+        }
+        behind
+    }
+
+    /// A handle on one sink.
+    #[must_use]
+    pub fn sink(&self, name: &str) -> Option<SinkHandle> {
+        lock(&self.0.sinks).iter().find(|member| &*member.worker.name == name).cloned().map(SinkHandle)
+    }
+
+    /// Adds a sink while the graph runs; it gets what is routed from now on.
+    ///
+    /// # Errors
+    /// When there is a sink of that name, one that it names is not there, or the graph drains.
+    pub async fn add_sink(&self, spec: SinkSpec) -> Result<(), StartError> {
+        if self.0.draining.load(Ordering::SeqCst) {
+            return Err(StartError::Draining);
+        }
+        let member = {
+            let mut sinks = lock(&self.0.sinks);
+            if sinks.iter().any(|member| *member.worker.name == *spec.name) {
+                return Err(StartError::TwoOfAName(spec.name));
+            }
+            let known = |name: &str| sinks.iter().any(|member| &*member.worker.name == name);
+            references(&spec).try_for_each(|(role, to)| match known(to) {
+                true => Ok(()),
+                false => Err(StartError::NoSuchSink { from: spec.name.clone(), to: to.to_owned(), role }),
+            })?;
+            let mut all: Vec<_> = sinks.clone();
+            let member = self.member(&spec, false, &sinks);
+            all.push(member.clone());
+            *sinks = all;
+            member
+        };
+        self.link(&member);
+        self.publish_routes_with(Some(&spec));
+        self.adopt(&member).await;
+        Ok(())
+    }
+
+    /// Removes a sink while the graph runs: it gets nothing new, delivers what waits until the deadline, and stops.
+    /// Its numbers stay in the report. Returns its last status, or `None` when there is no sink of that name.
+    pub async fn remove_sink(&self, name: &str, deadline: Duration) -> Option<SinkStatus> {
+        let member = {
+            let mut sinks = lock(&self.0.sinks);
+            let place = sinks.iter().position(|member| &*member.worker.name == name)?;
+            sinks.remove(place)
+        };
+        let routes = self.0.table.routes.load();
+        let left: Vec<_> = routes.iter().filter(|route| &*route.name != name).cloned().collect();
+        self.0.table.routes.store(Arc::new(left));
+        lock(&self.0.removed).push(member.clone());
+        // The router has let go of it once something new has come through.
+        self.0.emitter.routed().await;
+        drain::stop(&[member.clone()], Instant::now() + deadline).await;
+        member.place.close();
+        let balance = member.worker.buffer.balance(Instant::now());
+        Some(member.worker.cell.snapshot(&member.worker.name, balance))
+    }
+
+    /// Puts another sink in the place of the one of its name: the old one is removed as [`Self::remove_sink`] does.
+    ///
+    /// # Errors
+    /// As for [`Self::add_sink`].
+    pub async fn replace_sink(&self, spec: SinkSpec, deadline: Duration) -> Result<(), StartError> {
+        self.remove_sink(&spec.name.clone(), deadline).await;
+        self.add_sink(spec).await
+    }
+
+    /// Ends the graph: takes no more events, runs the path dry in order, lets the sinks deliver what waits until the
+    /// deadline, and stops them. Must be called on a thread with a tokio runtime; only the first call drains.
+    pub async fn drain(&self, deadline: Duration) -> Drained {
+        drain::drain(self, Instant::now() + deadline).await
+    }
+
+    fn members(&self, specs: &[SinkSpec]) -> Vec<Arc<Member>> {
+        let targets = targets(&self.0.plan);
+        let mut members: Vec<Arc<Member>> = Vec::with_capacity(specs.len());
+        // Targets first: the others point at their buffers.
+        let (first, then): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| targets.contains(&&*spec.name));
+        for spec in first.into_iter().chain(then) {
+            let member = self.member(spec, targets.contains(&&*spec.name), &members);
+            members.push(member);
+        }
+        let order = |member: &Arc<Member>| specs.iter().position(|spec| *spec.name == *member.worker.name);
+        members.sort_by_key(order);
+        for member in &members {
+            link(member, &members);
+        }
+        members
+    }
+
+    fn member(&self, spec: &SinkSpec, is_target: bool, others: &[Arc<Member>]) -> Arc<Member> {
+        let name: Arc<str> = spec.name.as_str().into();
+        let buffer = Buffer::new(name.clone(), spec.buffer, spec.on_open.clone(), self.0.relief.clone());
+        let target =
+            spec.dead_letter.as_ref().or(self.0.plan.dead_letter.as_ref()).filter(|to| **to != spec.name);
+        let target = target.and_then(|to| others.iter().find(|other| *other.worker.name == **to));
+        let dead_letters = match target {
+            Some(target) => DeadLetters::Sink(target.worker.buffer.clone()),
+            None => DeadLetters::file(self.0.plan.data_dir.join(format!("dead/{name}.ndjson"))),
+        };
+        let own = self.0.threads == Threads::Several && spec.placement == crate::sink::Placement::Own;
+        let place = if own { Arc::new(Place::new(true)) } else { self.0.spine.clone() };
+        let worker = Arc::new(Worker {
+            name,
+            factory: spec.factory.clone(),
+            buffer,
+            cell: StatusCell::new(),
+            circuit: Mutex::new(Circuit::new(spec.breaker)),
+            batch: spec.batch,
+            deliver_timeout: spec.deliver_timeout,
+            poison_after: spec.poison_after,
+            dead_letters,
+            restart: spec.restart,
+            control: AtomicU8::new(Control::Run as u8),
+            deadline: Mutex::default(),
+            ended: Notify::new(),
+        });
+        Arc::new(Member { worker, is_target, place })
+    }
+
+    fn link(&self, member: &Arc<Member>) {
+        link(member, &lock(&self.0.sinks));
+    }
+
+    fn publish_routes(&self) {
+        self.publish_routes_with(None);
+    }
+
+    /// Publishes the routes of the plan, or one more.
+    fn publish_routes_with(&self, added: Option<&SinkSpec>) {
+        let targets = targets(&self.0.plan);
+        let sinks = lock(&self.0.sinks);
+        let route = |spec: &SinkSpec| {
+            let member = sinks.iter().find(|member| *member.worker.name == *spec.name)?;
+            let everything = || crate::route::TopicPattern::parse("#").into_iter().collect();
+            let topics = match &spec.topics {
+                Some(topics) => Some(topics.clone()),
+                None if targets.contains(&&*spec.name) => None,
+                None => Some(everything()),
+            };
+            Some(Arc::new(Route {
+                name: member.worker.name.clone(),
+                topics,
+                except: spec.except.clone(),
+                routing_key: spec.routing_key.clone(),
+                processors: spec
+                    .processors
+                    .iter()
+                    .map(|(name, make)| (name.as_str().into(), make.clone()))
+                    .collect(),
+                on_failed: on_failed(member.worker.name.clone(), member.worker.dead_letters.clone()),
+                buffer: member.worker.buffer.clone(),
+                cell: member.worker.cell.clone(),
+            }))
+        };
+        let routes = match added {
+            None => self.0.plan.sinks.iter().filter_map(route).collect(),
+            Some(spec) => self.0.table.routes.load().iter().cloned().chain(route(spec)).collect(),
+        };
+        self.0.table.routes.store(Arc::new(routes));
+    }
+
+    async fn adopt(&self, member: &Arc<Member>) {
+        let (worker, place) = (member.worker.clone(), member.place.clone());
+        let start = Arc::new(move |watch| {
+            let worker = worker.clone();
+            place.run(move || {
+                actix::Actor::start(SinkActor::new(worker, watch));
+            });
+        });
+        let spec = ChildSpec {
+            id: member.worker.name.clone(),
+            restart: member.worker.restart,
+            start,
+            observer: member.worker.clone(),
+        };
+        let _ = self.0.supervisor.send(Adopt(spec)).await;
+    }
+
+    async fn adopt_spine(&self) {
+        let shared = &self.0;
+        let dead_letters = match shared.plan.dead_letter.as_ref().and_then(|to| self.sink(to)) {
+            Some(SinkHandle(target)) => DeadLetters::Sink(target.worker.buffer.clone()),
+            None => DeadLetters::file(shared.plan.data_dir.join("dead/processors.ndjson")),
+        };
+        let spine = spine::Spine {
+            emitter: shared.emitter.clone(),
+            stages: shared.plan.stages.clone(),
+            router: RouterParts {
+                table: shared.table.clone(),
+                taps: shared.taps.clone(),
+                ingress: shared.emitter.ingress().clone(),
+                source: format!("{}-{:04x}", shared.plan.service, fastrand::u16(..)).into(),
+                seq: Arc::new(AtomicU64::new(1)),
+                dry: shared.dry.clone(),
+            },
+            dead_letters,
+        };
+        let place = shared.spine.clone();
+        let start = Arc::new(move |watch| {
+            let spine = spine.clone();
+            place.run(move || spine.start(watch));
+        });
+        let spec = ChildSpec {
+            id: spine::ID.into(),
+            // A spine that dies is a bug of ours, or of an actor in it: keep trying for as long as the process lives.
+            restart: RestartPolicy { max: u32::MAX, within: Duration::from_secs(60) },
+            start,
+            observer: Arc::new(spine::SpineObserver),
+        };
+        let _ = shared.supervisor.send(Adopt(spec)).await;
+    }
+}
+
+impl fmt::Debug for GraphHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GraphHandle").field("service", &self.0.plan.service).finish_non_exhaustive()
+    }
+}
+
+/// A handle on one sink of a running graph.
+#[derive(Clone)]
+pub struct SinkHandle(Arc<Member>);
+
+impl SinkHandle {
+    /// Opens its circuit, until [`force_close`](Self::force_close) or [`auto`](Self::auto).
+    pub fn force_open(&self) {
+        self.order(|circuit| circuit.force_open(), Some("ordered by hand"));
+    }
+
+    /// Closes its circuit and keeps it closed, until [`force_open`](Self::force_open) or [`auto`](Self::auto).
+    pub fn force_close(&self) {
+        self.order(|circuit| circuit.force_close(Instant::now()), None);
+    }
+
+    /// Lets its deliveries decide again.
+    pub fn auto(&self) {
+        self.order(Circuit::auto, None);
+    }
+
+    fn order<T>(&self, order: impl FnOnce(&mut Circuit) -> T, reason: Option<&str>) {
+        let worker = &self.0.worker;
+        order(&mut worker.circuit());
+        worker.publish(reason.map(str::to_owned));
+        worker.cell.signalled.notify_one();
+    }
+
+    /// All that is known of it.
+    #[must_use]
+    pub fn status(&self) -> SinkStatus {
+        let worker = &self.0.worker;
+        worker.cell.snapshot(&worker.name, worker.buffer.balance(Instant::now()))
+    }
+}
+
+impl fmt::Debug for SinkHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SinkHandle").field(&self.0.worker.name).finish()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn references(spec: &SinkSpec) -> impl Iterator<Item = (&'static str, &str)> {
+    let fallback = match &spec.on_open {
+        OnOpen::Fallback(to) => Some(&**to),
+        OnOpen::Buffer | OnOpen::Drop => None,
+    };
+    spec.dead_letter
+        .as_deref()
+        .map(|to| ("dead_letter", to))
+        .into_iter()
+        .chain(fallback.map(|to| ("fallback", to)))
+}
+
+/// The sinks that are named as dead-letter or fallback sinks.
+fn targets(plan: &Plan) -> Vec<&str> {
+    plan.sinks.iter().flat_map(references).map(|(_, to)| to).chain(plan.dead_letter.as_deref()).collect()
+}
+
+fn check(plan: &Plan) -> Result<(), StartError> {
+    for (place, spec) in plan.sinks.iter().enumerate() {
+        if plan.sinks.iter().take(place).any(|other| other.name == spec.name) {
+            return Err(StartError::TwoOfAName(spec.name.clone()));
+        }
+    }
+    let known = |name: &str| plan.sinks.iter().any(|spec| spec.name == name);
+    let missing =
+        |from: &str, role, to: &str| StartError::NoSuchSink { from: from.into(), to: to.into(), role };
+    for spec in &plan.sinks {
+        if let Some((role, to)) = references(spec).find(|(_, to)| !known(to)) {
+            return Err(missing(&spec.name, role, to));
+        }
+    }
+    match plan.dead_letter.as_deref().filter(|to| !known(to)) {
+        Some(to) => Err(missing("the topology", "dead_letter", to)),
+        None => Ok(()),
+    }
+}
+
+fn link(member: &Arc<Member>, others: &[Arc<Member>]) {
+    if let OnOpen::Fallback(to) = member.worker.buffer.on_open()
+        && let Some(target) = others.iter().find(|other| other.worker.name == *to)
+    {
+        member.worker.buffer.set_fallback(&target.worker.buffer);
+    }
+}
+
+fn statics(plan: &Plan) -> Statics {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let host = host.or_else(|| std::env::var("HOSTNAME").ok()).map(|host| host.trim().to_owned());
+    let own = [
+        ("service", Some(plan.service.clone())),
+        ("environment", Some(plan.environment.clone())),
+        ("host", host),
+    ];
+    let own =
+        own.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.filter(|v| !v.is_empty())?)));
+    // A tag of the plan wins over ours of the same name.
+    let own = own.filter(|(key, _)| !plan.tags.iter().any(|(tag, _)| tag == key));
+    let tags = own.chain(plan.tags.iter().cloned());
+    Statics::new(&plan.service, &plan.environment, tags.map(|(key, value)| (key.into(), value.into())))
+}
+
+/// What happens to an event on which a processor panicked.
+fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
+    Arc::new(move |event: &Event, why: &str| {
+        let now = Timestamp::now();
+        let letter = DeadLetter {
+            event: event.clone(),
+            sink: name.clone(),
+            class: "panic",
+            reason: format!("a processor panicked: {why}"),
+            attempts: 1,
+            first_attempt: now,
+            last_attempt: now,
+        };
+        if let Err(error) = dead_letters.accept(&letter, Instant::now()) {
+            tracing::error!(event = ?letter.event, %error, "an event is lost: its processor panicked, and");
+        }
+    })
+}

@@ -1,0 +1,66 @@
+//! All that is known of a graph, as of one moment.
+
+use crate::ingress::GraphBalance;
+use crate::sink::{SinkState, SinkStatus};
+
+/// All that is known of a graph, as of one moment.
+///
+/// ```no_run
+/// # fn show(handle: &streamll_actors::graph::GraphHandle) {
+/// for sink in handle.status().sinks() {
+///     println!("{}: {sink}", sink.name); // open (not sending since 03:12: connection refused; 1,204 waiting)
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct GraphStatus {
+    balance: GraphBalance,
+    sinks: Vec<SinkStatus>,
+    removed: Vec<SinkStatus>,
+}
+
+impl GraphStatus {
+    pub(crate) fn new(
+        balance: GraphBalance,
+        sinks: Vec<SinkStatus>,
+        removed: Vec<SinkStatus>,
+    ) -> GraphStatus {
+        GraphStatus { balance, sinks, removed }
+    }
+
+    /// The numbers of the graph.
+    #[must_use]
+    pub fn balance(&self) -> GraphBalance {
+        self.balance
+    }
+
+    /// The sinks, in the order of the topology.
+    #[must_use]
+    pub fn sinks(&self) -> &[SinkStatus] {
+        &self.sinks
+    }
+
+    /// The sinks that were removed while it ran.
+    #[must_use]
+    pub fn removed(&self) -> &[SinkStatus] {
+        &self.removed
+    }
+
+    /// One sink.
+    #[must_use]
+    pub fn sink(&self, name: &str) -> Option<&SinkStatus> {
+        self.sinks.iter().find(|sink| &*sink.name == name)
+    }
+
+    /// Whether every sink delivers.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.sinks.iter().all(|sink| sink.state == SinkState::Closed)
+    }
+
+    /// Whether all numbers balance.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        self.balance.holds() && self.sinks.iter().chain(&self.removed).all(|sink| sink.balance.holds())
+    }
+}

@@ -1,0 +1,124 @@
+//! Events on their way between two stages: the only data message of the spine, with its own account.
+
+use std::fmt;
+use std::sync::Arc;
+
+use actix::prelude::Message;
+
+use super::{FlushRequest, Ingress};
+use crate::event::{Confirmation, Event};
+
+/// Events on their way between two stages, in order.
+///
+/// A stage changes them through these methods, which keep the account, and hands the same batch on. A batch that is
+/// dropped on its way (its actor died) counts its events as failed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Batch {
+    pub(crate) events: Vec<Event>,
+    pub(crate) tally: Tally,
+    /// Where the account goes; a batch that an actor made itself gets it at the next stage of the machine.
+    ingress: Option<Arc<Ingress>>,
+    /// Of waiting senders: how many, and their bytes.
+    pub(crate) sent: (usize, usize),
+    pub(crate) flushes: Vec<FlushRequest>,
+    pub(crate) last: bool,
+}
+
+/// What became of some events so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Negative where a processor holds more than it lets go.
+    pub(crate) received: i64,
+    pub(crate) created: u64,
+    pub(crate) rejected: u64,
+    pub(crate) shed: u64,
+    pub(crate) filtered: u64,
+    pub(crate) merged: u64,
+    pub(crate) failed: u64,
+    pub(crate) unrouted: u64,
+    pub(crate) routed: u64,
+}
+
+impl Batch {
+    /// A batch of new events, made by an actor itself; they are counted as created.
+    #[must_use]
+    pub fn created(events: Vec<Event>) -> Batch {
+        let tally = Tally { created: events.len() as u64, ..Tally::default() };
+        Batch { events, tally, ingress: None, sent: (0, 0), flushes: Vec::new(), last: false }
+    }
+
+    pub(crate) fn of(ingress: &Arc<Ingress>, events: Vec<Event>) -> Batch {
+        Batch {
+            tally: Tally::default(),
+            ingress: Some(ingress.clone()),
+            events,
+            sent: (0, 0),
+            flushes: Vec::new(),
+            last: false,
+        }
+    }
+
+    /// The events, in order.
+    #[must_use]
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Whether it is the last one of the graph's life; it may be empty, and must be handed on all the same.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.last
+    }
+
+    /// Takes out the events for which `keep` is false; they are counted as filtered.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Event) -> bool) {
+        let before = self.events.len();
+        self.events.retain(|event| event.is_system() || keep(event));
+        self.tally.filtered += (before - self.events.len()) as u64;
+    }
+
+    /// Changes every event that is not the machine's own.
+    pub fn for_each(&mut self, change: impl FnMut(&mut Event)) {
+        self.events.iter_mut().filter(|event| !event.is_system()).for_each(change);
+    }
+
+    /// Adds a new event at the end, counted as created.
+    pub fn push(&mut self, event: Event) {
+        self.tally.created += 1;
+        self.events.push(event);
+    }
+
+    /// Enters its account; its events are with the buffers, or counted elsewhere.
+    pub(crate) fn close(mut self, ingress: &Arc<Ingress>) {
+        self.events.clear();
+        self.ingress.get_or_insert_with(|| ingress.clone());
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.tally.failed += self.events.iter().filter(|event| !event.is_system()).count() as u64;
+        for event in &self.events {
+            if let Some(receipt) = event.receipt() {
+                receipt.answer(Confirmation::Lost);
+            }
+        }
+        if let Some(ingress) = self.ingress.take() {
+            ingress.ledger.add(&self.tally);
+            ingress.left(self.sent.0, self.sent.1);
+        }
+        for done in self.flushes.drain(..) {
+            let _ = done.send(());
+        }
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch")
+            .field("events", &self.events.len())
+            .field("last", &self.last)
+            .finish_non_exhaustive()
+    }
+}

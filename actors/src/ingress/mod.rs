@@ -1,0 +1,276 @@
+//! The way in: a bounded queue that any thread may push into, at no cost that an application could feel.
+
+mod actor;
+mod batch;
+mod ledger;
+
+pub(crate) use actor::{IngressActor, Pacer};
+pub use batch::Batch;
+pub(crate) use batch::Tally;
+pub use ledger::{GraphBalance, Ledger};
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+
+use crossbeam_queue::ArrayQueue;
+use futures_util::task::AtomicWaker;
+use tokio::sync::{Notify, oneshot};
+
+use crate::event::{Class, Confirmation, Event, Receipt};
+
+/// How many events the way in holds, by default.
+pub const INGRESS_CAPACITY: usize = 65_536;
+
+/// What became of an emitted event. There is nothing to handle: whatever is lost is counted and marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emitted {
+    /// The graph has it.
+    Accepted,
+    /// The way in is full; the event is counted, and a gap marker will stand in its place.
+    Shed,
+    /// The graph is draining or gone; the event is counted as shed.
+    Closed,
+}
+
+/// For whom a waiting sender waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Patience {
+    /// For the way in and for sinks that deliver; never for one that is open or failed.
+    #[default]
+    Healthy,
+    /// Also for sinks that are open; never for one that is failed.
+    Open,
+}
+
+/// Tells whether there is room behind the way in. The graph implements it.
+pub(crate) trait Pressure: Send + Sync {
+    /// Whether no buffer that wants this event is over three quarters full, with so much on its way already.
+    fn is_relieved(&self, event: &Event, patience: Patience, events: usize, bytes: usize) -> bool;
+}
+
+/// Hands events to a running graph, from any thread and any task. Clones are cheap and reach the same graph.
+#[derive(Clone)]
+pub struct Emitter(Arc<Ingress>);
+
+/// The queue, and what its two sides share.
+pub(crate) struct Ingress {
+    queue: ArrayQueue<Slot>,
+    /// Set when the queue is three quarters full, until it is half empty: tokens stay out meanwhile.
+    crowded: AtomicBool,
+    shed_tokens: AtomicU32,
+    shed_others: AtomicU32,
+    closed: AtomicBool,
+    /// The reader has gone to sleep and wants to be woken by the next push.
+    asleep: AtomicBool,
+    reader: AtomicWaker,
+    /// The thread that wakes the reader while traffic flows; without one, pushes wake it themselves.
+    pacer: OnceLock<Thread>,
+    flushes: Mutex<Vec<FlushRequest>>,
+    has_flushes: AtomicBool,
+    /// Events of waiting senders between here and the buffers.
+    pub(crate) transit_events: AtomicUsize,
+    pub(crate) transit_bytes: AtomicUsize,
+    pub(crate) pressure: OnceLock<Arc<dyn Pressure>>,
+    pub(crate) relief: Arc<Notify>,
+    pub(crate) ledger: Arc<Ledger>,
+}
+
+/// Where the router says how far each buffer must get for a flush to be done.
+pub(crate) type FlushRequest = oneshot::Sender<()>;
+
+struct Slot {
+    event: Event,
+    /// What was shed right before this event.
+    lost: Lost,
+    /// Whether its sender waited, so that it counts as in transit.
+    sent: bool,
+}
+
+/// Events that found no room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) tokens: u32,
+    pub(crate) others: u32,
+}
+
+impl Emitter {
+    pub(crate) fn new(capacity: usize, relief: Arc<Notify>, ledger: Arc<Ledger>) -> Emitter {
+        Emitter(Arc::new(Ingress {
+            queue: ArrayQueue::new(capacity.max(4)),
+            crowded: AtomicBool::new(false),
+            shed_tokens: AtomicU32::new(0),
+            shed_others: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+            pacer: OnceLock::new(),
+            flushes: Mutex::default(),
+            has_flushes: AtomicBool::new(false),
+            transit_events: AtomicUsize::new(0),
+            transit_bytes: AtomicUsize::new(0),
+            pressure: OnceLock::new(),
+            relief,
+            ledger,
+        }))
+    }
+
+    pub(crate) fn ingress(&self) -> &Arc<Ingress> {
+        &self.0
+    }
+
+    /// Hands one event over. Does no I/O, never blocks, never panics, needs no async runtime.
+    pub fn emit(&self, event: Event) -> Emitted {
+        self.0.push(event, false)
+    }
+
+    /// Hands one event over, and waits while the way in, or the buffer of a delivering sink that wants the event, is
+    /// over three quarters full. Cancelling it before it is done leaves the event out.
+    pub async fn send(&self, event: Event) -> Emitted {
+        self.send_patiently(event, Patience::Healthy).await
+    }
+
+    /// Like [`send`](Self::send), with a say for whom to wait.
+    pub async fn send_patiently(&self, event: Event, patience: Patience) -> Emitted {
+        loop {
+            let relieved = self.0.relief.notified();
+            if self.0.is_relieved(&event, patience) || self.is_closed() {
+                return self.0.push(event, true);
+            }
+            relieved.await;
+        }
+    }
+
+    /// Like [`send`](Self::send), and then waits until every sink that wants the event holds it safely: on disk, where
+    /// its buffer is a disk.
+    pub async fn send_confirmed(&self, mut event: Event) -> Confirmation {
+        let (receipt, answer) = Receipt::new();
+        event.set_receipt(receipt);
+        match self.send(event).await {
+            Emitted::Accepted => answer.await.unwrap_or(Confirmation::Lost),
+            Emitted::Shed | Emitted::Closed => Confirmation::Lost,
+        }
+    }
+
+    /// Counts something that was meant to be an event and is none: a malformed line of input.
+    pub fn reject(&self) {
+        self.0.ledger.add(&Tally { received: 1, rejected: 1, ..Tally::default() });
+    }
+
+    /// Whether the graph takes no more events.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when everything emitted before has come through the router; its sinks may still hold it.
+    pub(crate) async fn routed(&self) {
+        let (done, wait) = oneshot::channel();
+        self.0.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+        self.0.has_flushes.store(true, Ordering::SeqCst);
+        self.0.wake_now();
+        let _ = wait.await;
+    }
+}
+
+impl fmt::Debug for Emitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Emitter").field("queued", &self.0.queue.len()).finish_non_exhaustive()
+    }
+}
+
+impl Ingress {
+    fn push(&self, event: Event, sent: bool) -> Emitted {
+        let class = event.class();
+        if self.closed.load(Ordering::Relaxed) {
+            self.ledger.add(&Tally { received: 1, shed: 1, ..Tally::default() });
+            return Emitted::Closed;
+        }
+        if class == Class::Token && !sent && self.is_crowded() {
+            self.shed_tokens.fetch_add(1, Ordering::Relaxed);
+            return Emitted::Shed;
+        }
+        let size = if sent { event.size() } else { 0 };
+        if sent {
+            self.transit_events.fetch_add(1, Ordering::Relaxed);
+            self.transit_bytes.fetch_add(size, Ordering::Relaxed);
+        }
+        let lost = self.take_lost();
+        if let Err(slot) = self.queue.push(Slot { event, lost, sent }) {
+            self.shed_tokens.fetch_add(lost.tokens, Ordering::Relaxed);
+            self.shed_others.fetch_add(lost.others, Ordering::Relaxed);
+            let counter = if class == Class::Token { &self.shed_tokens } else { &self.shed_others };
+            counter.fetch_add(1, Ordering::Relaxed);
+            if sent {
+                self.left(1, size);
+            }
+            if let Some(receipt) = slot.event.receipt() {
+                receipt.answer(Confirmation::Lost);
+            }
+            return Emitted::Shed;
+        }
+        self.wake();
+        Emitted::Accepted
+    }
+
+    /// Three quarters full, or not yet half empty again: then the rest is for lifecycle and audit events.
+    fn is_crowded(&self) -> bool {
+        let (len, capacity) = (self.queue.len(), self.queue.capacity());
+        if len >= capacity - capacity / 4 {
+            self.crowded.store(true, Ordering::Relaxed);
+            return true;
+        }
+        if len < capacity / 2 && self.crowded.load(Ordering::Relaxed) {
+            self.crowded.store(false, Ordering::Relaxed);
+        }
+        self.crowded.load(Ordering::Relaxed)
+    }
+
+    fn is_relieved(&self, event: &Event, patience: Patience) -> bool {
+        let capacity = self.queue.capacity();
+        if self.queue.len() >= capacity - capacity / 4 {
+            return false;
+        }
+        let events = self.transit_events.load(Ordering::Relaxed);
+        let bytes = self.transit_bytes.load(Ordering::Relaxed);
+        self.pressure.get().is_none_or(|pressure| pressure.is_relieved(event, patience, events, bytes))
+    }
+
+    /// Events of waiting senders have arrived in the buffers, or are lost.
+    pub(crate) fn left(&self, events: usize, bytes: usize) {
+        if events > 0 {
+            self.transit_events.fetch_sub(events, Ordering::Relaxed);
+            self.transit_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.relief.notify_waiters();
+        }
+    }
+
+    fn take_lost(&self) -> Lost {
+        let take = |counter: &AtomicU32| {
+            if counter.load(Ordering::Relaxed) == 0 { 0 } else { counter.swap(0, Ordering::Relaxed) }
+        };
+        Lost { tokens: take(&self.shed_tokens), others: take(&self.shed_others) }
+    }
+
+    /// After a push. The reader says that it sleeps before it looks a last time, and both sides are sequentially
+    /// consistent: either it sees the event, or this sees that it sleeps.
+    fn wake(&self) {
+        if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
+            self.wake_now();
+        }
+    }
+
+    fn wake_now(&self) {
+        match self.pacer.get() {
+            Some(pacer) => pacer.unpark(),
+            None => self.reader.wake(),
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.wake_now();
+        self.relief.notify_waiters();
+    }
+}

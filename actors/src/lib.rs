@@ -1,0 +1,15 @@
+//! The machine of streamll: a supervised actor graph that carries events to sinks.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+mod enrich;
+pub mod event;
+pub mod graph;
+pub mod ingress;
+pub mod process;
+pub mod route;
+pub mod sink;
+pub mod supervise;
+pub mod testkit;

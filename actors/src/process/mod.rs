@@ -1,0 +1,106 @@
+//! A step between the enricher and the router, or in front of one sink.
+
+mod actor;
+mod stage;
+
+pub(crate) use actor::ProcessorActor;
+pub(crate) use stage::{OnFailed, Stage};
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::event::Event;
+
+/// Passes on, edits, drops or multiplies events.
+///
+/// Every `FnMut(Event) -> Option<Event>` is one:
+///
+/// ```
+/// use streamll_actors::{event::{Event, Step}, testkit};
+///
+/// let no_pings = |event: Event| (event.kind().as_str() != "ping").then_some(event);
+/// let step = Step::new("Health");
+/// let left = testkit::drive(no_pings, [Event::new(&step, "ping"), Event::new(&step, "start")]);
+/// assert_eq!(left.len(), 1);
+/// ```
+///
+/// A panic costs the one event (it is dead-lettered and counted as failed); the processor keeps its state and goes on.
+pub trait Processor: 'static {
+    /// Takes one event. What is neither pushed nor held is filtered, and counted so.
+    fn process(&mut self, event: Event, out: &mut Output);
+
+    /// How often to call [`tick`](Processor::tick); never, by default.
+    fn interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Called once per interval.
+    fn tick(&mut self, out: &mut Output) {
+        let _ = out;
+    }
+
+    /// Called once, at drain: the last chance to release what is held.
+    fn finish(&mut self, out: &mut Output) {
+        let _ = out;
+    }
+}
+
+impl<F: FnMut(Event) -> Option<Event> + 'static> Processor for F {
+    fn process(&mut self, event: Event, out: &mut Output) {
+        if let Some(event) = self(event) {
+            out.push(event);
+        }
+    }
+}
+
+/// Makes a fresh processor, on the thread where it will run.
+pub type ProcessorFactory = Arc<dyn Fn() -> Box<dyn Processor> + Send + Sync>;
+
+/// Where a processor puts what it passes on. It keeps the books, so that the numbers balance.
+#[derive(Default)]
+pub struct Output {
+    pub(crate) events: Vec<Event>,
+    /// Inputs that were kept for later in this call.
+    pub(crate) held: u64,
+    /// Held inputs that left in this call.
+    pub(crate) released: u64,
+    /// Held inputs that left inside another event in this call.
+    pub(crate) merged: u64,
+    /// Pushes in this call.
+    pub(crate) pushed: u64,
+}
+
+impl Output {
+    /// Passes on the event that came in, changed or not. A second push in one call is a new event, counted as created.
+    pub fn push(&mut self, event: Event) {
+        self.pushed += 1;
+        self.events.push(event);
+    }
+
+    /// Keeps the event that came in for later: it is owed until it is released.
+    pub fn hold(&mut self) {
+        self.held += 1;
+    }
+
+    /// Lets go of as many held events as [`Event::merged`] says, as this one.
+    pub fn release(&mut self, event: Event) {
+        let stands_for = u64::from(event.merged());
+        self.released += stands_for;
+        self.merged += stands_for.saturating_sub(1);
+        self.events.push(event);
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a message").to_owned()
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output").field("events", &self.events.len()).finish_non_exhaustive()
+    }
+}

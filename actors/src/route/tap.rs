@@ -1,0 +1,109 @@
+//! Events to the application itself: bounded, counted, and never in the way of a sink.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+
+use crate::event::Event;
+
+/// How many events a subscription holds for its reader.
+const CAPACITY: usize = 1024;
+
+/// The subscriptions of a graph.
+#[derive(Default)]
+pub(crate) struct Taps(ArcSwap<Vec<Arc<Tap>>>);
+
+struct Tap {
+    key: Key,
+    value: String,
+    events: mpsc::Sender<Event>,
+    missed: Arc<AtomicU64>,
+}
+
+enum Key {
+    Data(String),
+    Tag(String),
+}
+
+/// A stream of the events that carry one value. What its reader is too slow for is dropped and counted.
+pub struct Subscription {
+    events: mpsc::Receiver<Event>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Taps {
+    /// `key` is `data.x` or `tags.x`; anything else is taken as a key of `data`.
+    pub(crate) fn subscribe(&self, key: &str, value: &str) -> Subscription {
+        let key = match key.strip_prefix("tags.") {
+            Some(tag) => Key::Tag(tag.to_owned()),
+            None => Key::Data(key.strip_prefix("data.").unwrap_or(key).to_owned()),
+        };
+        let (tx, events) = mpsc::channel(CAPACITY);
+        let missed = Arc::new(AtomicU64::new(0));
+        let tap = Arc::new(Tap { key, value: value.to_owned(), events: tx, missed: missed.clone() });
+        self.0.rcu(|taps| {
+            let mut taps: Vec<_> = taps.iter().filter(|tap| !tap.events.is_closed()).cloned().collect();
+            taps.push(tap.clone());
+            taps
+        });
+        Subscription { events, missed }
+    }
+
+    /// Ends all subscriptions.
+    pub(crate) fn close(&self) {
+        self.0.store(Arc::default());
+    }
+
+    pub(crate) fn offer(&self, event: &Event) {
+        for tap in self.0.load().iter().filter(|tap| tap.wants(event)) {
+            if let Err(mpsc::error::TrySendError::Full(_)) = tap.events.try_send(event.clone()) {
+                tap.missed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.load().is_empty()
+    }
+}
+
+impl Tap {
+    fn wants(&self, event: &Event) -> bool {
+        match &self.key {
+            Key::Tag(tag) => event.tag(tag) == Some(&self.value),
+            Key::Data(key) => event.data(key).is_some_and(|found| match &*found {
+                Value::String(text) => *text == self.value,
+                other => other.to_string() == self.value,
+            }),
+        }
+    }
+}
+
+impl Subscription {
+    /// How many events were dropped because nobody read them in time.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.events.poll_recv(cx)
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("missed", &self.missed()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,94 @@
+//! What one call of `deliver` gets: events in order, and a mark for each.
+
+use std::slice;
+
+use crate::event::Delivery;
+
+/// The events of one delivery, in order. What is not marked when `deliver` fails did not arrive.
+#[derive(Debug)]
+pub struct Deliveries {
+    items: Vec<Delivery>,
+    marks: Vec<Mark>,
+}
+
+/// What a sink says of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Nothing yet.
+    Open,
+    Delivered,
+    Retry,
+    Poison(String),
+}
+
+impl Deliveries {
+    /// A batch with nothing marked.
+    #[must_use]
+    pub fn new(items: Vec<Delivery>) -> Deliveries {
+        let marks = vec![Mark::Open; items.len()];
+        Deliveries { items, marks }
+    }
+
+    /// How many events; never zero in a call of `deliver`.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The events, in order.
+    pub fn iter(&self) -> slice::Iter<'_, Delivery> {
+        self.items.iter()
+    }
+
+    /// The events, in order, as a slice.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Delivery] {
+        &self.items
+    }
+
+    /// Event `i` arrived.
+    pub fn delivered(&mut self, i: usize) {
+        self.mark(i, Mark::Delivered);
+    }
+
+    /// Event `i` did not arrive and is to be tried again, also when `deliver` returns `Ok`.
+    pub fn retry(&mut self, i: usize) {
+        self.mark(i, Mark::Retry);
+    }
+
+    /// Event `i` can never arrive: it is dead-lettered with this reason. This never moves the breaker.
+    pub fn poison(&mut self, i: usize, why: impl Into<String>) {
+        self.mark(i, Mark::Poison(why.into()));
+    }
+
+    fn mark(&mut self, i: usize, mark: Mark) {
+        debug_assert!(i < self.marks.len(), "event {i} of {}", self.marks.len());
+        if let Some(slot) = self.marks.get_mut(i) {
+            *slot = mark;
+        }
+    }
+
+    /// The marks; `Ok` says that what is unmarked arrived.
+    pub(crate) fn into_marks(self, all_arrived: bool) -> Vec<Mark> {
+        let mut marks = self.marks;
+        if all_arrived {
+            marks.iter_mut().filter(|mark| **mark == Mark::Open).for_each(|mark| *mark = Mark::Delivered);
+        }
+        marks
+    }
+}
+
+impl<'a> IntoIterator for &'a Deliveries {
+    type Item = &'a Delivery;
+    type IntoIter = slice::Iter<'a, Delivery>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

@@ -1,0 +1,528 @@
+//! The queue in front of one sink. It outlives every incarnation of the sink's actor, and never blocks the router.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::batch::Mark;
+use super::shed;
+use super::status::Balance;
+use crate::event::{Class, Delivery, Gap, GapReason};
+
+/// What happens to an event that finds the buffer full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// Token events go first, then lifecycle, then audit events; one gap marker stands where some are missing.
+    #[default]
+    ShedTokens,
+    /// The new event is not taken, whatever it is.
+    DropNewest,
+}
+
+/// The bounds of a buffer: whichever is reached first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BufferPolicy {
+    /// Most events; 100,000 by default.
+    pub max_events: usize,
+    /// Most bytes of JSON; 64 MiB by default.
+    pub max_size: usize,
+    /// What happens beyond.
+    pub when_full: WhenFull,
+}
+
+impl Default for BufferPolicy {
+    fn default() -> BufferPolicy {
+        BufferPolicy { max_events: 100_000, max_size: 64 << 20, when_full: WhenFull::ShedTokens }
+    }
+}
+
+/// What happens to new events while the circuit is open.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum OnOpen {
+    /// They wait.
+    #[default]
+    Buffer,
+    /// They are shed, counted and marked.
+    Drop,
+    /// They go to another sink, by name.
+    Fallback(Arc<str>),
+}
+
+/// A bounded, observable queue with at most one lease at a time.
+pub struct Buffer {
+    name: Arc<str>,
+    policy: BufferPolicy,
+    on_open: OnOpen,
+    fallback: OnceLock<Weak<Buffer>>,
+    inner: Mutex<Inner>,
+    /// Copies for readers who must not wait for the lock.
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+    open: AtomicBool,
+    failed: AtomicBool,
+    filled: Notify,
+    /// Told after every change that may let a waiting sender go on.
+    relief: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub(super) entries: VecDeque<Entry>,
+    /// The position of the first entry since the buffer was made.
+    head: u64,
+    /// How many of the first entries are with the sink.
+    pub(super) leased: usize,
+    incarnation: u64,
+    /// Events, markers not counted.
+    pub(super) events: usize,
+    pub(super) bytes: usize,
+    /// Events per class that are not with the sink.
+    pub(super) idle: [usize; 3],
+    pub(super) balance: Balance,
+    last_delivered: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) item: Item,
+    pub(super) size: u32,
+    since: Instant,
+    /// Deliveries begun; the next one is `attempts + 1`.
+    attempts: u32,
+    /// How often an incarnation died with this event alone in flight.
+    crashes: u32,
+    first_attempt: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) enum Item {
+    Event(Delivery),
+    /// A gap marker or an alert: delivered like an event, counted apart.
+    Notice(Delivery),
+    /// Stands where events were shed; becomes a marker when it is leased.
+    Gap(Box<Gap>),
+    /// Delivered or buried, but not yet at the front.
+    Done,
+}
+
+/// Events that are with a sink; they stay in the buffer until they are marked.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    incarnation: u64,
+    /// The position of each item.
+    positions: Vec<u64>,
+    /// The events, in order.
+    pub(crate) items: Vec<Delivery>,
+}
+
+/// How often one event was tried, for its dead letter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tries {
+    pub(crate) attempts: u32,
+    pub(crate) first: Option<Duration>,
+}
+
+impl Buffer {
+    /// An empty buffer for the sink of that name. `relief` is told whenever waiting senders may look again.
+    pub(crate) fn new(
+        name: Arc<str>,
+        policy: BufferPolicy,
+        on_open: OnOpen,
+        relief: Arc<Notify>,
+    ) -> Arc<Buffer> {
+        Arc::new(Buffer {
+            name,
+            policy,
+            on_open,
+            fallback: OnceLock::new(),
+            inner: Mutex::default(),
+            events: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            open: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            filled: Notify::new(),
+            relief,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(crate) fn on_open(&self) -> &OnOpen {
+        &self.on_open
+    }
+
+    pub(crate) fn set_fallback(&self, target: &Arc<Buffer>) {
+        let _ = self.fallback.set(Arc::downgrade(target));
+    }
+
+    /// Queues events, in order, with one lock. Returns how many of them it holds now (or gave to its fallback).
+    pub(crate) fn push(&self, deliveries: impl IntoIterator<Item = Delivery>, now: Instant) -> usize {
+        let mut diverted = Vec::new();
+        let mut held = 0;
+        let mut inner = self.lock();
+        for delivery in deliveries {
+            inner.balance.accepted += 1;
+            let fallback = self.fallback.get().and_then(Weak::upgrade);
+            match (&self.on_open, fallback) {
+                (OnOpen::Drop, _) if self.is_open() => inner.shed(&delivery, GapReason::CircuitOpen, now),
+                (OnOpen::Fallback(_), Some(_)) if self.is_open() => {
+                    inner.balance.diverted += 1;
+                    diverted.push(delivery);
+                }
+                _ if self.make_room(&mut inner, &delivery, now) => {
+                    held += 1;
+                    inner.append(Item::Event(delivery), now);
+                }
+                _ => inner.shed(&delivery, GapReason::BufferFull, now),
+            }
+        }
+        self.publish(inner);
+        if !diverted.is_empty()
+            && let Some(target) = self.fallback.get().and_then(Weak::upgrade)
+        {
+            held += target.push(diverted, now);
+        }
+        held
+    }
+
+    /// Queues one event if there is room without shedding anything.
+    pub(crate) fn offer(&self, delivery: Delivery, now: Instant) -> bool {
+        let mut inner = self.lock();
+        let size = delivery.event.size();
+        let fits = inner.events < self.policy.max_events
+            && (inner.bytes + size <= self.policy.max_size || inner.events == 0);
+        if fits {
+            inner.balance.accepted += 1;
+            inner.append(Item::Event(delivery), now);
+        }
+        self.publish(inner);
+        fits
+    }
+
+    /// Queues a marker or an alert; it takes no room and is counted apart.
+    pub(crate) fn notice(&self, delivery: Delivery, now: Instant) {
+        let mut inner = self.lock();
+        inner.append(Item::Notice(delivery), now);
+        self.publish(inner);
+    }
+
+    /// Lends the oldest events until they are marked, or the lease is released or revoked. At most one lease at a time.
+    pub(crate) fn lease(&self, max_events: usize, max_size: usize, now: Instant) -> Option<Lease> {
+        let mut inner = self.lock();
+        inner.unlease();
+        let (mut positions, mut items, mut bytes, mut taken) = (Vec::new(), Vec::new(), 0, 0);
+        let (incarnation, head, name) = (inner.incarnation, inner.head, self.name.clone());
+        let mut idle = [0; 3];
+        for (entry, position) in inner.entries.iter_mut().zip(head..) {
+            if items.len() >= max_events || (!items.is_empty() && bytes + entry.size as usize > max_size) {
+                break;
+            }
+            taken += 1;
+            if let Item::Gap(gap) = &entry.item {
+                entry.item = Item::Notice(gap.delivery(&name));
+            }
+            let (Item::Event(delivery) | Item::Notice(delivery)) = &mut entry.item else { continue };
+            bytes += entry.size as usize;
+            delivery.attempt = entry.attempts + 1;
+            entry.first_attempt.get_or_insert(now);
+            positions.push(position);
+            items.push(delivery.clone());
+            if let Item::Event(delivery) = &entry.item {
+                count(&mut idle, delivery.event.class(), 1);
+            }
+        }
+        for (all, lent) in inner.idle.iter_mut().zip(idle) {
+            *all -= lent;
+        }
+        inner.leased = taken;
+        (!items.is_empty()).then_some(Lease { incarnation, positions, items })
+    }
+
+    /// Takes in what became of a lease's events; returns how many arrived. A stale lease changes nothing.
+    pub(crate) fn settle(&self, lease: &Lease, marks: &[Mark], now: Instant) -> usize {
+        let mut inner = self.lock();
+        if lease.incarnation != inner.incarnation {
+            return 0;
+        }
+        let mut arrived = 0;
+        for (position, mark) in lease.positions.iter().zip(marks) {
+            if *mark == Mark::Delivered && inner.remove(*position, |balance| &mut balance.delivered) {
+                arrived += 1;
+            }
+        }
+        if arrived > 0 {
+            inner.last_delivered = Some(now);
+        }
+        self.publish(inner);
+        arrived
+    }
+
+    /// How often the event at place `i` of a lease was tried.
+    pub(crate) fn tries(&self, lease: &Lease, i: usize, now: Instant) -> Tries {
+        let inner = self.lock();
+        let entry = lease.positions.get(i).and_then(|position| inner.at(*position));
+        entry.map_or(Tries { attempts: 1, first: None }, |index| {
+            let entry = inner.entries.get(index);
+            Tries {
+                attempts: entry.map_or(1, |entry| entry.attempts + 1),
+                first: entry.and_then(|entry| entry.first_attempt).map(|first| now.duration_since(first)),
+            }
+        })
+    }
+
+    /// The event at place `i` of a lease is in the dead letters now.
+    pub(crate) fn bury(&self, lease: &Lease, i: usize) {
+        let mut inner = self.lock();
+        if lease.incarnation == inner.incarnation
+            && let Some(position) = lease.positions.get(i)
+        {
+            inner.remove(*position, |balance| &mut balance.dead_lettered);
+        }
+        self.publish(inner);
+    }
+
+    /// Ends a lease: what is not marked stays, in its place, one attempt older if it was really tried.
+    pub(crate) fn release(&self, lease: &Lease, tried: bool) {
+        let mut inner = self.lock();
+        if lease.incarnation == inner.incarnation {
+            let leased = inner.leased;
+            inner.entries.iter_mut().take(leased).for_each(|entry| entry.attempts += u32::from(tried));
+            inner.unlease();
+        }
+        self.publish(inner);
+    }
+
+    /// Takes back whatever is leased: marks of that lease count no more. An event that was alone in flight when its
+    /// incarnation `crashed` remembers it.
+    pub(crate) fn revoke(&self, crashed: bool) {
+        let mut inner = self.lock();
+        inner.incarnation += 1;
+        let leased = inner.leased;
+        let alone =
+            inner.entries.iter().take(leased).filter(|entry| !matches!(entry.item, Item::Done)).count() == 1;
+        for entry in inner.entries.iter_mut().take(leased) {
+            entry.attempts += 1;
+            entry.crashes += u32::from(crashed && alone);
+        }
+        inner.unlease();
+        self.publish(inner);
+    }
+
+    /// How often incarnations died with the oldest event alone in flight.
+    pub(crate) fn crashes_of_oldest(&self) -> u32 {
+        self.lock().entries.front().map_or(0, |entry| entry.crashes)
+    }
+
+    /// Waits until there is something to lease.
+    pub(crate) async fn filled(&self) {
+        loop {
+            let notified = self.filled.notified();
+            if !self.is_empty() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Whether nothing waits, markers included.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().entries.is_empty()
+    }
+
+    /// The position behind the newest entry, and whether everything before a position has left.
+    pub(crate) fn tail(&self) -> u64 {
+        let inner = self.lock();
+        inner.head + inner.entries.len() as u64
+    }
+
+    pub(crate) fn has_passed(&self, position: u64) -> bool {
+        self.lock().head >= position
+    }
+
+    /// The sink's actor says whether its circuit is open, and whether it was given up for good.
+    pub(crate) fn set_open(&self, open: bool, failed: bool) {
+        self.open.store(open, Ordering::Relaxed);
+        self.failed.store(failed, Ordering::Relaxed);
+        self.relief.notify_waiters();
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Whether with so many more events and bytes it would be over three quarters full.
+    pub(crate) fn is_pressed(&self, more_events: usize, more_bytes: usize) -> bool {
+        let over = |have: usize, more: usize, max: usize| have.saturating_add(more) > max - max / 4;
+        over(self.events.load(Ordering::Relaxed), more_events, self.policy.max_events)
+            || over(self.bytes.load(Ordering::Relaxed), more_bytes, self.policy.max_size)
+    }
+
+    /// The numbers of this sink, as of one moment.
+    pub(crate) fn balance(&self, now: Instant) -> Balance {
+        let inner = self.lock();
+        let mut balance = inner.balance;
+        balance.waiting = inner.events as u64;
+        balance.waiting_bytes = inner.bytes as u64;
+        balance.in_flight =
+            inner.entries.iter().take(inner.leased).filter(|entry| entry.is_event()).count() as u64;
+        let oldest = inner.entries.iter().find(|entry| entry.is_event());
+        balance.oldest_waiting_age = oldest.map(|entry| now.duration_since(entry.since));
+        balance.last_delivered_age = inner.last_delivered.map(|at| now.duration_since(at));
+        balance
+    }
+
+    fn make_room(&self, inner: &mut Inner, delivery: &Delivery, now: Instant) -> bool {
+        shed::make_room(inner, &self.policy, delivery.event.class(), delivery.event.size(), now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a change: copies the numbers out, and tells whoever waits for a change.
+    fn publish(&self, inner: MutexGuard<'_, Inner>) {
+        let empty = inner.entries.is_empty();
+        let before = self.events.swap(inner.events, Ordering::Relaxed);
+        self.bytes.store(inner.bytes, Ordering::Relaxed);
+        let shrunk = before > inner.events || inner.events == 0;
+        drop(inner);
+        if !empty {
+            self.filled.notify_one();
+        }
+        if shrunk {
+            self.relief.notify_waiters();
+        }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer")
+            .field("name", &self.name)
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(super) fn append(&mut self, item: Item, now: Instant) {
+        let mut size = 0;
+        if let Item::Event(delivery) = &item {
+            size = u32::try_from(delivery.event.size()).unwrap_or(u32::MAX);
+            self.events += 1;
+            self.bytes += size as usize;
+            count(&mut self.idle, delivery.event.class(), 1);
+        }
+        self.entries.push_back(Entry {
+            item,
+            size,
+            since: now,
+            attempts: 0,
+            crashes: 0,
+            first_attempt: None,
+        });
+    }
+
+    /// Counts an event that does not come in, and marks its place at the end.
+    pub(super) fn shed(&mut self, delivery: &Delivery, reason: GapReason, now: Instant) {
+        self.balance.shed += 1;
+        if let Some(receipt) = delivery.event.receipt() {
+            receipt.answer(crate::event::Confirmation::Lost);
+        }
+        let leased = self.leased;
+        let behind_the_lease = self.entries.len() > leased;
+        if behind_the_lease
+            && let Some(Entry { item: Item::Gap(gap), .. }) = self.entries.back_mut()
+            && gap.reason == reason
+        {
+            return gap.add(&delivery.event);
+        }
+        let mut gap = Gap::new(reason);
+        gap.add(&delivery.event);
+        self.append(Item::Gap(Box::new(gap)), now);
+    }
+
+    /// Takes an entry out and counts it; `false` when it is gone already.
+    fn remove(&mut self, position: u64, counter: impl FnOnce(&mut Balance) -> &mut u64) -> bool {
+        let Some(entry) = self.at(position).and_then(|index| self.entries.get_mut(index)) else {
+            return false;
+        };
+        match std::mem::replace(&mut entry.item, Item::Done) {
+            Item::Event(_) => {
+                self.events -= 1;
+                self.bytes -= entry.size as usize;
+                *counter(&mut self.balance) += 1;
+            }
+            Item::Notice(_) => self.balance.notices += 1,
+            Item::Gap(_) | Item::Done => return false,
+        }
+        self.drop_done();
+        true
+    }
+
+    fn at(&self, position: u64) -> Option<usize> {
+        usize::try_from(position.checked_sub(self.head)?).ok()
+    }
+
+    fn drop_done(&mut self) {
+        while self.entries.front().is_some_and(|entry| matches!(entry.item, Item::Done)) {
+            self.entries.pop_front();
+            self.head += 1;
+            self.leased = self.leased.saturating_sub(1);
+        }
+    }
+
+    /// Ends the lease: what is left of it is idle again, and what was done in its middle is cleared away.
+    fn unlease(&mut self) {
+        let leased = std::mem::take(&mut self.leased);
+        let mut kept = 0;
+        for entry in self.entries.iter().take(leased) {
+            if let Item::Event(delivery) = &entry.item {
+                count(&mut self.idle, delivery.event.class(), 1);
+            }
+            kept += usize::from(!matches!(entry.item, Item::Done));
+        }
+        if kept < leased {
+            let front: Vec<Entry> = self.entries.drain(..leased).collect();
+            self.head += (leased - kept) as u64;
+            front.into_iter().filter(|entry| !matches!(entry.item, Item::Done)).rev().for_each(|entry| {
+                self.entries.push_front(entry);
+            });
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn is_event(&self) -> bool {
+        matches!(self.item, Item::Event(_))
+    }
+
+    pub(super) fn gap(gap: Gap, now: Instant) -> Entry {
+        Entry {
+            item: Item::Gap(Box::new(gap)),
+            size: 0,
+            since: now,
+            attempts: 0,
+            crashes: 0,
+            first_attempt: None,
+        }
+    }
+}
+
+/// Adds to the number of one class.
+pub(super) fn count(idle: &mut [usize; 3], class: Class, n: usize) {
+    if let Some(slot) = idle.get_mut(class as usize) {
+        *slot += n;
+    }
+}

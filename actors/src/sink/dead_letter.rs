@@ -1,0 +1,200 @@
+//! Where events go that can never arrive: another sink, or a file of NDJSON.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::Buffer;
+use crate::event::{Delivery, Event, Timestamp};
+
+/// An event that can never arrive, and all that is known of why.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// The event itself.
+    pub event: Event,
+    /// The sink, or the processor, that could not take it.
+    pub sink: Arc<str>,
+    /// `poison`, `rejected` or `panic`.
+    pub class: &'static str,
+    /// Why, without secrets.
+    pub reason: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it was first tried.
+    pub first_attempt: Timestamp,
+    /// When it was last tried.
+    pub last_attempt: Timestamp,
+}
+
+impl DeadLetter {
+    /// One JSON object with the event verbatim.
+    #[must_use]
+    pub fn json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            sink: &'a str,
+            class: &'a str,
+            reason: &'a str,
+            attempts: u32,
+            first_attempt: String,
+            last_attempt: String,
+            event: Option<&'a RawValue>,
+        }
+        let event = serde_json::from_slice(self.event.json()).ok();
+        let line = Line {
+            sink: &self.sink,
+            class: self.class,
+            reason: &self.reason,
+            attempts: self.attempts,
+            first_attempt: self.first_attempt.to_string(),
+            last_attempt: self.last_attempt.to_string(),
+            event,
+        };
+        serde_json::to_vec(&line).unwrap_or_default()
+    }
+
+    /// The letter as an event of its own, for a sink.
+    fn event(&self) -> Event {
+        let data: Map<String, Value> = serde_json::from_slice(&self.json()).unwrap_or_default();
+        let mut event = Event::system("dead_letter", data);
+        event.set_class(crate::event::Class::Audit);
+        event
+    }
+}
+
+/// Takes dead letters; an event counts as dead-lettered once it was taken.
+#[derive(Debug, Clone)]
+pub enum DeadLetters {
+    /// Into the buffer of another sink.
+    Sink(Arc<Buffer>),
+    /// Appended to a file, which is made when first needed, for its owner only.
+    File(Arc<DeadLetterFile>),
+}
+
+impl DeadLetters {
+    /// Into a file of NDJSON.
+    #[must_use]
+    pub fn file(path: impl Into<PathBuf>) -> DeadLetters {
+        DeadLetters::File(Arc::new(DeadLetterFile { path: path.into(), file: Mutex::default() }))
+    }
+
+    /// Takes one letter, or says why it could not: then it must be offered again.
+    pub(crate) fn accept(&self, letter: &DeadLetter, now: Instant) -> Result<(), String> {
+        match self {
+            DeadLetters::Sink(buffer) => {
+                let event = letter.event();
+                let key = event.topic().cloned().unwrap_or_default();
+                if buffer.offer(Delivery::new(event, key), now) {
+                    Ok(())
+                } else {
+                    Err(format!("the buffer of dead-letter sink `{}` is full", buffer.name()))
+                }
+            }
+            DeadLetters::File(file) => {
+                let path = &file.path;
+                file.append(letter).map_err(|e| format!("dead-letter file {}: {e}", path.display()))
+            }
+        }
+    }
+}
+
+/// A file of dead letters, one JSON object a line.
+pub struct DeadLetterFile {
+    path: PathBuf,
+    file: Mutex<Option<File>>,
+}
+
+impl DeadLetterFile {
+    fn append(&self, letter: &DeadLetter) -> std::io::Result<()> {
+        let mut line = letter.json();
+        line.push(b'\n');
+        let mut open = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = match open.take() {
+            Some(file) if self.path.exists() => file,
+            _ => create(&self.path)?,
+        };
+        let good = file.metadata()?.len();
+        if let Err(error) = file.write_all(&line) {
+            // Half a line would spoil the next one.
+            let _ = file.set_len(good);
+            return Err(error);
+        }
+        *open = Some(file);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for DeadLetterFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DeadLetterFile").field(&self.path).finish()
+    }
+}
+
+fn create(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    let mut folder = fs::DirBuilder::new();
+    folder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+        options.mode(0o600);
+        folder.mode(0o700);
+    }
+    if let Some(parent) = path.parent() {
+        folder.create(parent)?;
+    }
+    options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Step;
+
+    fn letter() -> DeadLetter {
+        DeadLetter {
+            event: Event::new(&Step::new("M"), "start").with("a", 1.5),
+            sink: "live".into(),
+            class: "poison",
+            reason: "too large".to_owned(),
+            attempts: 2,
+            first_attempt: Timestamp::from_micros(0),
+            last_attempt: Timestamp::from_micros(1_000_000),
+        }
+    }
+
+    #[test]
+    fn a_letter_holds_the_event_verbatim_and_why_it_died() {
+        let letter = letter();
+        let text = String::from_utf8(letter.json()).unwrap();
+        assert!(text.contains(std::str::from_utf8(letter.event.json()).unwrap()), "{text}");
+        assert!(
+            text.contains(r#""sink":"live","class":"poison","reason":"too large","attempts":2"#),
+            "{text}"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_file_is_made_when_needed_and_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = std::env::temp_dir().join(format!("streamll-dead-{}", fastrand::u64(..)));
+        let path = folder.join("dead/live.ndjson");
+        let letters = DeadLetters::file(&path);
+        assert!(!folder.exists());
+        letters.accept(&letter(), Instant::now()).unwrap();
+        letters.accept(&letter(), Instant::now()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,388 @@
+//! What is known of a sink from outside: published by its actor, never asked of it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::breaker::CircuitState;
+use crate::event::Timestamp;
+use crate::supervise::Exit;
+
+/// How many causes of restarts a status remembers.
+const CAUSES: usize = 10;
+
+/// The numbers of one sink, as of one moment:
+/// `recovered + accepted = delivered + shed + dead_lettered + diverted + waiting`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Balance {
+    /// Found on disk at start.
+    pub recovered: u64,
+    /// Placed in its buffer, after its own processors.
+    pub accepted: u64,
+    /// Arrived.
+    pub delivered: u64,
+    /// Dropped under overload, counted and marked.
+    pub shed: u64,
+    /// Taken by the dead letters.
+    pub dead_lettered: u64,
+    /// Taken by the fallback.
+    pub diverted: u64,
+    /// In the buffer, those in flight included.
+    pub waiting: u64,
+    /// With the sink right now.
+    pub in_flight: u64,
+    /// Their size in bytes of JSON.
+    pub waiting_bytes: u64,
+    /// Gap markers and alerts that arrived; in none of the other numbers.
+    pub notices: u64,
+    /// How long the oldest of them waits.
+    #[serde(skip)]
+    pub oldest_waiting_age: Option<Duration>,
+    /// How long ago the last delivery was.
+    #[serde(skip)]
+    pub last_delivered_age: Option<Duration>,
+}
+
+impl Balance {
+    /// Whether the numbers balance.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.recovered + self.accepted
+            == self.delivered + self.shed + self.dead_lettered + self.diverted + self.waiting
+    }
+}
+
+/// What a sink is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkState {
+    /// Delivering.
+    Closed,
+    /// Not sending; events wait.
+    Open,
+    /// Trying with one event.
+    HalfOpen,
+    /// Given up: too many restarts without a delivery.
+    Failed,
+}
+
+impl SinkState {
+    /// `closed`, `open`, `half_open` or `failed`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SinkState::Closed => CircuitState::Closed.as_str(),
+            SinkState::Open => CircuitState::Open.as_str(),
+            SinkState::HalfOpen => CircuitState::HalfOpen.as_str(),
+            SinkState::Failed => "failed",
+        }
+    }
+}
+
+/// What is known of one sink, as of one moment.
+#[derive(Debug, Clone)]
+pub struct SinkStatus {
+    /// Its name in the topology.
+    pub name: Arc<str>,
+    /// Whether an actor works for it right now.
+    pub running: bool,
+    /// What it is doing.
+    pub state: SinkState,
+    /// Whether its circuit is open or half open.
+    pub circuit_open: bool,
+    /// What the sink says of its connection; `None` when it says nothing.
+    pub connected: Option<bool>,
+    /// Since when the state holds.
+    pub since: Timestamp,
+    /// Why, when it is not delivering.
+    pub reason: Option<String>,
+    /// Failed attempts in a row.
+    pub failures: u32,
+    /// How often a fresh incarnation was started.
+    pub restarts: u32,
+    /// How the last ten incarnations ended, oldest first.
+    pub causes: Vec<String>,
+    /// How long the oldest waiting event waits.
+    pub oldest_waiting_age: Option<Duration>,
+    /// When an event last arrived.
+    pub last_delivered_at: Option<Timestamp>,
+    /// Its numbers.
+    pub balance: Balance,
+    /// Events that its own processors filtered, merged away, created, and failed on; in none of the other numbers.
+    pub processed: Processed,
+}
+
+/// What the processors in front of one sink did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Processed {
+    /// Taken out.
+    pub filtered: u64,
+    /// Left inside another event.
+    pub merged: u64,
+    /// Made.
+    pub created: u64,
+    /// Lost to a panic, and dead-lettered.
+    pub failed: u64,
+}
+
+/// For people: `open (not sending since 03:12: connection refused; 1,204 waiting)`.
+impl fmt::Display for SinkStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = grouped(self.balance.waiting);
+        if self.state == SinkState::Closed {
+            return match self.balance.waiting {
+                0 => f.write_str("closed (delivering)"),
+                _ => write!(f, "closed (delivering; {waiting} waiting)"),
+            };
+        }
+        let since = self.since.to_string();
+        let since = since.get(11..16).unwrap_or_default();
+        let reason = self.reason.as_deref().unwrap_or("no reason known");
+        write!(f, "{} (not sending since {since}: {reason}; {waiting} waiting)", self.state.as_str())
+    }
+}
+
+/// `1204` as `1,204`.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Where a sink's actor publishes, and from where everybody reads.
+#[derive(Debug)]
+pub(crate) struct StatusCell {
+    published: Mutex<Published>,
+    /// A block or unblock that the actor has not taken in yet.
+    signal: Mutex<Option<Signal>>,
+    pub(crate) signalled: Notify,
+    progressed: AtomicBool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Signal {
+    Block(String),
+    Unblock,
+}
+
+#[derive(Debug)]
+struct Published {
+    running: bool,
+    /// It ended as it was told, for good.
+    stopped: bool,
+    state: SinkState,
+    connected: Option<bool>,
+    since: Timestamp,
+    since_instant: Instant,
+    reason: Option<String>,
+    failures: u32,
+    restarts: u32,
+    causes: VecDeque<String>,
+    processed: Processed,
+    beat: Option<Instant>,
+}
+
+impl StatusCell {
+    pub(crate) fn new() -> Arc<StatusCell> {
+        Arc::new(StatusCell {
+            published: Mutex::new(Published {
+                running: false,
+                stopped: false,
+                state: SinkState::Closed,
+                connected: None,
+                since: Timestamp::now(),
+                since_instant: Instant::now(),
+                reason: None,
+                failures: 0,
+                restarts: 0,
+                causes: VecDeque::new(),
+                processed: Processed::default(),
+                beat: None,
+            }),
+            signal: Mutex::default(),
+            signalled: Notify::new(),
+            progressed: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn set_state(&self, state: SinkState, reason: Option<String>, failures: u32) {
+        let mut published = self.lock();
+        if published.state != state {
+            published.state = state;
+            published.since = Timestamp::now();
+            published.since_instant = Instant::now();
+        }
+        published.failures = failures;
+        published.reason = if state == SinkState::Closed && failures == 0 {
+            None
+        } else {
+            reason.or_else(|| published.reason.take())
+        };
+    }
+
+    pub(crate) fn state(&self) -> (SinkState, Instant, Option<String>) {
+        let published = self.lock();
+        (published.state, published.since_instant, published.reason.clone())
+    }
+
+    pub(crate) fn started(&self) {
+        let mut published = self.lock();
+        published.running = true;
+        published.beat = None;
+    }
+
+    pub(crate) fn ended(&self, exit: &Exit) {
+        let mut published = self.lock();
+        published.running = false;
+        published.stopped = *exit == Exit::Stopped;
+        published.connected = published.connected.map(|_| false);
+        if *exit != Exit::Stopped {
+            if published.causes.len() == CAUSES {
+                published.causes.pop_front();
+            }
+            published.causes.push_back(exit.to_string());
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.lock().stopped
+    }
+
+    pub(crate) fn restarted(&self) {
+        self.lock().restarts += 1;
+    }
+
+    pub(crate) fn beat(&self, now: Instant) {
+        self.lock().beat = Some(now);
+    }
+
+    /// How long the thread of a running actor has not moved.
+    pub(crate) fn silence(&self, now: Instant) -> Option<Duration> {
+        let published = self.lock();
+        published.beat.filter(|_| published.running).map(|beat| now.saturating_duration_since(beat))
+    }
+
+    pub(crate) fn processed(&self, change: impl FnOnce(&mut Processed)) {
+        change(&mut self.lock().processed);
+    }
+
+    pub(crate) fn progress(&self) {
+        self.progressed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something was delivered since the last question.
+    pub(crate) fn take_progress(&self) -> bool {
+        self.progressed.swap(false, Ordering::Relaxed)
+    }
+
+    pub(crate) fn take_signal(&self) -> Option<Signal> {
+        self.signal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn signal(&self, signal: Signal) {
+        *self.signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
+        self.signalled.notify_one();
+    }
+
+    pub(crate) fn snapshot(&self, name: &Arc<str>, balance: Balance) -> SinkStatus {
+        let published = self.lock();
+        let ago = |age: Duration| {
+            let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+            Timestamp::from_micros(Timestamp::now().as_micros().saturating_sub(micros))
+        };
+        SinkStatus {
+            name: name.clone(),
+            running: published.running,
+            state: published.state,
+            circuit_open: matches!(published.state, SinkState::Open | SinkState::HalfOpen),
+            connected: published.connected,
+            since: published.since,
+            reason: published.reason.clone(),
+            failures: published.failures,
+            restarts: published.restarts,
+            causes: published.causes.iter().cloned().collect(),
+            oldest_waiting_age: balance.oldest_waiting_age,
+            last_delivered_at: balance.last_delivered_age.map(ago),
+            balance,
+            processed: published.processed,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a sink may tell the machine outside of a delivery, from any thread. Clones are cheap.
+#[derive(Debug, Clone)]
+pub struct SinkContext {
+    name: Arc<str>,
+    cell: Arc<StatusCell>,
+}
+
+impl SinkContext {
+    pub(crate) fn new(name: Arc<str>, cell: Arc<StatusCell>) -> SinkContext {
+        SinkContext { name, cell }
+    }
+
+    /// A context that nobody listens to, for a sink's own tests.
+    #[must_use]
+    pub fn detached(name: &str) -> SinkContext {
+        SinkContext { name: name.into(), cell: StatusCell::new() }
+    }
+
+    /// The sink's name in the topology.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The broker asks to be left alone: the circuit opens, with this reason, until [`unblock`](Self::unblock).
+    pub fn block(&self, reason: impl Into<String>) {
+        self.cell.signal(Signal::Block(reason.into()));
+    }
+
+    /// The broker takes events again: the circuit probes at once.
+    pub fn unblock(&self) {
+        self.cell.signal(Signal::Unblock);
+    }
+
+    /// Publishes whether there is a connection.
+    pub fn connected(&self, connected: bool) {
+        self.cell.lock().connected = Some(connected);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_since_when_why_and_how_many() {
+        let cell = StatusCell::new();
+        cell.set_state(SinkState::Open, Some("connection refused".to_owned()), 3);
+        let status =
+            cell.snapshot(&"live".into(), Balance { accepted: 1204, waiting: 1204, ..Balance::default() });
+        let text = status.to_string();
+        assert!(text.starts_with("open (not sending since "), "{text}");
+        assert!(text.ends_with(": connection refused; 1,204 waiting)"), "{text}");
+        assert!(status.balance.holds());
+    }
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

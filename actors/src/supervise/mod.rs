@@ -1,0 +1,202 @@
+//! Starts actors, hears how they end, and starts them again by policy. It knows neither sinks nor events.
+
+mod backoff;
+mod restart;
+
+pub use backoff::Backoff;
+pub use restart::{Exit, RestartPolicy, RestartTracker, Verdict};
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use actix::prelude::{Actor, AsyncContext as _, Context, Handler, Message, MessageResult, StreamHandler};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tracing::{error, info, warn};
+
+/// Names one child.
+pub(crate) type ChildId = Arc<str>;
+
+/// One child: how to start it, and who is told how it goes.
+#[derive(Clone)]
+pub(crate) struct ChildSpec {
+    pub(crate) id: ChildId,
+    pub(crate) restart: RestartPolicy,
+    /// Starts one incarnation, which owns the watch until its end.
+    pub(crate) start: Arc<dyn Fn(DeathWatch) + Send + Sync>,
+    pub(crate) observer: Arc<dyn Observer>,
+}
+
+/// Hears of the turns in one child's life.
+pub(crate) trait Observer: Send + Sync {
+    /// It ended; whatever it held is to be taken back.
+    fn ended(&self, exit: &Exit);
+    /// Whether it did useful work since the last question: then earlier restarts are forgotten.
+    fn progressed(&self) -> bool;
+    /// A fresh incarnation follows after a delay.
+    fn restarting(&self);
+    /// It was given up.
+    fn gave_up(&self, exit: &Exit);
+}
+
+/// Owned by every supervised actor; its drop tells the supervisor that, and how, the actor ended. It reports also when
+/// the end is a panic that nobody caught, or when the actor's thread is gone.
+pub(crate) struct DeathWatch {
+    id: ChildId,
+    incarnation: u64,
+    reports: mpsc::UnboundedSender<Ended>,
+    exit: Option<Exit>,
+}
+
+impl DeathWatch {
+    /// Says how it is about to end; the first word counts.
+    pub(crate) fn because(&mut self, exit: Exit) {
+        self.exit.get_or_insert(exit);
+    }
+
+    /// A watch that tells the same supervisor about the same child: for children of several actors.
+    pub(crate) fn another(&self) -> DeathWatch {
+        DeathWatch {
+            id: self.id.clone(),
+            incarnation: self.incarnation,
+            reports: self.reports.clone(),
+            exit: None,
+        }
+    }
+}
+
+impl Drop for DeathWatch {
+    fn drop(&mut self) {
+        let unsaid = || {
+            if std::thread::panicking() { Exit::Panicked("in the actor itself".into()) } else { Exit::Lost }
+        };
+        let exit = self.exit.take().unwrap_or_else(unsaid);
+        let _ = self.reports.send(Ended { id: self.id.clone(), incarnation: self.incarnation, exit });
+    }
+}
+
+impl fmt::Debug for DeathWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeathWatch").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+struct Ended {
+    id: ChildId,
+    incarnation: u64,
+    exit: Exit,
+}
+
+struct Child {
+    spec: ChildSpec,
+    tracker: RestartTracker,
+    incarnation: u64,
+}
+
+/// The root of a graph: one for one, with a factory, a restart policy and a back-off for each child.
+pub(crate) struct GraphSupervisor {
+    children: HashMap<ChildId, Child>,
+    reports: mpsc::UnboundedSender<Ended>,
+    inbox: Option<mpsc::UnboundedReceiver<Ended>>,
+}
+
+impl Default for GraphSupervisor {
+    fn default() -> GraphSupervisor {
+        let (reports, inbox) = mpsc::unbounded_channel();
+        GraphSupervisor { children: HashMap::new(), reports, inbox: Some(inbox) }
+    }
+}
+
+impl Actor for GraphSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        if let Some(inbox) = self.inbox.take() {
+            ctx.add_stream(UnboundedReceiverStream::new(inbox));
+        }
+    }
+}
+
+impl GraphSupervisor {
+    fn launch(&mut self, id: &ChildId) {
+        if let Some(child) = self.children.get_mut(id) {
+            child.incarnation += 1;
+            let watch = DeathWatch {
+                id: id.clone(),
+                incarnation: child.incarnation,
+                reports: self.reports.clone(),
+                exit: None,
+            };
+            (child.spec.start)(watch);
+        }
+    }
+
+    fn ended(&mut self, ended: Ended, ctx: &mut Context<Self>) {
+        let Some(child) = self.children.get_mut(&ended.id) else { return };
+        // One report an incarnation: later ones come from its other actors, or from a thread that was given up.
+        if child.incarnation != ended.incarnation {
+            return;
+        }
+        child.incarnation += 1;
+        let (id, exit) = (ended.id, ended.exit);
+        child.spec.observer.ended(&exit);
+        let progressed = child.spec.observer.progressed();
+        match child.tracker.decide(&exit, progressed, Instant::now()) {
+            Verdict::RestartAfter(delay) => {
+                warn!(child = %id, %exit, delay_ms = delay.as_millis(), "restarting");
+                child.spec.observer.restarting();
+                ctx.run_later(delay, move |supervisor, _| supervisor.launch(&id));
+            }
+            Verdict::LeaveDown => info!(child = %id, "stopped"),
+            Verdict::GiveUp => {
+                error!(child = %id, %exit, restarts = child.tracker.recent(), "given up: too many restarts");
+                child.spec.observer.gave_up(&exit);
+            }
+        }
+    }
+}
+
+impl StreamHandler<Ended> for GraphSupervisor {
+    fn handle(&mut self, ended: Ended, ctx: &mut Context<Self>) {
+        self.ended(ended, ctx);
+    }
+
+    /// The supervisor holds a sender itself: the stream does not end before it does.
+    fn finished(&mut self, _: &mut Context<Self>) {}
+}
+
+/// Takes in a child and starts it; a child of the same name is forgotten.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Adopt(pub(crate) ChildSpec);
+
+impl Handler<Adopt> for GraphSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Adopt(spec): Adopt, _: &mut Context<Self>) {
+        let id = spec.id.clone();
+        let incarnation = self.children.get(&id).map_or(0, |old| old.incarnation + 1);
+        let tracker = RestartTracker::new(spec.restart);
+        self.children.insert(id.clone(), Child { spec, tracker, incarnation });
+        self.launch(&id);
+    }
+}
+
+/// Takes a child as ended although it said nothing (its thread is stuck). Answers whether there was one.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub(crate) struct Abandon(pub(crate) ChildId, pub(crate) Exit);
+
+impl Handler<Abandon> for GraphSupervisor {
+    type Result = MessageResult<Abandon>;
+
+    fn handle(&mut self, Abandon(id, exit): Abandon, ctx: &mut Context<Self>) -> Self::Result {
+        let Some(incarnation) = self.children.get(&id).map(|child| child.incarnation) else {
+            return MessageResult(false);
+        };
+        self.ended(Ended { id, incarnation, exit }, ctx);
+        MessageResult(true)
+    }
+}

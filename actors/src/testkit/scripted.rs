@@ -1,0 +1,224 @@
+//! A sink that plays a script, and writes down what arrived.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::graph::SinkSpec;
+use crate::sink::{Deliveries, DeliveryError, Placement, Sink, SinkContext};
+
+/// What a scripted sink does at one delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Act {
+    /// Everything arrives.
+    Deliver,
+    /// So many arrive, then the broker is away.
+    Unavailable(usize),
+    /// So many arrive, then the outcome is unknown.
+    Unknown(usize),
+    /// The broker refuses for now.
+    Overload,
+    /// The password is wrong.
+    Misconfigured,
+    /// Some event of the batch is bad.
+    Rejected,
+    /// The sink is broken.
+    Fatal,
+    /// The sink panics, after so many arrived.
+    Panic(usize),
+    /// Nothing ever happens again.
+    Hang,
+}
+
+/// One event that arrived.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// When, since the journal was made.
+    pub at: Duration,
+    /// Under which key.
+    pub key: String,
+    /// At which attempt.
+    pub attempt: u32,
+    /// The event as JSON.
+    pub json: serde_json::Value,
+}
+
+impl Arrival {
+    /// The number under `data.n`.
+    #[must_use]
+    pub fn n(&self) -> Option<u64> {
+        self.json.get("data")?.get("n")?.as_u64()
+    }
+
+    /// The type of the event.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.json.get("event_type").and_then(|kind| kind.as_str()).unwrap_or_default()
+    }
+}
+
+/// What happened to a scripted sink, over all its incarnations.
+#[derive(Debug, Clone)]
+pub struct Journal(Arc<Mutex<Pages>>);
+
+#[derive(Debug)]
+struct Pages {
+    began: Instant,
+    script: VecDeque<Act>,
+    opens: VecDeque<Act>,
+    arrivals: Vec<Arrival>,
+    batches: Vec<usize>,
+    opened: usize,
+    closed: usize,
+}
+
+impl Journal {
+    /// A sink of that name that plays `script`, one act a delivery, and delivers everything when it is over.
+    #[must_use]
+    pub fn new(script: impl IntoIterator<Item = Act>) -> Journal {
+        Journal(Arc::new(Mutex::new(Pages {
+            began: Instant::now(),
+            script: script.into_iter().collect(),
+            opens: VecDeque::new(),
+            arrivals: Vec::new(),
+            batches: Vec::new(),
+            opened: 0,
+            closed: 0,
+        })))
+    }
+
+    /// What its next calls of `open` do; then `open` works.
+    #[must_use]
+    pub fn opening(self, acts: impl IntoIterator<Item = Act>) -> Journal {
+        self.pages().opens.extend(acts);
+        self
+    }
+
+    /// More acts, at the end of the script.
+    pub fn play(&self, acts: impl IntoIterator<Item = Act>) {
+        self.pages().script.extend(acts);
+    }
+
+    /// The sink itself; each delivery takes `takes`.
+    #[must_use]
+    pub fn sink(&self, takes: Duration) -> Scripted {
+        Scripted { journal: self.clone(), takes }
+    }
+
+    /// A plan for the sink, on the thread of the spine.
+    #[must_use]
+    pub fn spec(&self, name: &str, takes: Duration) -> SinkSpec {
+        let journal = self.clone();
+        let mut spec = SinkSpec::new(name, move || journal.sink(takes));
+        spec.placement = Placement::Spine;
+        spec
+    }
+
+    /// What arrived, in order.
+    #[must_use]
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        self.pages().arrivals.clone()
+    }
+
+    /// The numbers under `data.n` of what arrived, in order; events without one are left out.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u64> {
+        self.pages().arrivals.iter().filter_map(Arrival::n).collect()
+    }
+
+    /// The types of what arrived, in order.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<String> {
+        self.pages().arrivals.iter().map(|arrival| arrival.kind().to_owned()).collect()
+    }
+
+    /// The sizes of the batches that it was given, in order.
+    #[must_use]
+    pub fn batches(&self) -> Vec<usize> {
+        self.pages().batches.clone()
+    }
+
+    /// How often it was opened, and closed.
+    #[must_use]
+    pub fn opened_and_closed(&self) -> (usize, usize) {
+        let pages = self.pages();
+        (pages.opened, pages.closed)
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One incarnation of a scripted sink.
+pub struct Scripted {
+    journal: Journal,
+    takes: Duration,
+}
+
+impl Scripted {
+    async fn play(&self, act: Act) -> Result<(), DeliveryError> {
+        match act {
+            Act::Deliver => Ok(()),
+            Act::Unavailable(_) => Err(DeliveryError::unavailable("connection refused")),
+            Act::Unknown(_) => Err(DeliveryError::unknown("connection lost")),
+            Act::Overload => Err(DeliveryError::overload("out of memory")),
+            Act::Misconfigured => Err(DeliveryError::misconfigured("wrong password")),
+            Act::Rejected => Err(DeliveryError::rejected("bad event")),
+            Act::Fatal => Err(DeliveryError::fatal("broken")),
+            Act::Panic(_) => std::panic::panic_any("scripted panic"),
+            Act::Hang => std::future::pending().await,
+        }
+    }
+}
+
+impl Sink for Scripted {
+    async fn open(&mut self, _: &SinkContext) -> Result<(), DeliveryError> {
+        let act = {
+            let mut pages = self.journal.pages();
+            pages.opened += 1;
+            pages.opens.pop_front()
+        };
+        self.play(act.unwrap_or(Act::Deliver)).await
+    }
+
+    async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
+        if !self.takes.is_zero() {
+            tokio::time::sleep(self.takes).await;
+        }
+        let (act, arrived) = {
+            let mut pages = self.journal.pages();
+            pages.batches.push(batch.len());
+            let act = pages.script.pop_front().unwrap_or(Act::Deliver);
+            let arrived = match act {
+                Act::Deliver => batch.len(),
+                Act::Unavailable(n) | Act::Unknown(n) | Act::Panic(n) => n.min(batch.len()),
+                _ => 0,
+            };
+            let at = pages.began.elapsed();
+            pages.arrivals.extend(batch.iter().take(arrived).map(|delivery| Arrival {
+                at,
+                key: delivery.key.to_string(),
+                attempt: delivery.attempt,
+                json: serde_json::from_slice(delivery.event.json()).unwrap_or_default(),
+            }));
+            (act, arrived)
+        };
+        (0..arrived).for_each(|i| batch.delivered(i));
+        self.play(act).await
+    }
+
+    async fn close(&mut self) {
+        self.journal.pages().closed += 1;
+    }
+}
+
+impl fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scripted").finish_non_exhaustive()
+    }
+}
