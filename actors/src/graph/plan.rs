@@ -237,6 +237,9 @@ pub enum StartError {
         /// `dead_letter` or `fallback`.
         role: &'static str,
     },
+    /// Unset variables were allowed on loading, and one stands where a value is needed.
+    #[error("the topology has unset variables: it can be checked, not started")]
+    Incomplete,
     /// The graph is draining.
     #[error("the graph is draining")]
     Draining,

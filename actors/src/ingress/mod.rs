@@ -144,12 +144,18 @@ impl Emitter {
 
     /// Like [`send`](Self::send), and then waits until every sink that wants the event holds it safely: on disk, where
     /// its buffer is a disk.
-    pub async fn send_confirmed(&self, mut event: Event) -> Confirmation {
+    pub async fn send_confirmed(&self, event: Event) -> Confirmation {
+        self.send_with_receipt(event, Patience::Healthy).await.confirmation().await
+    }
+
+    /// The first half of [`send_confirmed`](Self::send_confirmed): whoever sends many events in order waits for their
+    /// confirmations behind.
+    pub async fn send_with_receipt(&self, mut event: Event, patience: Patience) -> Unconfirmed {
         let (receipt, answer) = Receipt::new();
         event.set_receipt(receipt);
-        match self.send(event).await {
-            Emitted::Accepted => answer.await.unwrap_or(Confirmation::Lost),
-            Emitted::Shed | Emitted::Closed => Confirmation::Lost,
+        match self.send_patiently(event, patience).await {
+            Emitted::Accepted => Unconfirmed(Some(answer)),
+            Emitted::Shed | Emitted::Closed => Unconfirmed(None),
         }
     }
 
@@ -171,6 +177,21 @@ impl Emitter {
         self.0.has_flushes.store(true, Ordering::SeqCst);
         self.0.wake_now();
         let _ = wait.await;
+    }
+}
+
+/// An event that was sent, and whose fate is not known yet.
+#[derive(Debug)]
+#[must_use = "the confirmation is what it was sent for"]
+pub struct Unconfirmed(Option<oneshot::Receiver<Confirmation>>);
+
+impl Unconfirmed {
+    /// Waits until every sink that wants the event holds it safely, or it is known that this will not be.
+    pub async fn confirmation(self) -> Confirmation {
+        match self.0 {
+            Some(answer) => answer.await.unwrap_or(Confirmation::Lost),
+            None => Confirmation::Lost,
+        }
     }
 }
 

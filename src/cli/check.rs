@@ -1,0 +1,71 @@
+//! `streamll check`: every problem of every topology at once, without starting or connecting anything.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{CONFIGURATION, Format};
+use crate::topology::{LoadOptions, Registry, Severity, Topology, environments};
+
+/// The arguments of `check`.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// The folder with the topologies
+    #[arg(long, value_name = "DIR", env = "STREAMLL_TOPOLOGIES", default_value = "topologies")]
+    topologies: std::path::PathBuf,
+    /// The environment to check; all of them by default
+    #[arg(long, value_name = "NAME")]
+    env: Option<String>,
+    /// How to say what is wrong
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Accept unset variables: for checking where the secrets are not
+    #[arg(long)]
+    allow_unset: bool,
+    /// Print the merged topology, each value with its origin, without secrets
+    #[arg(long)]
+    print: bool,
+}
+
+impl Check {
+    pub(super) fn run(&self, kinds: &Registry) -> ExitCode {
+        let names = self.env.clone().map_or_else(|| environments(&self.topologies), |name| vec![name]);
+        if names.is_empty() {
+            let folder = self.topologies.display();
+            let _ = writeln!(io::stderr(), "streamll: no topologies in {folder}; name their folder with --topologies");
+            return ExitCode::from(CONFIGURATION);
+        }
+        let options = LoadOptions { allow_unset: self.allow_unset, ..LoadOptions::from_process() };
+        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let (mut wrong, mut reports, mut text) = (false, Vec::new(), String::new());
+        for name in names {
+            let loaded = Topology::load_with(&self.topologies, &name, kinds, &options);
+            let problems = match &loaded {
+                Ok(topology) => topology.warnings(),
+                Err(error) => &error.problems,
+            };
+            wrong |= problems.iter().any(|problem| problem.severity == Severity::Error);
+            for problem in problems {
+                text.push_str(problem.render(colour).trim_end());
+                text.push_str("\n\n");
+            }
+            match &loaded {
+                Ok(topology) if self.print => text.push_str(topology.render()),
+                Ok(_) => text.push_str(&format!("{name}: ok\n")),
+                Err(error) => {
+                    let n = error.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+                    text.push_str(&format!("{name}: {n} {}\n", if n == 1 { "problem" } else { "problems" }));
+                }
+            }
+            let problems: Vec<_> = problems.iter().map(|problem| problem.to_json()).collect();
+            reports.push(json!({ "environment": name, "ok": loaded.is_ok(), "problems": problems }));
+        }
+        if self.format == Format::Json {
+            text = format!("{}\n", json!({ "ok": !wrong, "environments": reports }));
+        }
+        let _ = io::stdout().write_all(text.as_bytes());
+        if wrong { ExitCode::from(CONFIGURATION) } else { ExitCode::SUCCESS }
+    }
+}

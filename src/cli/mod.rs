@@ -1,0 +1,120 @@
+//! The command line, with the kinds of sinks and processors that the program knows.
+
+mod check;
+mod demo;
+mod input;
+mod report;
+mod run;
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::Drained;
+use crate::topology::{Registry, TopologyError};
+
+/// Something was shed, rejected, dead-lettered, or left in memory.
+const INCOMPLETE: u8 = 1;
+/// The topology is wrong (`EX_CONFIG` of sysexits).
+const CONFIGURATION: u8 = 78;
+
+/// See your AI application work: events in, through a supervised graph of actors, to terminals and files.
+#[derive(Debug, Parser)]
+#[command(name = "streamll", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read events from standard input, one JSON object a line, and deliver them
+    Run(run::Run),
+    /// Check topologies without starting or connecting anything
+    Check(check::Check),
+    /// Watch a simulated RAG chat stream through the development topology
+    Demo(demo::Demo),
+}
+
+/// Where topologies are, and which one.
+#[derive(Debug, clap::Args)]
+struct Choice {
+    /// The folder with the topologies
+    #[arg(long, value_name = "DIR", env = "STREAMLL_TOPOLOGIES", default_value = "topologies")]
+    topologies: PathBuf,
+    /// The environment: `<NAME>.yaml` in that folder [default: $STREAMLL_ENV, else development on a terminal]
+    #[arg(long, value_name = "NAME")]
+    env: Option<String>,
+}
+
+impl Choice {
+    fn environment(&self) -> Result<String, TopologyError> {
+        let variable = std::env::var("STREAMLL_ENV").ok();
+        let tty = std::io::stdin().is_terminal() || std::io::stdout().is_terminal();
+        crate::topology::choose_environment(self.env.as_deref(), variable.as_deref(), tty, &self.topologies)
+    }
+}
+
+/// How to say something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One JSON object
+    Json,
+}
+
+/// The command `streamll` for these kinds. A program of its own with its own kinds is one line:
+///
+/// ```no_run
+/// use streamll::{Deliveries, DeliveryError, Registry, Sink};
+///
+/// struct Nowhere;
+/// impl Sink for Nowhere {
+///     async fn deliver(&mut self, _: &mut Deliveries) -> Result<(), DeliveryError> {
+///         Ok(())
+///     }
+/// }
+///
+/// #[derive(serde::Deserialize)]
+/// struct NowhereConfig {}
+///
+/// fn main() -> std::process::ExitCode {
+///     streamll::cli::main(Registry::default().sink("nowhere", |_: NowhereConfig| Nowhere))
+/// }
+/// ```
+#[must_use]
+pub fn main(kinds: Registry) -> ExitCode {
+    let cli = Cli::parse();
+    start_log(&cli.command);
+    match cli.command {
+        Command::Run(run) => run.run(&kinds),
+        Command::Check(check) => check.run(&kinds),
+        Command::Demo(demo) => demo.run(&kinds),
+    }
+}
+
+/// Logs go to standard error; `STREAMLL_LOG=info` (or `debug`, or a filter of tracing) says more.
+fn start_log(command: &Command) {
+    let quiet = if matches!(command, Command::Demo(_)) { "off" } else { "warn" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STREAMLL_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(quiet));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_ansi(colour);
+    // A program of its own may have set up its log already.
+    let _ = log.try_init();
+}
+
+/// Shows what is wrong with a topology, on standard error.
+fn refuse(error: &TopologyError) -> ExitCode {
+    use std::io::Write as _;
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let _ = writeln!(std::io::stderr(), "{}", error.render(colour).trim_end());
+    ExitCode::from(CONFIGURATION)
+}
+
+fn code(drained: &Drained) -> ExitCode {
+    if drained.complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) }
+}

@@ -1,0 +1,114 @@
+//! What became of everything: for people, and as JSON.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::{Drained, GraphStatus, SinkStatus};
+
+/// One JSON object: the totals, and an object per sink under `sinks`.
+pub(super) fn json(status: &GraphStatus) -> Value {
+    let mut report = serde_json::to_value(status.balance()).unwrap_or_default();
+    let mut sinks = Map::new();
+    for sink in status.sinks().iter().chain(status.removed()) {
+        sinks.insert(sink.name.to_string(), sink_json(sink));
+    }
+    if let Value::Object(report) = &mut report {
+        report.insert("balanced".to_owned(), status.balances().into());
+        report.insert("sinks".to_owned(), sinks.into());
+    }
+    report
+}
+
+fn sink_json(sink: &SinkStatus) -> Value {
+    let numbers = &sink.balance;
+    let mut object = json!({
+        "state": sink.state.as_str(),
+        "reason": sink.reason,
+        "since": sink.since.to_string(),
+        "running": sink.running,
+        "circuit_open": sink.circuit_open,
+        "connected": sink.connected,
+        "failures": sink.failures,
+        "restarts": sink.restarts,
+        "causes": sink.causes,
+        "oldest_waiting_age": sink.oldest_waiting_age.map(|age| age.as_secs_f64()),
+        "last_delivered_at": sink.last_delivered_at.map(|at| at.to_string()),
+        "accepted": numbers.accepted,
+        "delivered": numbers.delivered,
+        "shed": numbers.shed,
+        "dead_lettered": numbers.dead_lettered,
+        "waiting": numbers.waiting,
+        "notices": numbers.notices,
+    });
+    let processed = &sink.processed;
+    let rare = [
+        ("recovered", numbers.recovered),
+        ("diverted", numbers.diverted),
+        ("filtered", processed.filtered),
+        ("merged", processed.merged),
+        ("created", processed.created),
+        ("failed", processed.failed),
+    ];
+    if let Value::Object(object) = &mut object {
+        object.extend(rare.into_iter().filter(|(_, n)| *n > 0).map(|(key, n)| (key.to_owned(), n.into())));
+    }
+    object
+}
+
+/// A few lines for people; numbers that are zero are left out.
+pub(super) fn text(drained: &Drained) -> String {
+    let status = &drained.status;
+    let total = status.balance();
+    let mut out = String::new();
+    let verdict = if drained.complete { "everything arrived" } else { "not everything arrived" };
+    let numbers = [
+        ("received", total.received),
+        ("created", total.created),
+        ("rejected", total.rejected),
+        ("shed", total.shed),
+        ("filtered", total.filtered),
+        ("merged", total.merged),
+        ("failed", total.failed),
+        ("unrouted", total.unrouted),
+        ("routed", total.routed),
+    ];
+    let _ = writeln!(out, "streamll: {verdict}: {}", listed(&numbers));
+    for sink in status.sinks().iter().chain(status.removed()) {
+        let b = &sink.balance;
+        let numbers = [
+            ("accepted", b.accepted),
+            ("delivered", b.delivered),
+            ("shed", b.shed),
+            ("dead-lettered", b.dead_lettered),
+            ("diverted", b.diverted),
+            ("left in memory", b.waiting),
+            ("restarts", sink.restarts.into()),
+        ];
+        let _ = write!(out, "  {}: {}", sink.name, listed(&numbers));
+        if let Some(reason) = &sink.reason {
+            let _ = write!(out, "; {}: {reason}", sink.state.as_str());
+        }
+        out.push('\n');
+    }
+    if !status.balances() {
+        let _ = writeln!(out, "  the numbers do not balance: this is a bug in streamll, please report it");
+    }
+    out
+}
+
+fn listed(numbers: &[(&str, u64)]) -> String {
+    let first = numbers.iter().take(1);
+    let rest = numbers.iter().skip(1).filter(|(_, n)| *n > 0);
+    first.chain(rest).map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Replaces a file by the current status, so that a reader never sees half of one.
+pub(super) fn write_status(path: &Path, status: &GraphStatus) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let fresh = path.with_file_name(name);
+    std::fs::write(&fresh, format!("{}\n", json(status)))?;
+    std::fs::rename(fresh, path)
+}

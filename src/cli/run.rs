@@ -1,0 +1,163 @@
+//! `streamll run`: standard input through a topology, to its end or until a signal.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use streamll_actors::ingress::Patience;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::{Choice, Format, INCOMPLETE, input::Input, refuse, report};
+use crate::topology::{Registry, Topology};
+use crate::{Drained, Handle};
+
+/// How often the status file is renewed.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the reader gets to finish its line before the intake closes.
+const LAST_LINE: Duration = Duration::from_millis(200);
+
+/// The arguments of `run`.
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    choice: Choice,
+    /// What happens to the input while a sink is open and its buffer full
+    #[arg(long, value_enum, default_value_t = WhenFull::Wait)]
+    when_full: WhenFull,
+    /// Print the number of each line that is held safely, on standard output
+    #[arg(long)]
+    ack: bool,
+    /// How the last report is written to standard error; as JSON it is the last line
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
+    report: Format,
+    /// Keep a file with the current status as JSON
+    #[arg(long, value_name = "FILE")]
+    status_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WhenFull {
+    /// The input waits until the sink is back
+    Wait,
+    /// Events are shed, counted and marked; a healthy but slow sink still slows the input
+    Shed,
+}
+
+impl Run {
+    pub(super) fn run(&self, kinds: &Registry) -> ExitCode {
+        let loaded = self
+            .choice
+            .environment()
+            .and_then(|environment| Topology::load(&self.choice.topologies, &environment, kinds));
+        let topology = match loaded {
+            Ok(topology) => topology,
+            Err(error) => return refuse(&error),
+        };
+        for warning in topology.warnings() {
+            let _ = write!(io::stderr(), "{}", warning.render(false));
+        }
+        let served = topology.start().map_err(|e| e.to_string()).and_then(|handle| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.and_then(|runtime| runtime.block_on(self.serve(&handle))).map_err(|e| e.to_string())
+        });
+        match served {
+            Ok(code) => code,
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "streamll: {error}");
+                ExitCode::from(INCOMPLETE)
+            }
+        }
+    }
+
+    async fn serve(&self, handle: &Handle) -> io::Result<ExitCode> {
+        let mut signals = Signals::new()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut reader = self.start_reader(handle, stop.clone())?;
+        let mut status = tokio::time::interval(STATUS_INTERVAL);
+        let read = loop {
+            tokio::select! {
+                ended = &mut reader => break ended.unwrap_or(Ok(())),
+                _ = signals.next() => {
+                    stop.store(true, Ordering::Relaxed);
+                    // A reader that waits for input, or for a full sink, is left behind.
+                    let _ = tokio::time::timeout(LAST_LINE, &mut reader).await;
+                    break Ok(());
+                }
+                _ = status.tick() => self.write_status(handle),
+            }
+        };
+        if let Err(error) = &read {
+            let _ = writeln!(io::stderr(), "streamll: standard input: {error}");
+        }
+        let drained = {
+            let shutdown = handle.shutdown(handle.shutdown_timeout());
+            tokio::pin!(shutdown);
+            loop {
+                tokio::select! {
+                    drained = &mut shutdown => break drained,
+                    code = signals.next() => {
+                        let ended = Drained { status: handle.status(), complete: false };
+                        self.say(&ended);
+                        return Ok(ExitCode::from(code));
+                    }
+                    _ = status.tick() => self.write_status(handle),
+                }
+            }
+        };
+        self.write_status(handle);
+        self.say(&drained);
+        Ok(if read.is_err() { ExitCode::from(INCOMPLETE) } else { super::code(&drained) })
+    }
+
+    fn start_reader(&self, handle: &Handle, stop: Arc<AtomicBool>) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+        let patience = if self.when_full == WhenFull::Wait { Patience::Open } else { Patience::Healthy };
+        let input = Input { emitter: handle.emitter().clone(), patience, ack: self.ack, stop };
+        let (ended, ending) = oneshot::channel();
+        std::thread::Builder::new().name("streamll-input".to_owned()).spawn(move || {
+            let stdin = io::BufReader::with_capacity(1 << 18, io::stdin().lock());
+            let _ = ended.send(input.read(stdin));
+        })?;
+        Ok(ending)
+    }
+
+    fn write_status(&self, handle: &Handle) {
+        if let Some(path) = &self.status_file
+            && let Err(error) = report::write_status(path, &handle.status())
+        {
+            tracing::warn!(path = %path.display(), %error, "the status file cannot be written");
+        }
+    }
+
+    fn say(&self, drained: &Drained) {
+        let text = match self.report {
+            Format::Text => report::text(drained),
+            Format::Json => format!("{}\n", report::json(&drained.status)),
+        };
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// The signals that ask for an end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one; returns the exit code of a process that it ends.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.terminate.recv() => 143,
+            _ = self.interrupt.recv() => 130,
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Replaces the values of named fields, wherever an event carries them: data, context and tags.
+//!
+//! ```
+//! use serde_json::json;
+//! use streamll::processors::RedactConfig;
+//! use streamll_actors::{event::{Event, Step}, testkit};
+//!
+//! let redact: RedactConfig = serde_json::from_value(json!({ "fields": ["data.api_key", "password"] })).unwrap();
+//! let login = Event::new(&Step::new("Login"), "start").with("user", json!({ "name": "ada", "password": "hunter2" }));
+//! let left = testkit::drive(redact.build().unwrap(), [login]);
+//! assert_eq!(left[0].data("user").unwrap()["password"], "[redacted]");
+//! ```
+//!
+//! An event without such a field passes untouched and keeps its encoding. Not looked into are the tags of the topology,
+//! unknown keys beside `data`, JSON inside of strings, and secrets in running text.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use streamll_actors::event::{Body, Context, Event, Kind, Step};
+use streamll_actors::process::{Output, Processor};
+
+/// How many steps to remember with their redacted context, so that their tokens cost no more than a look.
+const STEPS: usize = 64;
+
+/// What YAML says under `redact:`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RedactConfig {
+    /// The fields, at least one: `data.user.email` (list items by their number from 0, `*` for any key or item:
+    /// `data.messages.*.content`), `tags.user`, or a bare name, `api_key`, for that key at any depth of data and for that
+    /// tag. Naming a streamed field (`data.answer`) redacts its tokens too.
+    pub fields: Vec<String>,
+    /// What stands in the place of a value. Default: `[redacted]`.
+    pub replacement: Option<String>,
+}
+
+impl RedactConfig {
+    /// Makes the processor.
+    ///
+    /// # Errors
+    /// When there is no field, or one is malformed; the text begins with the key, `fields: …`.
+    pub fn build(&self) -> Result<Redact, String> {
+        if self.fields.is_empty() {
+            return Err("fields: there is none; name at least one, for example `data.api_key`".to_owned());
+        }
+        Ok(Redact {
+            fields: self.fields.iter().map(|field| parse(field)).collect::<Result<_, _>>()?,
+            replacement: self.replacement.clone().unwrap_or_else(|| "[redacted]".to_owned()),
+            steps: VecDeque::with_capacity(STEPS),
+        })
+    }
+}
+
+/// Replaces the values of named fields; see [`RedactConfig`].
+#[derive(Debug)]
+pub struct Redact {
+    fields: Vec<Field>,
+    replacement: String,
+    /// The steps seen last, each with its replacement where its context has such a field.
+    steps: VecDeque<(Step, Option<Step>)>,
+}
+
+#[derive(Debug)]
+enum Field {
+    Data(Vec<String>),
+    Tag(String),
+    /// A key at any depth.
+    Key(String),
+}
+
+impl Processor for Redact {
+    fn process(&mut self, mut event: Event, out: &mut Output) {
+        if let Some(step) = self.step(event.step()) {
+            event.set_step(step);
+        }
+        self.redact_body(&mut event);
+        out.push(event);
+    }
+}
+
+impl Redact {
+    fn redact_body(&self, event: &mut Event) {
+        let data = match event.body() {
+            Body::Map(map) => Cow::Borrowed(map),
+            Body::Token(token) if !self.names("field") && !self.names("token_index") => {
+                if self.names("token") || self.names(&token.field) {
+                    event.set_merged(event.merged(), &*self.replacement);
+                }
+                return;
+            }
+            other => Cow::Owned(other.to_map()),
+        };
+        let streamed = *event.kind() == Kind::Token
+            && data.contains_key("token")
+            && data.get("field").and_then(Value::as_str).is_some_and(|field| self.names(field));
+        if streamed || data.iter().any(|(key, value)| self.fields.iter().any(|field| field.is_in(key, value)))
+        {
+            drop(data);
+            let data = event.map_mut();
+            if streamed {
+                data.insert("token".to_owned(), Value::from(&*self.replacement));
+            }
+            self.redact(data);
+        }
+    }
+
+    fn redact(&self, data: &mut Map<String, Value>) {
+        for (key, value) in data {
+            self.fields.iter().for_each(|field| field.replace(key, value, &self.replacement));
+        }
+    }
+
+    /// The step to use in the place of `step`, where its context has such a field.
+    fn step(&mut self, step: &Step) -> Option<Step> {
+        let context = &step.parts().context;
+        if context.is_empty() {
+            return None;
+        }
+        if let Some((_, redacted)) = self.steps.iter().find(|(seen, _)| seen.same(step)) {
+            return redacted.clone();
+        }
+        let redacted = self.context(context).map(|context| {
+            let mut parts = step.parts().clone();
+            parts.context = context;
+            Step::from(parts)
+        });
+        self.steps.truncate(STEPS - 1);
+        self.steps.push_front((step.clone(), redacted.clone()));
+        redacted
+    }
+
+    fn context(&self, context: &Context) -> Option<Context> {
+        let in_data =
+            context.data().iter().any(|(key, value)| self.fields.iter().any(|field| field.is_in(key, value)));
+        let is_tag = |key: &str| self.fields.iter().any(|field| field.is_tag(key));
+        if !in_data && !context.tags().iter().any(|(key, _)| is_tag(key)) {
+            return None;
+        }
+        let data = context.data().iter().fold(Context::empty(), |redacted, (key, value)| {
+            let mut value = value.clone();
+            self.fields.iter().for_each(|field| field.replace(key, &mut value, &self.replacement));
+            redacted.with(key.clone(), value)
+        });
+        Some(context.tags().iter().fold(data, |redacted, (key, value)| {
+            redacted
+                .tag(key.clone(), if is_tag(key) { self.replacement.as_str().into() } else { value.clone() })
+        }))
+    }
+
+    /// Whether a field of data with this name and no value below it is to be replaced.
+    fn names(&self, key: &str) -> bool {
+        self.fields.iter().any(|field| field.is_in(key, &Value::Null))
+    }
+}
+
+impl Field {
+    fn is_in(&self, key: &str, value: &Value) -> bool {
+        match self {
+            Field::Data(way) => leads_to(way, key, value),
+            Field::Key(name) => name == key || has_key(name, value),
+            Field::Tag(_) => false,
+        }
+    }
+
+    fn replace(&self, key: &str, value: &mut Value, replacement: &str) {
+        match self {
+            Field::Data(way) => replace_at(way, key, value, replacement),
+            Field::Key(name) => replace_key(name, key, value, replacement),
+            Field::Tag(_) => {}
+        }
+    }
+
+    fn is_tag(&self, key: &str) -> bool {
+        matches!(self, Field::Tag(name) if name == key || name == "*")
+            || matches!(self, Field::Key(name) if name == key)
+    }
+}
+
+/// Whether `way`, whose first step must fit `key`, leads to a value.
+fn leads_to(way: &[String], key: &str, value: &Value) -> bool {
+    match way.split_first() {
+        Some((first, _)) if first != "*" && first != key => false,
+        Some((_, [])) => true,
+        Some((_, rest)) => match value {
+            Value::Object(map) => map.iter().any(|(key, value)| leads_to(rest, key, value)),
+            Value::Array(items) => {
+                items.iter().enumerate().any(|(i, item)| leads_to(rest, &i.to_string(), item))
+            }
+            _ => false,
+        },
+        None => false,
+    }
+}
+
+fn replace_at(way: &[String], key: &str, value: &mut Value, replacement: &str) {
+    match way.split_first() {
+        Some((first, rest)) if first == "*" || first == key => match value {
+            _ if rest.is_empty() => *value = replacement.into(),
+            Value::Object(map) => {
+                map.iter_mut().for_each(|(key, value)| replace_at(rest, key, value, replacement))
+            }
+            Value::Array(items) => {
+                items
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(i, item)| replace_at(rest, &i.to_string(), item, replacement));
+            }
+            _ => {}
+        },
+        _ => {}
+    }
+}
+
+fn has_key(name: &str, value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.iter().any(|(key, value)| key == name || has_key(name, value)),
+        Value::Array(items) => items.iter().any(|item| has_key(name, item)),
+        _ => false,
+    }
+}
+
+fn replace_key(name: &str, key: &str, value: &mut Value, replacement: &str) {
+    match value {
+        _ if key == name => *value = replacement.into(),
+        Value::Object(map) => {
+            map.iter_mut().for_each(|(key, value)| replace_key(name, key, value, replacement))
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| replace_key(name, "", item, replacement)),
+        _ => {}
+    }
+}
+
+fn parse(field: &str) -> Result<Field, String> {
+    let way: Vec<String> = field.split('.').map(str::to_owned).collect();
+    match way.as_slice() {
+        _ if way.contains(&String::new()) => {
+            Err(format!("fields: `{field}` has an empty part; remove a dot"))
+        }
+        [data, rest @ ..] if data == "data" && !rest.is_empty() => Ok(Field::Data(rest.to_vec())),
+        [tags, _, ..] if tags == "tags" => Ok(Field::Tag(way[1..].join("."))),
+        [name] if name == "data" || name == "tags" => {
+            Err(format!("fields: `{name}` names no key; write `{name}.*` for all of them"))
+        }
+        [name] if name == "*" => {
+            Err("fields: `*` stands for nothing alone; write `data.*` for all data".to_owned())
+        }
+        [name] => Ok(Field::Key(name.clone())),
+        _ => Err(format!("fields: `{field}` begins with neither `data` nor `tags`; write `data.{field}`")),
+    }
+}

@@ -1,0 +1,212 @@
+//! Runs topologies: each on threads of its own, from any program, with or without an async runtime.
+
+use std::fmt;
+use std::sync::mpsc as blocking;
+use std::thread;
+use std::time::Duration;
+
+use streamll_actors::event::Event;
+use streamll_actors::graph::{Drained, GraphHandle, GraphStatus, Plan, SinkHandle, SinkSpec, StartError, Threads};
+use streamll_actors::ingress::{Emitted, Emitter};
+use streamll_actors::route::Subscription;
+use streamll_actors::sink::SinkStatus;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::topology::{Builder, Topology, TopologyError};
+
+/// A running topology. Clones reach the same one; it runs until [`shutdown`](Self::shutdown), whoever drops a handle.
+#[derive(Clone)]
+pub struct Handle {
+    graph: GraphHandle,
+    requests: mpsc::UnboundedSender<Request>,
+    shutdown_timeout: Duration,
+}
+
+/// What must be done on the graph's own threads.
+enum Request {
+    Shutdown(Duration, oneshot::Sender<Drained>),
+    Add(Box<SinkSpec>, oneshot::Sender<Result<(), StartError>>),
+    Remove(String, Duration, oneshot::Sender<Option<SinkStatus>>),
+}
+
+impl Topology {
+    /// Starts it, and returns once events can be emitted. Sinks may still be connecting: a broker that is down does
+    /// not keep a topology from starting.
+    ///
+    /// # Errors
+    /// When unset variables were allowed on loading, or the machine has no thread to give.
+    pub fn start(&self) -> Result<Handle, StartError> {
+        let plan = self.plan().ok_or(StartError::Incomplete)?;
+        start(plan.clone(), self.shutdown_timeout())
+    }
+}
+
+impl Builder {
+    /// Builds the topology and starts it.
+    ///
+    /// # Errors
+    /// Everything that was wrong in the calls before, or what keeps it from starting.
+    pub fn start(self) -> Result<Handle, StartFailure> {
+        Ok(self.build()?.start()?)
+    }
+}
+
+/// Why a topology that was built in code does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFailure {
+    /// It is wrong.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// It is right, but cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Starts a plan as it is; a [`Topology`] is the usual way to one.
+///
+/// # Errors
+/// When the plan contradicts itself, or the machine has no thread to give.
+pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartError> {
+    let (started, starting) = blocking::channel();
+    let (requests, mut inbox) = mpsc::unbounded_channel();
+    let run = move || {
+        actix_rt::System::new().block_on(async move {
+            match GraphHandle::start(plan, Threads::Several).await {
+                Ok(graph) => {
+                    let _ = started.send(Ok(graph.clone()));
+                    serve(&graph, &mut inbox).await;
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            }
+        });
+    };
+    let thread = thread::Builder::new().name("streamll".to_owned()).spawn(run);
+    thread.map_err(|e| StartError::Thread(e.to_string()))?;
+    let graph = starting.recv().map_err(|e| StartError::Thread(e.to_string()))??;
+    Ok(Handle { graph, requests, shutdown_timeout })
+}
+
+async fn serve(graph: &GraphHandle, inbox: &mut mpsc::UnboundedReceiver<Request>) {
+    while let Some(request) = inbox.recv().await {
+        let graph = graph.clone();
+        match request {
+            // The answer may have nobody left to hear it: what was asked for is done all the same.
+            Request::Add(spec, answer) => {
+                actix_rt::spawn(async move { answer.send(graph.add_sink(*spec).await) });
+            }
+            Request::Remove(name, deadline, answer) => {
+                actix_rt::spawn(async move { answer.send(graph.remove_sink(&name, deadline).await) });
+            }
+            Request::Shutdown(deadline, answer) => {
+                let _ = answer.send(graph.drain(deadline).await);
+                return;
+            }
+        }
+    }
+    // All handles are gone, and nobody can ask for an orderly end any more: deliver what can be delivered.
+    graph.drain(Duration::from_secs(25)).await;
+}
+
+impl Handle {
+    /// Emits one event, with the ids of the [current context](crate::with_context). Never blocks.
+    pub fn emit(&self, event: Event) -> Emitted {
+        self.emitter().emit(crate::emit::in_context(event))
+    }
+
+    /// Hands events in, from any thread; also `send().await` and `send_confirmed().await`, which wait for room. It adds
+    /// no context by itself: that is in the events' [`step`](crate::step).
+    #[must_use]
+    pub fn emitter(&self) -> &Emitter {
+        self.graph.emitter()
+    }
+
+    /// All that is known of the graph and its sinks, at once and without asking anybody who is busy.
+    ///
+    /// ```
+    /// # let handle = streamll::Topology::builder("doc").sink("live", streamll::sinks::file("/dev/null")).start()?;
+    /// for sink in handle.status().sinks() {
+    ///     println!("{} {}", sink.name, sink); // live open (not sending since 03:12: connection refused; 1,204 waiting)
+    ///     println!("running {}, circuit open {}", sink.running, sink.circuit_open);
+    ///     println!("{} failures in a row, {} waiting", sink.failures, sink.balance.waiting);
+    /// }
+    /// # Ok::<(), streamll::StartFailure>(())
+    /// ```
+    #[must_use]
+    pub fn status(&self) -> GraphStatus {
+        self.graph.status()
+    }
+
+    /// The events that carry `value` under `key` (`data.conversation_id`, `tags.tenant`), from now on.
+    #[must_use]
+    pub fn subscribe(&self, key: &str, value: &str) -> Subscription {
+        self.graph.subscribe(key, value)
+    }
+
+    /// Waits until everything emitted before has arrived, or was shed or dead-lettered. Does not wait for a sink whose
+    /// circuit is open, or that was given up; returns how many events wait behind those.
+    pub async fn flush(&self) -> u64 {
+        self.graph.flush().await
+    }
+
+    /// One sink: its status, and its circuit to be forced.
+    #[must_use]
+    pub fn sink(&self, name: &str) -> Option<SinkHandle> {
+        self.graph.sink(name)
+    }
+
+    /// Adds a sink while the topology runs; it gets what is routed from now on.
+    ///
+    /// # Errors
+    /// When there is a sink of that name, one that it names is not there, or the topology is shutting down.
+    pub async fn add_sink(&self, spec: SinkSpec) -> Result<(), StartError> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.requests.send(Request::Add(Box::new(spec), answer));
+        answered.await.unwrap_or(Err(StartError::Draining))
+    }
+
+    /// Removes a sink while the topology runs: it gets nothing new, delivers what waits until the deadline, and stops.
+    /// Returns its last status, or `None` when there is no such sink.
+    pub async fn remove_sink(&self, name: &str, deadline: Duration) -> Option<SinkStatus> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.requests.send(Request::Remove(name.to_owned(), deadline, answer));
+        answered.await.ok().flatten()
+    }
+
+    /// Ends the topology: takes no more events, delivers what waits until the deadline, and says how it went. Only the
+    /// first call ends it; a later one gets the last status.
+    pub async fn shutdown(&self, deadline: Duration) -> Drained {
+        match self.ask_to_end(deadline).await {
+            Ok(drained) => drained,
+            Err(_) => Drained { status: self.status(), complete: false },
+        }
+    }
+
+    /// Like [`shutdown`](Self::shutdown), for programs without an async runtime. Blocks for the deadline at most.
+    #[must_use]
+    pub fn shutdown_blocking(&self, deadline: Duration) -> Drained {
+        match self.ask_to_end(deadline).blocking_recv() {
+            Ok(drained) => drained,
+            Err(_) => Drained { status: self.status(), complete: false },
+        }
+    }
+
+    /// The topology's `shutdown.timeout`; 25 s by default.
+    #[must_use]
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.shutdown_timeout
+    }
+
+    fn ask_to_end(&self, deadline: Duration) -> oneshot::Receiver<Drained> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.requests.send(Request::Shutdown(deadline, answer));
+        answered
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Handle").field(&self.graph).finish()
+    }
+}

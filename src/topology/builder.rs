@@ -1,0 +1,181 @@
+//! The same in code as in YAML: a topology built call by call.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use streamll_actors::graph::{Plan, SinkSpec, Stage};
+use streamll_actors::process::Processor;
+use streamll_actors::route::{Template, TopicPattern};
+
+use crate::sinks::{FileConfig, TerminalConfig};
+
+use super::error::{Class, Problem, TopologyError};
+use super::layers::is_name;
+use super::{LoadOptions, Topology, compile};
+
+/// What can become a sink of a topology in code: the configuration of a built-in kind, or a [`SinkSpec`].
+pub trait IntoSink {
+    /// The sink, by this name.
+    fn into_sink(self, name: &str) -> SinkSpec;
+}
+
+impl IntoSink for SinkSpec {
+    fn into_sink(mut self, name: &str) -> SinkSpec {
+        name.clone_into(&mut self.name);
+        self
+    }
+}
+
+impl IntoSink for TerminalConfig {
+    fn into_sink(self, name: &str) -> SinkSpec {
+        SinkSpec::new(name, move || self.build())
+    }
+}
+
+impl IntoSink for FileConfig {
+    fn into_sink(self, name: &str) -> SinkSpec {
+        SinkSpec::new(name, move || self.build())
+    }
+}
+
+/// Builds a [`Topology`] in code. Mistakes are kept, and told by [`build`](Self::build).
+#[derive(Debug)]
+pub struct Builder {
+    plan: Plan,
+    data_dir: Option<PathBuf>,
+    shutdown_timeout: Duration,
+    problems: Vec<Problem>,
+}
+
+impl Builder {
+    pub(crate) fn new(service: impl Into<String>) -> Self {
+        Self {
+            plan: Plan::new(service),
+            data_dir: None,
+            shutdown_timeout: Duration::from_secs(25),
+            problems: Vec::new(),
+        }
+    }
+
+    fn wrong(&mut self, class: Class, path: String, message: String) {
+        let mut problem = Problem::new(class, message);
+        problem.path = path;
+        self.problems.push(problem);
+    }
+
+    /// Names the environment, a tag of every event. Empty by default.
+    #[must_use]
+    pub fn environment(mut self, name: impl Into<String>) -> Self {
+        self.plan.environment = name.into();
+        self
+    }
+
+    /// Adds a tag to every event.
+    #[must_use]
+    pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.plan.tags.push((key.into(), value.into()));
+        self
+    }
+
+    /// Sets the template of every event's topic; `ai.{module_name}.{event_type}` by default.
+    #[must_use]
+    pub fn routing_key(mut self, template: &str) -> Self {
+        match Template::parse(template) {
+            Ok(template) => self.plan.routing_key = template,
+            Err(error) => self.wrong(Class::Template, "routing_key".to_owned(), error.to_string()),
+        }
+        self
+    }
+
+    /// Puts the events of a topic into a class, for overload.
+    #[must_use]
+    pub fn class(mut self, pattern: &str, class: streamll_actors::event::Class) -> Self {
+        match TopicPattern::parse(pattern) {
+            Ok(pattern) => self.plan.classes.push((pattern, class)),
+            Err(error) => self.wrong(Class::Template, "classes".to_owned(), error.to_string()),
+        }
+        self
+    }
+
+    /// Sets how long a sink may be in trouble before the others hear of it; 30 s by default.
+    #[must_use]
+    pub fn alert_after(mut self, time: Duration) -> Self {
+        self.plan.alert_after = time;
+        self
+    }
+
+    /// Sets the folder for dead letters; the user's state directory by default.
+    #[must_use]
+    pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(folder.into());
+        self
+    }
+
+    /// Names the sink for what can never be delivered; a file for each sink by default.
+    #[must_use]
+    pub fn dead_letter(mut self, sink: impl Into<String>) -> Self {
+        self.plan.dead_letter = Some(sink.into());
+        self
+    }
+
+    /// Sets how long to go on delivering at the end; 25 s by default.
+    #[must_use]
+    pub fn shutdown_timeout(mut self, time: Duration) -> Self {
+        self.shutdown_timeout = time;
+        self
+    }
+
+    /// Adds a processor that every event passes.
+    #[must_use]
+    pub fn processor<P: Processor>(self, name: &str, make: impl Fn() -> P + Send + Sync + 'static) -> Self {
+        self.stage(Stage::processor(name, make))
+    }
+
+    /// Adds a stage, such as an actor of your own.
+    #[must_use]
+    pub fn stage(mut self, stage: Stage) -> Self {
+        self.plan.stages.push(stage);
+        self
+    }
+
+    /// Adds a sink.
+    #[must_use]
+    pub fn sink(mut self, name: &str, sink: impl IntoSink) -> Self {
+        let path = format!("sinks.{name}");
+        if !is_name(name) {
+            self.wrong(
+                Class::Range,
+                path,
+                format!("`{name}` cannot be the name of a sink: names consist of a-z, 0-9 and _"),
+            );
+        } else if self.plan.sinks.iter().any(|sink| sink.name == name) {
+            self.wrong(Class::Duplicate, path, format!("two sinks are named `{name}`"));
+        }
+        self.plan.sinks.push(sink.into_sink(name));
+        self
+    }
+
+    /// The topology.
+    ///
+    /// # Errors
+    /// Everything that was wrong in the calls before.
+    pub fn build(mut self) -> Result<Topology, TopologyError> {
+        if self.plan.sinks.is_empty() {
+            self.wrong(Class::Missing, "sinks".to_owned(), "there are no sinks".to_owned());
+        }
+        if !self.problems.is_empty() {
+            return Err(TopologyError { problems: self.problems });
+        }
+        let mut plan = self.plan;
+        plan.data_dir = self
+            .data_dir
+            .unwrap_or_else(|| compile::state_dir(&plan.service, &LoadOptions::from_process().vars));
+        Ok(Topology {
+            environment: plan.environment.clone(),
+            plan: Some(plan),
+            shutdown_timeout: self.shutdown_timeout,
+            warnings: Vec::new(),
+            printed: "# built in code\n".to_owned(),
+        })
+    }
+}

@@ -1,0 +1,330 @@
+//! Loads an environment's file and what it extends, lays the process environment over them, and merges them with `config`.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use config::{Config, ConfigError, Map, Source, Value, ValueKind};
+
+use super::LoadOptions;
+use super::error::{Class, Problem, TopologyError, listed};
+use super::locate::{Document, KeyPath, Spot, Step, place};
+use super::overlay::overlay;
+use super::scan::{self, MAX_BYTES};
+use super::sources::{At, Sources, lookup};
+use super::variables::substitute;
+
+/// The layers, lowest first, and what they say together.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    pub(crate) sources: Sources,
+    pub(crate) value: serde_json::Value,
+    /// Sinks with `enabled: false`, which are kept out of `value`.
+    pub(crate) disabled: BTreeSet<String>,
+    /// What is wrong with variables, to be told with everything else.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// Whether a name can stand in YAML, in a variable and in a file name alike.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
+/// The environments that have a file in `dir`, sorted; `base` is what they share, not one of them.
+pub(crate) fn environments(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".yaml").map(str::to_owned))
+        .filter(|name| is_name(name) && name != "base")
+        .collect();
+    names.sort();
+    names
+}
+
+/// Reads and merges all layers of one environment.
+pub(crate) fn load(dir: &Path, env: &str, options: &LoadOptions) -> Result<Merged, TopologyError> {
+    let documents = chain(dir, env)?;
+    let (over, overrides, mut problems) = overlay(&options.vars);
+    let mut sources = Sources { documents, overrides, ..Sources::default() };
+    let mut value = merge(&sources.documents, over).map_err(|error| {
+        TopologyError::from(Problem::new(Class::Syntax, format!("the layers cannot be merged: {error}")))
+    })?;
+    for name in unknown_sinks(&sources) {
+        let path = KeyPath::of(["sinks", name.as_str()]);
+        let problem = Problem::new(Class::Env, format!("there is no sink `{name}`"));
+        let declared = declared_sinks(&sources.documents);
+        problems.push(sources.locate(
+            problem.nearest(&name, declared.iter().map(String::as_str)),
+            &path,
+            At::Key,
+        ));
+        if let Some(sinks) = value.get_mut("sinks").and_then(|sinks| sinks.as_object_mut()) {
+            sinks.remove(&name);
+        }
+    }
+    for path in empty_sinks(&sources.documents) {
+        let name = path.last_key().unwrap_or_default();
+        let problem = Problem::new(Class::Missing, format!("the sink `{name}` is empty"));
+        let help = "give it a `type`; `null` only removes what a layer below declares";
+        problems.push(sources.locate(problem.help(help), &path, At::Key));
+    }
+    let disabled = take_disabled(&mut value, &sources, options);
+    fill_in(&mut value, KeyPath::default(), &mut sources, options, &mut problems);
+    Ok(Merged { sources, value, disabled, problems })
+}
+
+/// The file of the environment and those it extends, lowest first.
+fn chain(dir: &Path, env: &str) -> Result<Vec<Document>, TopologyError> {
+    let mut documents: Vec<Document> = Vec::new();
+    let mut asked: Option<(KeyPath, Document)> = None;
+    let mut name = env.to_owned();
+    loop {
+        let file = dir.join(format!("{name}.yaml"));
+        let at_extends = |problem: Problem| match &asked {
+            Some((path, document)) => {
+                let spot = document.places.get(path).and_then(|place| place.value);
+                let mut problem =
+                    place(problem, &document.file, &document.text, spot.unwrap_or(Spot::at(1, 1)));
+                problem.path = path.to_string();
+                problem
+            }
+            None => problem,
+        };
+        let there = environments(dir);
+        if !is_name(&name) {
+            let problem = Problem::new(Class::Ref, format!("`{name}` is not the name of a topology"));
+            return Err(at_extends(problem.help("names consist of a-z, 0-9 and _, without `.yaml`")).into());
+        }
+        let document = match open(&file) {
+            Ok(bytes) => {
+                let shown = file.display().to_string();
+                let text = scan::text(&shown, bytes)?;
+                let problems = scan::scan(&shown, &text);
+                if !problems.is_empty() {
+                    return Err(TopologyError { problems });
+                }
+                Document::read(&shown, text)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let message = format!("there is no topology `{name}` in {}", dir.display());
+                let known = there.iter().map(String::as_str);
+                let near = Problem::new(Class::Ref, message).nearest(&name, known.clone().chain(["base"]));
+                let help = format!("there are {}", listed(known));
+                let problem = if near.help.is_some() { near } else { near.help(help) };
+                return Err(at_extends(problem).into());
+            }
+            Err(error) => {
+                let message = format!("cannot read {}: {error}", file.display());
+                return Err(at_extends(Problem::new(Class::Syntax, message)).into());
+            }
+        };
+        documents.extend(asked.take().map(|(_, document)| document));
+        let path = KeyPath::of(["extends"]);
+        let extends = lookup(&document.root, path.steps()).map(|value| value.kind.clone());
+        let misplaced = |problem: Problem| {
+            let place_of = document.places.get(&path);
+            let spot = place_of.and_then(|place| place.value.or(place.key)).unwrap_or(Spot::at(1, 1));
+            let mut problem = place(problem, &document.file, &document.text, spot);
+            problem.path = path.to_string();
+            TopologyError::from(problem)
+        };
+        match extends {
+            None | Some(ValueKind::Nil) => {
+                documents.push(document);
+                documents.reverse();
+                return Ok(documents);
+            }
+            Some(ValueKind::String(next)) => {
+                let again = dir.join(format!("{next}.yaml")).display().to_string();
+                let mut round: Vec<&str> =
+                    documents.iter().chain([&document]).map(|document| document.file.as_str()).collect();
+                if round.contains(&again.as_str()) {
+                    round.push(&again);
+                    let problem = Problem::new(Class::Cycle, "files extend each other in a circle");
+                    return Err(misplaced(problem.help(round.join(" extends "))));
+                }
+                name = next;
+                asked = Some((path, document));
+            }
+            Some(_) => {
+                let problem = Problem::new(Class::Type, "`extends` takes one name");
+                return Err(misplaced(problem.help("write `extends: base`")));
+            }
+        }
+    }
+}
+
+fn open(file: &PathBuf) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// One layer for `config`, under a single root: it reads dots and brackets in the keys it finds at the top as paths.
+#[derive(Clone)]
+struct Layer(Value);
+
+const ROOT: &str = "topology";
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Layer")
+    }
+}
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        Ok(Map::from_iter([(ROOT.to_owned(), self.0.clone())]))
+    }
+}
+
+/// Maps merge by key, lists replace, `null` removes; a sink whose `type` changes is replaced.
+fn merge(documents: &[Document], over: Value) -> Result<serde_json::Value, ConfigError> {
+    let layers = documents.iter().map(|document| document.root.clone()).chain([over]);
+    let mut merged = Value::new(None, ValueKind::Table(Map::new()));
+    for layer in layers {
+        drop_retyped(&mut merged, &layer);
+        let config = Config::builder().add_source(Layer(merged)).add_source(Layer(layer)).build()?;
+        merged = config.get(ROOT)?;
+    }
+    let mut value: serde_json::Value = merged.try_deserialize()?;
+    remove_nulls(&mut value);
+    Ok(value)
+}
+
+fn sink_type<'a>(root: &'a Value, name: &str) -> Option<&'a ValueKind> {
+    lookup(root, KeyPath::of(["sinks", name, "type"]).steps()).map(|value| &value.kind)
+}
+
+fn drop_retyped(below: &mut Value, above: &Value) {
+    let retyped: Vec<String> = match lookup(above, KeyPath::of(["sinks"]).steps()).map(|sinks| &sinks.kind) {
+        Some(ValueKind::Table(sinks)) => sinks.keys().cloned().collect(),
+        _ => return,
+    };
+    let retyped = retyped.into_iter().filter(|name| match (sink_type(below, name), sink_type(above, name)) {
+        (Some(old), Some(new)) => old != new,
+        _ => false,
+    });
+    for name in retyped.collect::<Vec<_>>() {
+        let ValueKind::Table(root) = &mut below.kind else { return };
+        if let Some(ValueKind::Table(sinks)) = root.get_mut("sinks").map(|sinks| &mut sinks.kind) {
+            // empties instead of removing, which keeps the order of the sinks
+            sinks.insert(name, Value::new(None, ValueKind::Table(Map::new())));
+        }
+    }
+}
+
+/// Removes entries that are `null`; items of lists are not entries.
+fn remove_nulls(value: &mut serde_json::Value) {
+    if let serde_json::Value::Object(map) = value {
+        map.retain(|_, value| !value.is_null());
+        map.values_mut().for_each(remove_nulls);
+    }
+}
+
+fn declared_sinks(documents: &[Document]) -> BTreeSet<String> {
+    documents
+        .iter()
+        .flat_map(|document| document.places.keys())
+        .filter_map(|path| match path.steps() {
+            [Step::Key(top), Step::Key(name)] if top == "sinks" => Some(name.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Sinks that are `null` where there is nothing to remove.
+fn empty_sinks(documents: &[Document]) -> BTreeSet<KeyPath> {
+    let mut below = BTreeSet::new();
+    let mut empty = BTreeSet::new();
+    for document in documents {
+        for name in declared_sinks(std::slice::from_ref(document)) {
+            let path = KeyPath::of(["sinks", name.as_str()]);
+            let removes =
+                lookup(&document.root, path.steps()).is_some_and(|sink| sink.kind == ValueKind::Nil);
+            if below.insert(name) && removes {
+                empty.insert(path);
+            }
+        }
+    }
+    empty
+}
+
+fn unknown_sinks(sources: &Sources) -> BTreeSet<String> {
+    let declared = declared_sinks(&sources.documents);
+    let named = sources.overrides.keys().filter_map(|path| match path.steps() {
+        [Step::Key(top), Step::Key(name), ..] if top == "sinks" => Some(name.clone()),
+        _ => None,
+    });
+    named.filter(|name| !declared.contains(name)).collect()
+}
+
+/// Takes out the sinks that are not enabled, so that nothing they need has to be there.
+fn take_disabled(
+    value: &mut serde_json::Value,
+    sources: &Sources,
+    options: &LoadOptions,
+) -> BTreeSet<String> {
+    let Some(sinks) = value.get_mut("sinks").and_then(|sinks| sinks.as_object_mut()) else {
+        return BTreeSet::new();
+    };
+    let off = |name: &str, sink: &serde_json::Value| match sink.get("enabled") {
+        Some(serde_json::Value::Bool(enabled)) => !enabled,
+        Some(serde_json::Value::String(text)) => {
+            let overridden = sources.overrides.contains_key(&KeyPath::of(["sinks", name, "enabled"]));
+            let says = match overridden {
+                true => text.clone(),
+                false if text.contains("${") => substitute(text, &|name| options.get(name), true).text,
+                false => return false,
+            };
+            super::locate::scalar(&says) == ValueKind::Boolean(false)
+        }
+        _ => false,
+    };
+    let disabled: BTreeSet<_> =
+        sinks.iter().filter(|(name, sink)| off(name, sink)).map(|(name, _)| name.clone()).collect();
+    sinks.retain(|name, _| !disabled.contains(name));
+    disabled
+}
+
+/// Replaces the variables in every text of the files, and remembers what may be secret.
+fn fill_in(
+    value: &mut serde_json::Value,
+    path: KeyPath,
+    sources: &mut Sources,
+    options: &LoadOptions,
+    problems: &mut Vec<Problem>,
+) {
+    match value {
+        serde_json::Value::Object(map) => {
+            map.iter_mut().for_each(|(key, value)| fill_in(value, path.key(key), sources, options, problems));
+        }
+        serde_json::Value::Array(items) => {
+            let items = items.iter_mut().enumerate();
+            items.for_each(|(index, value)| fill_in(value, path.index(index), sources, options, problems));
+        }
+        serde_json::Value::String(text) => {
+            if !sources.overrides.contains_key(&path) && text.contains("${") {
+                let out = substitute(text, &|name| options.get(name), options.allow_unset);
+                let unset = out.placeholder || !out.problems.is_empty();
+                for (message, help) in out.problems {
+                    let problem = Problem::new(Class::Env, message).help(help);
+                    problems.push(sources.locate(problem, &path, At::Value));
+                }
+                *text = out.text;
+                if out.changed || unset {
+                    sources.substituted.insert(path.clone(), unset);
+                }
+            }
+            if sources.is_secret(&path) {
+                sources.secrets.add(path.last_key().unwrap_or_default(), text, sources.is_variable(&path));
+            }
+        }
+        _ => {}
+    }
+}

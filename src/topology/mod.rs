@@ -1,0 +1,179 @@
+//! Which sinks run, with which breaker, buffer and routing: declared in YAML, one file per environment, checked before
+//! anything starts.
+//!
+//! ```no_run
+//! use streamll::topology::{Registry, Topology};
+//!
+//! let topology = Topology::load("topologies", "production", &Registry::default())?;
+//! println!("{}", topology.render());
+//! # Ok::<(), streamll::topology::TopologyError>(())
+//! ```
+
+mod builder;
+mod compile;
+mod draw;
+mod error;
+mod layers;
+mod locate;
+mod overlay;
+mod read;
+mod references;
+mod registry;
+mod scan;
+mod schema;
+mod secrets;
+mod sources;
+mod units;
+mod validate;
+mod variables;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+pub use builder::{Builder, IntoSink};
+pub use error::{Class, Location, Problem, Severity, TopologyError};
+pub use registry::Registry;
+pub use units::{Period, Size};
+
+use streamll_actors::graph::Plan;
+
+/// A topology in which nothing is wrong: what to run, and where each value came from.
+pub struct Topology {
+    environment: String,
+    plan: Option<Plan>,
+    shutdown_timeout: Duration,
+    warnings: Vec<Problem>,
+    printed: String,
+}
+
+/// What loading depends on beside the files.
+#[derive(Clone, Default)]
+pub struct LoadOptions {
+    /// The environment: values of `${VAR}`, and `STREAMLL__…` variables that override a value.
+    pub vars: BTreeMap<String, String>,
+    /// Whether unset variables are accepted, for checking where the secrets are not: the result cannot be started.
+    pub allow_unset: bool,
+}
+
+impl LoadOptions {
+    /// The environment of this process, without variables that are not UTF-8.
+    pub fn from_process() -> Self {
+        let vars = std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        Self { vars: vars.collect(), allow_unset: false }
+    }
+
+    fn get(&self, name: &str) -> Option<String> {
+        self.vars.get(name).cloned()
+    }
+}
+
+impl fmt::Debug for LoadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions").field("allow_unset", &self.allow_unset).finish_non_exhaustive()
+    }
+}
+
+impl Topology {
+    /// Reads `<dir>/<env>.yaml`, what it extends, and the `STREAMLL__…` variables of this process.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its place. No I/O is done but reading the files.
+    pub fn load(dir: impl AsRef<Path>, env: &str, kinds: &Registry) -> Result<Self, TopologyError> {
+        Self::load_with(dir, env, kinds, &LoadOptions::from_process())
+    }
+
+    /// Like [`load`](Self::load), with the given environment instead of this process's.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its place.
+    pub fn load_with(
+        dir: impl AsRef<Path>,
+        env: &str,
+        kinds: &Registry,
+        options: &LoadOptions,
+    ) -> Result<Self, TopologyError> {
+        let merged = layers::load(dir.as_ref(), env, options)?;
+        let checked = validate::validate(&merged, kinds)?;
+        Ok(Self {
+            environment: env.to_owned(),
+            plan: compile::compile(&checked, env, &options.vars),
+            shutdown_timeout: checked.settings.shutdown.timeout.0,
+            printed: merged.render(),
+            warnings: checked.warnings,
+        })
+    }
+
+    /// The name of the environment.
+    pub fn environment(&self) -> &str {
+        &self.environment
+    }
+
+    /// What the machine runs; `None` if unset variables were allowed, and there are some.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    /// How long to go on delivering what waits at the end of the process.
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.shutdown_timeout
+    }
+
+    /// What is probably not meant, but starts.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+
+    /// The merged topology as YAML, each value with its origin, secrets as `***` and variables as they stand in the file.
+    pub fn render(&self) -> &str {
+        &self.printed
+    }
+
+    /// Builds a topology in code, with the same defaults as YAML.
+    pub fn builder(service: impl Into<String>) -> Builder {
+        Builder::new(service)
+    }
+}
+
+impl fmt::Debug for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sinks: Vec<_> = self.plan.iter().flat_map(|plan| &plan.sinks).map(|sink| &sink.name).collect();
+        f.debug_struct("Topology")
+            .field("environment", &self.environment)
+            .field("sinks", &sinks)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The environments that have a file in `dir`, sorted. `base` is what they share, not one of them.
+pub fn environments(dir: impl AsRef<Path>) -> Vec<String> {
+    layers::environments(dir.as_ref())
+}
+
+/// Which environment to run: `flag` (`--env`), else `variable` (`STREAMLL_ENV`), else `development` on a tty.
+///
+/// # Errors
+/// Without a choice and without a tty: a service that runs the wrong topology is worse than one that does not start.
+pub fn choose_environment(
+    flag: Option<&str>,
+    variable: Option<&str>,
+    tty: bool,
+    dir: impl AsRef<Path>,
+) -> Result<String, TopologyError> {
+    let chosen = flag.or(variable.filter(|name| !name.is_empty()));
+    if let Some(name) = chosen {
+        return Ok(name.to_owned());
+    }
+    if tty {
+        return Ok("development".to_owned());
+    }
+    let there = environments(&dir);
+    let there = match there.is_empty() {
+        true => format!("no environments in {}", dir.as_ref().display()),
+        false => format!("there are {}", error::listed(there.iter().map(String::as_str))),
+    };
+    let problem = Problem::new(Class::Missing, "no environment is chosen");
+    Err(problem.help(format!("give `--env NAME` or set STREAMLL_ENV; {there}")).into())
+}

@@ -1,0 +1,237 @@
+//! The kinds of sinks and processors that a topology can name: the built-in ones, and your own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use actix::{Actor, Context, Handler, Recipient};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use streamll_actors::event::Event;
+use streamll_actors::graph::ActorFactory;
+use streamll_actors::ingress::Batch;
+use streamll_actors::process::{Processor, ProcessorFactory};
+use streamll_actors::sink::{Deliveries, DeliveryError, DynSink, Sink, SinkFactory};
+
+use crate::processors::{FilterConfig, RedactConfig};
+use crate::sinks::{FileConfig, TerminalConfig};
+
+use super::error::{Class, Problem};
+use super::locate::KeyPath;
+use super::read::{Reader, fields_of};
+use super::secrets::is_address_key;
+
+/// The kinds that a topology can name. [`Default`] holds the built-in ones.
+///
+/// A kind's configuration is any type with `Deserialize`. What is wrong in it is reported with its place, unknown keys
+/// too, without `deny_unknown_fields`. It is read once when the topology is checked, and again for each incarnation.
+/// A message of your own like `must be at most 5; write 5` is shown as a message and what would mend it.
+#[derive(Clone)]
+pub struct Registry {
+    sinks: BTreeMap<String, SinkKind>,
+    processors: BTreeMap<String, Check<Step>>,
+}
+
+/// What checking a kind's configuration needs, and gives.
+pub(crate) type Check<F> = Arc<dyn Fn(&mut Reader<'_>, Value, &KeyPath) -> Option<F> + Send + Sync>;
+
+#[derive(Clone)]
+pub(crate) struct SinkKind {
+    pub(crate) check: Check<SinkFactory>,
+    pub(crate) fields: &'static [&'static str],
+}
+
+/// How a processor is made.
+#[derive(Clone)]
+pub(crate) enum Step {
+    Processor(ProcessorFactory),
+    Actor(ActorFactory),
+}
+
+impl Registry {
+    /// No kinds at all, not even the built-in ones.
+    pub fn empty() -> Self {
+        Self { sinks: BTreeMap::new(), processors: BTreeMap::new() }
+    }
+
+    /// Adds a kind of sink, or replaces one. `make` must not do I/O: connecting belongs into [`Sink::open`].
+    #[must_use]
+    pub fn sink<C, S, F>(self, name: &str, make: F) -> Self
+    where
+        C: DeserializeOwned + 'static,
+        S: Sink,
+        F: Fn(C) -> S + Send + Sync + 'static,
+    {
+        self.try_sink(name, move |config| Ok(make(config)))
+    }
+
+    /// Adds a kind of sink that can find its configuration wrong in a way that its types do not say.
+    ///
+    /// `make` runs when the topology is checked, and for each incarnation. It must not do I/O: checking is done where
+    /// no broker is in reach. Its error `url: must begin with x; write y` is shown at the key `url`, with its help.
+    #[must_use]
+    pub fn try_sink<C, S, F>(mut self, name: &str, make: F) -> Self
+    where
+        C: DeserializeOwned + 'static,
+        S: Sink,
+        F: Fn(C) -> Result<S, String> + Send + Sync + 'static,
+    {
+        let fields = fields_of::<C>();
+        let make = Arc::new(make);
+        let check: Check<SinkFactory> = Arc::new(move |reader, value, base| {
+            let value = config::<C>(reader, value, base)?;
+            if let Err(why) = build(&*make, &value) {
+                refused(reader, &why, &value, base);
+                return None;
+            }
+            let make = make.clone();
+            Some(Arc::new(move || match build(&*make, &value) {
+                Ok(sink) => Box::new(sink) as Box<dyn DynSink>,
+                Err(why) => Box::new(Unbuildable(why)),
+            }) as SinkFactory)
+        });
+        self.sinks.insert(name.to_owned(), SinkKind { check, fields });
+        self
+    }
+
+    /// Adds a kind of processor, or replaces one. `make` must not do I/O.
+    #[must_use]
+    pub fn processor<C, P, F>(self, name: &str, make: F) -> Self
+    where
+        C: DeserializeOwned + 'static,
+        P: Processor,
+        F: Fn(C) -> P + Send + Sync + 'static,
+    {
+        self.try_processor(name, move |config| Ok(make(config)))
+    }
+
+    /// Adds a kind of processor that can find its configuration wrong, as [`try_sink`](Self::try_sink) does for sinks.
+    #[must_use]
+    pub fn try_processor<C, P, F>(mut self, name: &str, make: F) -> Self
+    where
+        C: DeserializeOwned + 'static,
+        P: Processor,
+        F: Fn(C) -> Result<P, String> + Send + Sync + 'static,
+    {
+        let make = Arc::new(make);
+        let check: Check<Step> = Arc::new(move |reader, value, base| {
+            let value = config::<C>(reader, value, base)?;
+            if let Err(why) = build(&*make, &value) {
+                refused(reader, &why, &value, base);
+                return None;
+            }
+            let make = make.clone();
+            Some(Step::Processor(Arc::new(move || match build(&*make, &value) {
+                Ok(processor) => Box::new(processor) as Box<dyn Processor>,
+                // cannot be: it was built when the topology was checked
+                Err(_) => Box::new(Some::<Event>),
+            })))
+        });
+        self.processors.insert(name.to_owned(), check);
+        self
+    }
+
+    /// Adds a processor that is an actor of its own, or replaces one: it handles batches and sends on to `next` what
+    /// it lets pass. `make` must not do I/O.
+    #[must_use]
+    pub fn actor<C, A, F>(mut self, name: &str, make: F) -> Self
+    where
+        C: DeserializeOwned + 'static,
+        A: Actor<Context = Context<A>> + Handler<Batch>,
+        F: Fn(Recipient<Batch>, C) -> A + Send + Sync + 'static,
+    {
+        let make = Arc::new(make);
+        let check: Check<Step> = Arc::new(move |reader, value, base| {
+            let value = config::<C>(reader, value, base)?;
+            again::<C>(&value)?;
+            let make = make.clone();
+            Some(Step::Actor(Arc::new(move |next: Recipient<Batch>| match again::<C>(&value) {
+                Some(config) => make(next, config).start().recipient(),
+                None => next,
+            })))
+        });
+        self.processors.insert(name.to_owned(), check);
+        self
+    }
+
+    pub(crate) fn sink_kind(&self, name: &str) -> Option<&SinkKind> {
+        self.sinks.get(name)
+    }
+
+    pub(crate) fn processor_kind(&self, name: &str) -> Option<&Check<Step>> {
+        self.processors.get(name)
+    }
+
+    /// The names of the kinds of sinks, sorted.
+    pub fn sinks(&self) -> impl Iterator<Item = &str> {
+        self.sinks.keys().map(String::as_str)
+    }
+
+    /// The names of the kinds of processors, sorted.
+    pub fn processors(&self) -> impl Iterator<Item = &str> {
+        self.processors.keys().map(String::as_str)
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::empty()
+            .sink("terminal", |config: TerminalConfig| config.build())
+            .sink("file", |config: FileConfig| config.build())
+            .try_processor("filter", |config: FilterConfig| config.build())
+            .try_processor("redact", |config: RedactConfig| config.build())
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sinks, processors) = (self.sinks.keys(), self.processors.keys());
+        f.debug_struct("Registry").field("sinks", &sinks).field("processors", &processors).finish()
+    }
+}
+
+/// Reads a kind's configuration; the value is returned, to read it again for each incarnation.
+fn config<C: DeserializeOwned>(reader: &mut Reader<'_>, value: Value, base: &KeyPath) -> Option<Value> {
+    let value = if value.is_null() { Value::Object(serde_json::Map::new()) } else { value };
+    let known = |path: &KeyPath| match path == base {
+        true => fields_of::<C>().iter().map(|field| (*field).to_owned()).collect(),
+        false => Vec::new(),
+    };
+    let read = reader.read::<C>(value, base, &known);
+    (read.complete && read.read.is_some()).then_some(read.value)
+}
+
+/// Reads a configuration that has been read before, so that nothing can be wrong with it.
+fn again<C: DeserializeOwned>(value: &Value) -> Option<C> {
+    C::deserialize(value).ok()
+}
+
+fn build<C: DeserializeOwned, S>(make: &dyn Fn(C) -> Result<S, String>, value: &Value) -> Result<S, String> {
+    make(again(value).ok_or("its configuration cannot be read twice")?)
+}
+
+/// Reports what a kind itself says about its configuration, at the key that its message begins with.
+fn refused(reader: &mut Reader<'_>, why: &str, value: &Value, base: &KeyPath) {
+    if reader.sources.is_placeholder(base) {
+        return; // any of its values may be at fault
+    }
+    let (key, message) = match why.split_once(": ").filter(|(key, _)| value.get(key).is_some()) {
+        Some((key, message)) => (Some(key), message),
+        None => (None, why),
+    };
+    let path = key.map_or(base.clone(), |key| base.key(key));
+    let class = if is_address_key(key.unwrap_or_default()) { Class::Url } else { Class::Range };
+    let (message, help) = message.split_once("; ").map_or((message, None), |(m, help)| (m, Some(help)));
+    let mut problem = Problem::new(class, message);
+    problem.help = help.map(str::to_owned);
+    reader.report_quoting(problem, &path);
+}
+
+/// Stands in for a sink whose constructor refuses what it took when the topology was checked.
+struct Unbuildable(String);
+
+impl Sink for Unbuildable {
+    async fn deliver(&mut self, _: &mut Deliveries) -> Result<(), DeliveryError> {
+        Err(DeliveryError::fatal(self.0.clone()))
+    }
+}

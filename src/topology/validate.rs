@@ -1,0 +1,392 @@
+//! Checks a merged topology as a whole: every problem at once, in file order, and the warnings.
+
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+use streamll_actors::route::{Template, TopicPattern};
+use streamll_actors::sink::SinkFactory;
+
+use super::error::{Class, Problem, Severity, TopologyError, listed};
+use super::layers::{Merged, is_name};
+use super::locate::KeyPath;
+use super::read::{Reader, keys_of, unknown_key};
+use super::registry::{Registry, Step};
+use super::schema::{BufferKind, SINK_KEYS, Settings, SinkSettings};
+use super::sources::At;
+use super::units::{Period, Size};
+
+/// A topology in which nothing is wrong.
+#[derive(Clone)]
+pub(crate) struct Checked {
+    pub(crate) settings: Settings,
+    pub(crate) processors: Vec<(String, Step)>,
+    pub(crate) sinks: Vec<CheckedSink>,
+    pub(crate) warnings: Vec<Problem>,
+    /// `false` if unset variables were allowed, and there are some.
+    pub(crate) complete: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct CheckedSink {
+    pub(crate) name: String,
+    pub(crate) settings: SinkSettings,
+    pub(crate) processors: Vec<(String, Step)>,
+    pub(crate) factory: Option<SinkFactory>,
+}
+
+/// Checks everything.
+pub(crate) fn validate(merged: &Merged, kinds: &Registry) -> Result<Checked, TopologyError> {
+    let reader = Reader { sources: &merged.sources, problems: merged.problems.clone() };
+    let mut check = Check { reader, merged, kinds, complete: true };
+    let root = KeyPath::default();
+    let mut value = merged.value.clone();
+    let sinks = take_map(&mut value, "sinks");
+    let processors = take(&mut value, "processors");
+    let settings: Settings = check.settings(value, &root);
+    let processors = check.processors(processors, &root.key("processors"));
+    let sinks = match sinks {
+        Ok(sinks) => check.sinks(sinks),
+        Err(other) => check.expected("a map of sinks", &other, &root.key("sinks")),
+    };
+    check.top(&settings);
+    check.references(&settings, &sinks);
+    let shape = Template::parse(&settings.routing_key).ok();
+    for sink in &sinks {
+        check.sink(sink, shape.as_ref());
+    }
+    let problems = merged.sources.in_file_order(check.reader.problems);
+    if problems.iter().any(|problem| problem.severity == Severity::Error) {
+        return Err(TopologyError { problems });
+    }
+    let placeholders = merged.sources.is_placeholder(&root);
+    let complete = check.complete && !placeholders && sinks.iter().all(|sink| sink.factory.is_some());
+    Ok(Checked { settings, processors, sinks, warnings: problems, complete })
+}
+
+fn take(map: &mut Value, key: &str) -> Value {
+    map.as_object_mut().and_then(|map| map.shift_remove(key)).unwrap_or_default()
+}
+
+fn take_map(map: &mut Value, key: &str) -> Result<Map<String, Value>, Value> {
+    match take(map, key) {
+        Value::Object(map) => Ok(map),
+        Value::Null => Ok(Map::new()),
+        other => Err(other),
+    }
+}
+
+pub(crate) struct Check<'a> {
+    pub(crate) reader: Reader<'a>,
+    pub(crate) merged: &'a Merged,
+    kinds: &'a Registry,
+    complete: bool,
+}
+
+impl Check<'_> {
+    pub(crate) fn report(
+        &mut self,
+        class: Class,
+        message: impl Into<String>,
+        help: impl Into<String>,
+        path: &KeyPath,
+    ) {
+        self.reader.report_quoting(Problem::new(class, message).help(help), path);
+    }
+
+    fn expected<T: Default>(&mut self, what: &str, found: &Value, path: &KeyPath) -> T {
+        let found = match found {
+            Value::Array(_) => "a list",
+            Value::Object(_) => "a map",
+            Value::Null => "nothing",
+            _ => "a single value",
+        };
+        self.reader.report(
+            Problem::new(Class::Type, format!("expected {what}, found {found}")),
+            path,
+            At::Value,
+        );
+        T::default()
+    }
+
+    /// Reads settings, with defaults for what is wrong, so that the rest is checked as well.
+    fn settings<T>(&mut self, value: Value, base: &KeyPath) -> T
+    where
+        T: serde::de::DeserializeOwned + serde::Serialize + Default,
+    {
+        let example = serde_json::to_value(T::default()).unwrap_or_default();
+        let read = self.reader.read(value, base, &|path| keys_of(&example, base, path));
+        self.complete &= read.complete;
+        read.read.unwrap_or_default()
+    }
+
+    fn sinks(&mut self, sinks: Map<String, Value>) -> Vec<CheckedSink> {
+        let misspelt = |problem: &Problem| problem.help.as_deref() == Some("did you mean `sinks`?");
+        if sinks.is_empty() && !self.reader.problems.iter().any(misspelt) {
+            let problem = Problem::new(Class::Missing, "there are no sinks");
+            let help = match self.merged.disabled.is_empty() {
+                true => "declare one, such as `sinks: { console: { type: terminal } }`".to_owned(),
+                false => {
+                    format!("{} not enabled", is_or_are(self.merged.disabled.iter().map(String::as_str)))
+                }
+            };
+            self.reader.report(problem.help(help), &KeyPath::of(["sinks"]), At::Key);
+        }
+        sinks.into_iter().filter_map(|(name, sink)| self.declared(name, sink)).collect()
+    }
+
+    /// Reads one sink: the keys that all sinks have, and those of its kind.
+    fn declared(&mut self, name: String, sink: Value) -> Option<CheckedSink> {
+        let base = KeyPath::of(["sinks", name.as_str()]);
+        if !is_name(&name) {
+            let problem = Problem::new(Class::Range, format!("`{name}` cannot be the name of a sink"));
+            self.reader.report(problem.help("names consist of a-z, 0-9 and _"), &base, At::Key);
+        }
+        let Value::Object(mut all) = sink else {
+            return self.expected("a map with at least `type`", &sink, &base);
+        };
+        let mut own = Map::new();
+        for key in SINK_KEYS {
+            own.extend(all.shift_remove_entry(key));
+        }
+        let processors = own.shift_remove("processors").unwrap_or_default();
+        let kind = self.kind(&own, &base);
+        // what is wrong with the type has been said
+        if kind.is_none() {
+            own.shift_remove("type");
+        }
+        let settings = self.settings(Value::Object(own), &base);
+        let path = base.key("processors");
+        let processors = self.processors(processors, &path);
+        for (name, step) in &processors {
+            if matches!(step, Step::Actor(_)) {
+                let problem = Problem::new(
+                    Class::Conflict,
+                    format!("`{name}` is an actor, which cannot stand in front of one sink"),
+                );
+                self.reader.report(problem.help("name it under `processors` at the top"), &path, At::Key);
+            }
+        }
+        let factory = kind.and_then(|kind| {
+            let kind = self.kinds.sink_kind(&kind)?;
+            let fields: Vec<&str> = kind.fields.iter().copied().chain(SINK_KEYS).collect();
+            let before = self.reader.problems.len();
+            let kind = kind.clone();
+            let factory = (kind.check)(&mut self.reader, Value::Object(all), &base);
+            // a key that the kind does not know may be a misspelt one of all sinks
+            for problem in self.reader.problems.iter_mut().skip(before) {
+                let key = problem.path.strip_prefix(&format!("{base}.")).unwrap_or_default().to_owned();
+                if problem.class == Class::UnknownKey && !key.contains(['.', '[']) {
+                    problem.help = unknown_key(&key, &fields).help;
+                    if problem.help.as_ref().is_some_and(|help| help.starts_with("the keys")) {
+                        let own = listed(kind.fields.iter().copied());
+                        problem.help = Some(match kind.fields {
+                            [] => "this kind has no keys but those of every sink".to_owned(),
+                            _ => format!("its own keys are {own}, beside those of every sink"),
+                        });
+                    }
+                }
+            }
+            factory
+        });
+        Some(CheckedSink { name, settings, processors, factory })
+    }
+
+    /// The kind of a sink, if it is one that exists.
+    fn kind(&mut self, sink: &Map<String, Value>, base: &KeyPath) -> Option<String> {
+        let path = base.key("type");
+        let kind = match sink.get("type") {
+            Some(Value::String(kind)) => kind,
+            Some(other) => return self.expected("the name of a kind", other, &path),
+            None => {
+                self.reader.missing("type", base);
+                return None;
+            }
+        };
+        if self.kinds.sink_kind(kind).is_none() {
+            let problem = Problem::new(Class::Enum, format!("there is no kind of sink `{kind}`"));
+            let near = problem.nearest(kind, self.kinds.sinks());
+            let known = format!("there are {}", listed(self.kinds.sinks()));
+            let help = near.help.as_ref().map_or(known.clone(), |near| format!("{near} {known}"));
+            self.reader.report_quoting(near.help(help), &path);
+            return None;
+        }
+        Some(kind.clone())
+    }
+
+    /// Reads a list of `- kind: { its keys }`.
+    fn processors(&mut self, list: Value, path: &KeyPath) -> Vec<(String, Step)> {
+        const EXAMPLE: &str = "write `- redact: { fields: [data.api_key] }`";
+        let items = match list {
+            Value::Null => return Vec::new(),
+            Value::Array(items) => items,
+            other => return self.expected("a list of processors", &other, path),
+        };
+        let mut steps = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            let path = path.index(index);
+            let Value::Object(map) = item else {
+                self.report(Class::Type, "a processor is a map with one key, its kind", EXAMPLE, &path);
+                continue;
+            };
+            let mut entries = map.into_iter();
+            let (Some((kind, value)), None) = (entries.next(), entries.next()) else {
+                let help = format!("{EXAMPLE}; begin a new `-` for each processor");
+                self.report(Class::Type, "a processor is a map with one key, its kind", help, &path);
+                continue;
+            };
+            let path = path.key(&kind);
+            match self.kinds.processor_kind(&kind) {
+                Some(check) => {
+                    let check = check.clone();
+                    let step = check(&mut self.reader, value, &path);
+                    self.complete &= step.is_some();
+                    steps.extend(step.map(|step| (kind, step)));
+                }
+                None => {
+                    let problem =
+                        Problem::new(Class::Enum, format!("there is no kind of processor `{kind}`"));
+                    let near = problem.nearest(&kind, self.kinds.processors());
+                    let known = format!("there are {}", listed(self.kinds.processors()));
+                    let help = near.help.as_ref().map_or(known.clone(), |near| format!("{near} {known}"));
+                    self.reader.report(near.help(help), &path, At::Key);
+                }
+            }
+        }
+        steps
+    }
+
+    fn top(&mut self, settings: &Settings) {
+        let root = KeyPath::default();
+        self.template(&settings.routing_key, &root.key("routing_key"));
+        let service = &settings.service;
+        if service.is_empty()
+            || service.len() > 128
+            || service.contains(|c: char| c.is_control() || c == '/' || c == '\\')
+            || service.starts_with('.')
+        {
+            let help = "it names a folder, too: 1 to 128 bytes, no slash, no line break, no dot in front";
+            self.report(Class::Range, "this cannot be the name of a service", help, &root.key("service"));
+        }
+        for (class, patterns) in [
+            ("audit", &settings.classes.audit),
+            ("token", &settings.classes.token),
+            ("lifecycle", &settings.classes.lifecycle),
+        ] {
+            self.patterns(patterns, &KeyPath::of(["classes", class]));
+        }
+        self.range(settings.alert_after, Period::secs(1)..=Period::secs(86_400), &root.key("alert_after"));
+        self.range(
+            settings.shutdown.timeout,
+            Period::millis(0)..=Period::secs(3_600),
+            &KeyPath::of(["shutdown", "timeout"]),
+        );
+    }
+
+    fn sink(&mut self, sink: &CheckedSink, topics: Option<&Template>) {
+        let base = KeyPath::of(["sinks", sink.name.as_str()]);
+        let at = |keys: [&str; 2]| base.key(keys[0]).key(keys[1]);
+        let CheckedSink { settings: s, .. } = sink;
+        if let Some(template) = &s.routing_key {
+            self.template(template, &base.key("routing_key"));
+        }
+        let taken = self.patterns(s.topics.as_deref().unwrap_or_default(), &base.key("topics"));
+        let left = self.patterns(&s.except, &base.key("except"));
+        if let Some(topics) = topics {
+            for (path, pattern) in taken.into_iter().chain(left) {
+                self.can_match(&pattern, topics, &path);
+            }
+        }
+        if s.topics.as_ref().is_some_and(Vec::is_empty) {
+            let help = "leave `topics` out to take everything, or keep the sink out with `enabled: false`";
+            self.report(Class::Range, "this sink takes no topics", help, &base.key("topics"));
+        }
+        if s.buffer.kind == BufferKind::Disk {
+            let help = "use `type: memory`";
+            self.report(
+                Class::Conflict,
+                "disk buffers are not available in this build",
+                help,
+                &at(["buffer", "type"]),
+            );
+        }
+        self.range(s.buffer.max_size, Size(1 << 20)..=Size(64 << 30), &at(["buffer", "max_size"]));
+        self.range(s.buffer.max_events, 1..=1_000_000_000, &at(["buffer", "max_events"]));
+        let breaker = &s.circuit_breaker;
+        self.range(breaker.failure_threshold, 1..=1_000, &at(["circuit_breaker", "failure_threshold"]));
+        let recovery = Period::millis(10)..=Period::secs(86_400);
+        self.range(breaker.recovery_timeout, recovery.clone(), &at(["circuit_breaker", "recovery_timeout"]));
+        self.range(breaker.recovery_max, recovery, &at(["circuit_breaker", "recovery_max"]));
+        // a default gives way
+        let max = at(["circuit_breaker", "recovery_max"]);
+        if breaker.recovery_max < breaker.recovery_timeout && self.merged.sources.origin(&max).is_some() {
+            let message = format!(
+                "`recovery_max` ({}) is below `recovery_timeout` ({})",
+                breaker.recovery_max, breaker.recovery_timeout
+            );
+            self.report(Class::Conflict, message, "raise `recovery_max`, or lower `recovery_timeout`", &max);
+        }
+        self.range(s.restart.max, 0..=1_000, &at(["restart", "max"]));
+        self.range(s.restart.within, Period::secs(1)..=Period::secs(86_400), &at(["restart", "within"]));
+        self.range(s.batch.max_events, 1..=65_536, &at(["batch", "max_events"]));
+        self.range(s.batch.max_size, Size(1 << 10)..=Size(64 << 20), &at(["batch", "max_size"]));
+        self.range(s.batch.linger, Period::millis(0)..=Period::secs(60), &at(["batch", "linger"]));
+        self.range(s.deliver_timeout, Period::millis(10)..=Period::secs(3_600), &base.key("deliver_timeout"));
+        self.range(s.poison_after, 1..=1_000, &base.key("poison_after"));
+    }
+
+    fn range<T: PartialOrd + std::fmt::Display>(
+        &mut self,
+        value: T,
+        range: RangeInclusive<T>,
+        path: &KeyPath,
+    ) {
+        if !range.contains(&value) {
+            let key = path.last_key().unwrap_or_default();
+            let help = format!("use {} to {}", range.start(), range.end());
+            self.report(Class::Range, format!("`{key}` cannot be {value}"), help, path);
+        }
+    }
+
+    fn template(&mut self, text: &str, path: &KeyPath) {
+        if let Err(error) = Template::parse(text) {
+            let mut problem = Problem::new(Class::Template, error.message());
+            problem.help = error.suggestion().map(|near| format!("did you mean `{near}`?"));
+            self.reader.report_inside(problem, path, text, error.offset());
+        }
+    }
+
+    fn patterns(&mut self, patterns: &[String], path: &KeyPath) -> Vec<(KeyPath, TopicPattern)> {
+        let mut read = Vec::new();
+        for (index, text) in patterns.iter().enumerate() {
+            let path = path.index(index);
+            match TopicPattern::parse(text) {
+                Ok(pattern) => read.push((path, pattern)),
+                Err(error) => {
+                    let error = error.to_string();
+                    let (message, help) =
+                        error.split_once(": ").unwrap_or((&error, "topics look like `ai.rag.token`"));
+                    self.report(Class::Template, message, help, &path);
+                }
+            }
+        }
+        read
+    }
+
+    /// Warns about a pattern that no topic of this topology matches, nor any of the system's own events.
+    fn can_match(&mut self, pattern: &TopicPattern, topics: &Template, path: &KeyPath) {
+        let words = topics.segments();
+        let shape: Vec<Option<&str>> = words.iter().map(Option::as_deref).collect();
+        let system = [Some("ai"), Some("streamll"), None];
+        if !pattern.could_match(&shape) && !pattern.could_match(&system) {
+            let problem = Problem::new(Class::Template, format!("`{pattern}` can never match"));
+            let mut problem = problem.help(format!("topics look like `{}`", topics.as_str()));
+            problem.severity = Severity::Warning;
+            self.reader.report_quoting(problem, path);
+        }
+    }
+}
+
+fn is_or_are<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
+    let verb = if names.clone().count() == 1 { "is" } else { "are" };
+    format!("{} {verb}", listed(names))
+}

@@ -1,0 +1,182 @@
+//! The topologies in the tree load, and say what they seem to say.
+
+use std::time::Duration;
+
+use streamll::topology::{LoadOptions, Registry, Topology, environments};
+use streamll_actors::event::Class;
+use streamll_actors::graph::SinkSpec;
+use streamll_actors::sink::breaker::BreakerPolicy;
+use streamll_actors::sink::{BatchPolicy, BufferPolicy, OnOpen, WhenFull};
+use streamll_actors::supervise::RestartPolicy;
+
+use super::{kinds::Null, plan, topology};
+
+const TREE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/topologies");
+
+#[test]
+fn every_topology_in_the_tree_loads_without_a_warning() {
+    let names = environments(TREE);
+    assert_eq!(names, ["development", "production", "reference", "staging"]);
+    for name in names {
+        let options = LoadOptions::default();
+        let loaded = Topology::load_with(TREE, &name, &Registry::default(), &options);
+        let loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(loaded.warnings(), [], "{name}");
+        let plan = loaded.plan().expect("complete");
+        assert_eq!((plan.environment.as_str(), plan.service.as_str()), (name.as_str(), "rag-api"));
+        assert!(!plan.sinks.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_machine() {
+    let plan = plan("sinks:\n  a: { type: terminal }\n", &[]);
+    let [sink] = plan.sinks.as_slice() else { panic!("one sink") };
+    let machine = SinkSpec::new("a", || Null);
+    assert_eq!((sink.name.as_str(), &sink.topics, sink.except.len()), ("a", &None, 0));
+    assert_eq!((sink.buffer, sink.breaker, sink.batch), (machine.buffer, machine.breaker, machine.batch));
+    assert_eq!(
+        (&sink.on_open, sink.restart, sink.poison_after),
+        (&machine.on_open, machine.restart, machine.poison_after)
+    );
+    assert_eq!(sink.deliver_timeout, machine.deliver_timeout);
+    let machine = streamll_actors::graph::Plan::new("streamll");
+    assert_eq!(
+        (&plan.service, &plan.routing_key, plan.alert_after),
+        (&machine.service, &machine.routing_key, machine.alert_after)
+    );
+}
+
+#[test]
+fn what_is_said_reaches_the_plan() {
+    let text = "service: s
+tags: { team: search }
+data_dir: /data
+routing_key: \"x.{event_type}\"
+classes: { audit: [\"x.pay\"], token: [\"x.part\"], lifecycle: [\"x.note\"] }
+alert_after: 1m
+dead_letter: b
+shutdown: { timeout: 3s }
+processors:
+  - redact: { fields: [data.a] }
+  - usage: { window: 1s }
+sinks:
+  a:
+    type: terminal
+    topics: [\"x.#\"]
+    except: [\"x.part\"]
+    routing_key: \"y.{module_name}\"
+    processors: [{ coalesce: { window: 50ms } }]
+    buffer: { max_size: 2MiB, max_events: 7, when_full: drop_newest }
+    circuit_breaker: { failure_threshold: 2, recovery_timeout: 4s, recovery_max: 8s, on_open: { fallback: b } }
+    restart: { max: 1, within: 2s }
+    batch: { max_events: 8, max_size: 16KiB, linger: 5ms }
+    deliver_timeout: 6s
+    poison_after: 9
+    dead_letter: c
+  b: { type: terminal, circuit_breaker: { on_open: drop } }
+  c: { type: terminal }
+";
+    let loaded = topology(&[("env", text)], &[]).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(loaded.shutdown_timeout(), Duration::from_secs(3));
+    let plan = loaded.plan().expect("complete");
+    assert_eq!((plan.service.as_str(), plan.environment.as_str()), ("s", "env"));
+    assert_eq!(plan.tags, [("team".to_owned(), "search".to_owned())]);
+    assert_eq!((plan.data_dir.to_str(), plan.dead_letter.as_deref()), (Some("/data"), Some("b")));
+    assert_eq!((plan.routing_key.as_str(), plan.alert_after), ("x.{event_type}", Duration::from_secs(60)));
+    let classes: Vec<_> = plan.classes.iter().map(|(pattern, class)| (pattern.as_str(), *class)).collect();
+    assert_eq!(classes, [("x.pay", Class::Audit), ("x.part", Class::Token), ("x.note", Class::Lifecycle)]);
+    assert_eq!(
+        format!("{:?}", plan.stages),
+        r#"[Stage { name: "redact", kind: "processor" }, Stage { name: "usage", kind: "actor" }]"#
+    );
+    let [a, b, c] = plan.sinks.as_slice() else { panic!("three sinks") };
+    assert_eq!((a.name.as_str(), b.name.as_str(), c.name.as_str()), ("a", "b", "c"));
+    assert_eq!(a.topics.as_ref().expect("topics")[0].as_str(), "x.#");
+    assert_eq!(
+        (a.except[0].as_str(), a.routing_key.as_ref().map(|key| key.as_str())),
+        ("x.part", Some("y.{module_name}"))
+    );
+    assert_eq!(a.processors[0].0, "coalesce");
+    assert_eq!(a.buffer, BufferPolicy { max_events: 7, max_size: 2 << 20, when_full: WhenFull::DropNewest });
+    let [two, four, eight] = [2, 4, 8].map(Duration::from_secs);
+    assert_eq!(
+        a.breaker,
+        BreakerPolicy { failure_threshold: 2, recovery_timeout: four, recovery_max: eight }
+    );
+    assert_eq!(
+        (&a.on_open, &b.on_open, &c.on_open),
+        (&OnOpen::Fallback("b".into()), &OnOpen::Drop, &OnOpen::Buffer)
+    );
+    assert_eq!(a.restart, RestartPolicy { max: 1, within: two });
+    assert_eq!(a.batch, BatchPolicy { max_events: 8, max_size: 16 << 10, linger: Duration::from_millis(5) });
+    assert_eq!(
+        (a.deliver_timeout, a.poison_after, a.dead_letter.as_deref()),
+        (Duration::from_secs(6), 9, Some("c"))
+    );
+}
+
+#[test]
+fn without_a_data_dir_it_is_the_users_state_directory() {
+    let text = "service: s\nsinks:\n  a: { type: terminal }\n";
+    for (environment, dir) in [
+        (vec![("XDG_STATE_HOME", "/state"), ("HOME", "/home/u")], "/state/streamll/s"),
+        (vec![("XDG_STATE_HOME", "relative"), ("HOME", "/home/u")], "/home/u/.local/state/streamll/s"),
+        (vec![], "./streamll/s"),
+    ] {
+        assert_eq!(plan(text, &environment).data_dir.to_str(), Some(dir));
+    }
+}
+
+#[test]
+fn a_topology_built_in_code_is_checked_too() {
+    let built =
+        Topology::builder("s").tag("a", "b").sink("live", SinkSpec::new("", || Null)).build().expect("right");
+    let plan = built.plan().expect("a plan");
+    assert_eq!((plan.service.as_str(), plan.sinks[0].name.as_str()), ("s", "live"));
+    let sink = || SinkSpec::new("", || Null);
+    let wrong =
+        Topology::builder("s").routing_key("{nothing}").sink("A", sink()).sink("b", sink()).sink("b", sink());
+    let paths: Vec<_> =
+        wrong.build().expect_err("wrong").problems.into_iter().map(|problem| problem.path).collect();
+    assert_eq!(paths, ["routing_key", "sinks.A", "sinks.b"]);
+    assert_eq!(
+        Topology::builder("s").build().expect_err("no sinks").problems[0].message,
+        "there are no sinks"
+    );
+}
+
+#[test]
+fn a_file_with_a_byte_order_mark_or_crlf_loads() {
+    topology(&[("env", "\u{feff}sinks:\r\n  a:\r\n    type: terminal\r\n")], &[]).expect("loads");
+    let error = super::errors("\u{feff}sinks:\r\n  a:\r\n    type: terminl\r\n", &[]);
+    assert!(error.contains("env.yaml:3:11"), "{error}");
+}
+
+#[test]
+fn a_pattern_that_can_never_match_is_a_warning() {
+    let text = "routing_key: \"ai.{module_name}.{event_type}\"\nsinks:\n  a:\n    type: terminal\n    topics: [\"ai.#\", \"logs.#\"]\n    except: [\"ai.streamll.*\", \"ai.token\"]\n";
+    let loaded = topology(&[("env", text)], &[]).expect("loads");
+    let warnings: Vec<_> =
+        loaded.warnings().iter().map(|warning| (warning.path.as_str(), warning.message.as_str())).collect();
+    assert_eq!(
+        warnings,
+        [
+            ("sinks.a.topics[1]", "`logs.#` can never match"),
+            ("sinks.a.except[1]", "`ai.token` can never match"),
+        ]
+    );
+    assert!(loaded.warnings()[0].to_string().starts_with("warning: "));
+}
+
+#[test]
+fn a_shared_dead_letter_sink_is_no_circle() {
+    let text = "dead_letter: dead\nsinks:\n  a: { type: terminal }\n  dead: { type: terminal }\n";
+    topology(&[("env", text)], &[]).expect("loads");
+}
+
+#[test]
+fn a_default_gives_way_to_a_longer_recovery_timeout() {
+    let text = "sinks:\n  a: { type: terminal, circuit_breaker: { recovery_timeout: 10m } }\n";
+    topology(&[("env", text)], &[]).expect("loads");
+}
