@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::mpsc as blocking;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -14,12 +15,30 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::topology::{Builder, Topology, TopologyError};
 
-/// A running topology. Clones reach the same one; it runs until [`shutdown`](Self::shutdown), whoever drops a handle.
+/// A running topology. Clones reach the same one. It runs until [`shutdown`](Self::shutdown); when all handles are
+/// gone (the [installed](install) default is one) it ends in order by itself, behind the program's back.
 #[derive(Clone)]
 pub struct Handle {
     graph: GraphHandle,
     requests: mpsc::UnboundedSender<Request>,
     shutdown_timeout: Duration,
+}
+
+/// The handle behind [`install`].
+static DEFAULT: Mutex<Option<Handle>> = Mutex::new(None);
+
+/// Makes a topology the process-wide default, for [`emit`](crate::emit) and for token streams that name none. Libraries
+/// and tests pass a handle around instead. A later call replaces it.
+///
+/// ```
+/// let handle = streamll::Topology::builder("rag-api").sink("log", streamll::sinks::file("/dev/null")).start()?;
+/// streamll::install(&handle);
+/// streamll::emit(streamll::Event::new(&streamll::step("RagPipeline"), "start"));
+/// # Ok::<(), streamll::StartFailure>(())
+/// ```
+pub fn install(handle: &Handle) {
+    crate::emit::set_default(handle.emitter());
+    *DEFAULT.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
 }
 
 /// What must be done on the graph's own threads.
@@ -74,7 +93,7 @@ pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartErro
             match GraphHandle::start(plan, Threads::Several).await {
                 Ok(graph) => {
                     let _ = started.send(Ok(graph.clone()));
-                    serve(&graph, &mut inbox).await;
+                    serve(&graph, &mut inbox, shutdown_timeout).await;
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));
@@ -88,7 +107,7 @@ pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartErro
     Ok(Handle { graph, requests, shutdown_timeout })
 }
 
-async fn serve(graph: &GraphHandle, inbox: &mut mpsc::UnboundedReceiver<Request>) {
+async fn serve(graph: &GraphHandle, inbox: &mut mpsc::UnboundedReceiver<Request>, shutdown_timeout: Duration) {
     while let Some(request) = inbox.recv().await {
         let graph = graph.clone();
         match request {
@@ -106,7 +125,7 @@ async fn serve(graph: &GraphHandle, inbox: &mut mpsc::UnboundedReceiver<Request>
         }
     }
     // All handles are gone, and nobody can ask for an orderly end any more: deliver what can be delivered.
-    graph.drain(Duration::from_secs(25)).await;
+    graph.drain(shutdown_timeout).await;
 }
 
 impl Handle {

@@ -19,28 +19,20 @@ static DEFAULT: ArcSwapOption<Emitter> = ArcSwapOption::const_empty();
 static SHED: AtomicU64 = AtomicU64::new(0);
 static WARNED: AtomicBool = AtomicBool::new(false);
 
-/// Makes an emitter the process-wide default, for [`emit`] and for token streams that name none. Libraries and tests
-/// pass a handle around instead. A later call replaces it.
-///
-/// ```
-/// let handle = streamll::Topology::builder("rag-api").sink("log", streamll::sinks::file("/dev/null")).start()?;
-/// streamll::install(handle.emitter());
-/// streamll::emit(streamll::Event::new(&streamll::step("RagPipeline"), "start"));
-/// # Ok::<(), streamll::StartFailure>(())
-/// ```
-pub fn install(emitter: &Emitter) {
+/// Makes an emitter the default of [`emit`], and of token streams that name none.
+pub(crate) fn set_default(emitter: &Emitter) {
     DEFAULT.store(Some(Arc::new(emitter.clone())));
 }
 
 /// Emits one event to the process-wide default, with the ids of the [current context](with_context). Never blocks and
-/// never panics; before [`install`] the event is shed, counted, and warned of once.
+/// never panics; before [`install`](crate::install) the event is shed, counted, and warned of once.
 pub fn emit(event: Event) -> Emitted {
     match &*DEFAULT.load() {
         Some(emitter) => emitter.emit(in_context(event)),
         None => {
             SHED.fetch_add(1, Ordering::Relaxed);
             if !WARNED.swap(true, Ordering::Relaxed) {
-                warn!("events are emitted and shed: no topology is installed; call streamll::install(handle.emitter())");
+                warn!("events are emitted and shed: no topology is installed; call streamll::install(&handle)");
             }
             Emitted::Closed
         }

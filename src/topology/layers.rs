@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use config::{Config, ConfigError, Map, Source, Value, ValueKind};
 
@@ -76,86 +76,75 @@ pub(crate) fn load(dir: &Path, env: &str, options: &LoadOptions) -> Result<Merge
 
 /// The file of the environment and those it extends, lowest first.
 fn chain(dir: &Path, env: &str) -> Result<Vec<Document>, TopologyError> {
-    let mut documents: Vec<Document> = Vec::new();
-    let mut asked: Option<(KeyPath, Document)> = None;
-    let mut name = env.to_owned();
-    loop {
-        let file = dir.join(format!("{name}.yaml"));
-        let at_extends = |problem: Problem| match &asked {
-            Some((path, document)) => {
-                let spot = document.places.get(path).and_then(|place| place.value);
-                let mut problem =
-                    place(problem, &document.file, &document.text, spot.unwrap_or(Spot::at(1, 1)));
-                problem.path = path.to_string();
-                problem
-            }
-            None => problem,
-        };
-        let there = environments(dir);
-        if !is_name(&name) {
-            let problem = Problem::new(Class::Ref, format!("`{name}` is not the name of a topology"));
-            return Err(at_extends(problem.help("names consist of a-z, 0-9 and _, without `.yaml`")).into());
+    let mut above = Vec::new();
+    let mut last = document(dir, env)?;
+    while let Some(next) = extends(&last)? {
+        let file = dir.join(format!("{next}.yaml")).display().to_string();
+        let mut files: Vec<&str> =
+            above.iter().chain([&last]).map(|document: &Document| document.file.as_str()).collect();
+        if files.contains(&file.as_str()) {
+            files.push(&file);
+            let problem = Problem::new(Class::Cycle, "files extend each other in a circle");
+            return Err(at_extends(problem.help(files.join(" extends ")), &last).into());
         }
-        let document = match open(&file) {
-            Ok(bytes) => {
-                let shown = file.display().to_string();
-                let text = scan::text(&shown, bytes)?;
-                let problems = scan::scan(&shown, &text);
-                if !problems.is_empty() {
-                    return Err(TopologyError { problems });
-                }
-                Document::read(&shown, text)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let message = format!("there is no topology `{name}` in {}", dir.display());
-                let known = there.iter().map(String::as_str);
-                let near = Problem::new(Class::Ref, message).nearest(&name, known.clone().chain(["base"]));
-                let help = format!("there are {}", listed(known));
-                let problem = if near.help.is_some() { near } else { near.help(help) };
-                return Err(at_extends(problem).into());
-            }
-            Err(error) => {
-                let message = format!("cannot read {}: {error}", file.display());
-                return Err(at_extends(Problem::new(Class::Syntax, message)).into());
-            }
-        };
-        documents.extend(asked.take().map(|(_, document)| document));
-        let path = KeyPath::of(["extends"]);
-        let extends = lookup(&document.root, path.steps()).map(|value| value.kind.clone());
-        let misplaced = |problem: Problem| {
-            let place_of = document.places.get(&path);
-            let spot = place_of.and_then(|place| place.value.or(place.key)).unwrap_or(Spot::at(1, 1));
-            let mut problem = place(problem, &document.file, &document.text, spot);
-            problem.path = path.to_string();
-            TopologyError::from(problem)
-        };
-        match extends {
-            None | Some(ValueKind::Nil) => {
-                documents.push(document);
-                documents.reverse();
-                return Ok(documents);
-            }
-            Some(ValueKind::String(next)) => {
-                let again = dir.join(format!("{next}.yaml")).display().to_string();
-                let mut round: Vec<&str> =
-                    documents.iter().chain([&document]).map(|document| document.file.as_str()).collect();
-                if round.contains(&again.as_str()) {
-                    round.push(&again);
-                    let problem = Problem::new(Class::Cycle, "files extend each other in a circle");
-                    return Err(misplaced(problem.help(round.join(" extends "))));
-                }
-                name = next;
-                asked = Some((path, document));
-            }
-            Some(_) => {
-                let problem = Problem::new(Class::Type, "`extends` takes one name");
-                return Err(misplaced(problem.help("write `extends: base`")));
-            }
+        let below = document(dir, &next).map_err(|error| {
+            let problems = error.problems.into_iter();
+            let placed = problems
+                .map(|problem| if problem.at.is_none() { at_extends(problem, &last) } else { problem });
+            TopologyError { problems: placed.collect() }
+        })?;
+        above.push(std::mem::replace(&mut last, below));
+    }
+    above.push(last);
+    above.reverse();
+    Ok(above)
+}
+
+/// The name of the layer below.
+fn extends(document: &Document) -> Result<Option<String>, TopologyError> {
+    match lookup(&document.root, KeyPath::of(["extends"]).steps()).map(|value| &value.kind) {
+        None | Some(ValueKind::Nil) => Ok(None),
+        Some(ValueKind::String(name)) => Ok(Some(name.clone())),
+        Some(_) => {
+            let problem = Problem::new(Class::Type, "`extends` takes one name").help("write `extends: base`");
+            Err(at_extends(problem, document).into())
         }
     }
 }
 
-fn open(file: &PathBuf) -> std::io::Result<Vec<u8>> {
+fn at_extends(problem: Problem, document: &Document) -> Problem {
+    let path = KeyPath::of(["extends"]);
+    let spot = document.places.get(&path).and_then(|place| place.value.or(place.key));
+    let mut problem = place(problem, &document.file, &document.text, spot.unwrap_or(Spot::at(1, 1)));
+    problem.path = path.to_string();
+    problem
+}
+
+/// Reads one file. A problem with the file as such has no place.
+fn document(dir: &Path, name: &str) -> Result<Document, TopologyError> {
+    if !is_name(name) {
+        let problem = Problem::new(Class::Ref, format!("`{name}` is not the name of a topology"));
+        return Err(problem.help("names consist of a-z, 0-9 and _, without `.yaml`").into());
+    }
+    let path = dir.join(format!("{name}.yaml"));
+    let file = path.display().to_string();
+    let bytes = open(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            let there = environments(dir);
+            let known = || there.iter().map(String::as_str);
+            let problem =
+                Problem::new(Class::Ref, format!("there is no topology `{name}` in {}", dir.display()));
+            let near = problem.nearest(name, known().chain(["base"]));
+            if near.help.is_some() { near } else { near.help(format!("there are {}", listed(known()))) }
+        }
+        _ => Problem::new(Class::Syntax, format!("cannot read {file}: {error}")),
+    })?;
+    let text = scan::text(&file, bytes)?;
+    let problems = scan::scan(&file, &text);
+    if problems.is_empty() { Ok(Document::read(&file, text)) } else { Err(TopologyError { problems }) }
+}
+
+fn open(file: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(file)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -11,11 +11,12 @@
 
 mod builder;
 mod compile;
-mod draw;
+
 mod error;
 mod layers;
 mod locate;
 mod overlay;
+mod print;
 mod read;
 mod references;
 mod registry;

@@ -7,6 +7,7 @@ use config::{Map, Value, ValueKind};
 use super::error::{Class, Problem};
 use super::layers::is_name;
 use super::locate::KeyPath;
+use super::scan::MAX_DEPTH;
 use super::schema;
 
 /// In front of every variable that overrides a value.
@@ -22,7 +23,7 @@ pub(crate) fn overlay(vars: &BTreeMap<String, String>) -> (Value, BTreeMap<KeyPa
         let name = name.to_ascii_lowercase();
         let keys: Vec<&str> = name.split("__").collect();
         let top = keys.first().copied().unwrap_or_default();
-        let problem = if !keys.iter().all(|key| is_name(key)) {
+        let problem = if keys.len() > MAX_DEPTH || !keys.iter().all(|key| is_name(key)) {
             let help = format!("write it like {PREFIX}SINKS__LIVE__URL: one `__` between keys");
             Some(Problem::new(Class::Env, "the name of this variable is no path of keys").help(help))
         } else if !schema::TOP_KEYS.contains(&top) || top == "extends" {

@@ -183,7 +183,11 @@ impl Reader<'_> {
             let problem = Problem::new(Class::Enum, format!("`{word}` is not one of {}", or(&words)));
             problem.nearest(word, words.iter().map(String::as_str))
         } else if let Some((found, expected)) = invalid(message, "invalid type: ") {
-            Problem::new(Class::Type, format!("expected {expected}, found {found}"))
+            let problem = Problem::new(Class::Type, format!("expected {expected}, found {found}"));
+            match expected == "a text" && found.starts_with('`') {
+                true => problem.help("put it in quotes"),
+                false => problem,
+            }
         } else if let Some((found, expected)) =
             invalid(message, "invalid value: ").or_else(|| invalid(message, "invalid length "))
         {

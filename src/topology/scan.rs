@@ -11,7 +11,7 @@ use super::locate::{Spot, place};
 /// Largest file, in bytes. A topology of a hundred sinks has 50 KB.
 pub(crate) const MAX_BYTES: u64 = 1 << 20;
 /// Deepest nesting of maps and lists; the deepest key of the schema is at 5.
-const MAX_DEPTH: usize = 32;
+pub(crate) const MAX_DEPTH: usize = 32;
 const TOO_DEEP: &str = "nested deeper than 32 levels";
 /// Most keys and values together.
 const MAX_NODES: usize = 50_000;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use config::{Value, ValueKind};
 
 use super::error::Problem;
-use super::locate::{Document, KeyPath, Spot, Step, place};
+use super::locate::{Document, KeyPath, Step, place};
 use super::secrets::{Secrets, is_secret_key, mask_value};
 
 /// Where the values came from.
@@ -44,7 +44,6 @@ impl Sources {
                     At::Value => found.value.or(found.key).unwrap_or(found.start),
                     At::Key => found.key.or(found.value).unwrap_or(found.start),
                 };
-                let spot = if path.steps().is_empty() { Spot::at(1, 1) } else { spot };
                 return place(problem, &document.file, &document.text, spot);
             }
             match path.parent() {

@@ -48,9 +48,9 @@ pub(crate) fn validate(merged: &Merged, kinds: &Registry) -> Result<Checked, Top
         Ok(sinks) => check.sinks(sinks),
         Err(other) => check.expected("a map of sinks", &other, &root.key("sinks")),
     };
-    check.top(&settings);
-    check.references(&settings, &sinks);
     let shape = Template::parse(&settings.routing_key).ok();
+    check.top(&settings, shape.as_ref());
+    check.references(&settings, &sinks);
     for sink in &sinks {
         check.sink(sink, shape.as_ref());
     }
@@ -255,7 +255,7 @@ impl Check<'_> {
         steps
     }
 
-    fn top(&mut self, settings: &Settings) {
+    fn top(&mut self, settings: &Settings, topics: Option<&Template>) {
         let root = KeyPath::default();
         self.template(&settings.routing_key, &root.key("routing_key"));
         let service = &settings.service;
@@ -272,7 +272,7 @@ impl Check<'_> {
             ("token", &settings.classes.token),
             ("lifecycle", &settings.classes.lifecycle),
         ] {
-            self.patterns(patterns, &KeyPath::of(["classes", class]));
+            self.patterns(patterns, topics, &KeyPath::of(["classes", class]));
         }
         self.range(settings.alert_after, Period::secs(1)..=Period::secs(86_400), &root.key("alert_after"));
         self.range(
@@ -289,13 +289,8 @@ impl Check<'_> {
         if let Some(template) = &s.routing_key {
             self.template(template, &base.key("routing_key"));
         }
-        let taken = self.patterns(s.topics.as_deref().unwrap_or_default(), &base.key("topics"));
-        let left = self.patterns(&s.except, &base.key("except"));
-        if let Some(topics) = topics {
-            for (path, pattern) in taken.into_iter().chain(left) {
-                self.can_match(&pattern, topics, &path);
-            }
-        }
+        self.patterns(s.topics.as_deref().unwrap_or_default(), topics, &base.key("topics"));
+        self.patterns(&s.except, topics, &base.key("except"));
         if s.topics.as_ref().is_some_and(Vec::is_empty) {
             let help = "leave `topics` out to take everything, or keep the sink out with `enabled: false`";
             self.report(Class::Range, "this sink takes no topics", help, &base.key("topics"));
@@ -355,13 +350,13 @@ impl Check<'_> {
         }
     }
 
-    fn patterns(&mut self, patterns: &[String], path: &KeyPath) -> Vec<(KeyPath, TopicPattern)> {
-        let mut read = Vec::new();
+    fn patterns(&mut self, patterns: &[String], topics: Option<&Template>, path: &KeyPath) {
         for (index, text) in patterns.iter().enumerate() {
             let path = path.index(index);
-            match TopicPattern::parse(text) {
-                Ok(pattern) => read.push((path, pattern)),
-                Err(error) => {
+            match (TopicPattern::parse(text), topics) {
+                (Ok(pattern), Some(topics)) => self.can_match(&pattern, topics, &path),
+                (Ok(_), None) => {}
+                (Err(error), _) => {
                     let error = error.to_string();
                     let (message, help) =
                         error.split_once(": ").unwrap_or((&error, "topics look like `ai.rag.token`"));
@@ -369,7 +364,6 @@ impl Check<'_> {
                 }
             }
         }
-        read
     }
 
     /// Warns about a pattern that no topic of this topology matches, nor any of the system's own events.

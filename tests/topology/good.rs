@@ -170,6 +170,20 @@ fn a_pattern_that_can_never_match_is_a_warning() {
 }
 
 #[test]
+fn a_pattern_for_the_events_of_the_system_can_always_match() {
+    let text = "routing_key: \"x.{event_type}\"\nsinks: { a: { type: terminal, topics: [\"ai.streamll.*\", \"x.#\"] } }\n";
+    assert_eq!(topology(&[("env", text)], &[]).expect("loads").warnings(), []);
+}
+
+#[test]
+fn a_class_for_topics_that_never_come_is_a_warning() {
+    let loaded =
+        topology(&[("env", "classes: { audit: [payments] }\nsinks: { a: { type: terminal } }\n")], &[])
+            .expect("loads");
+    assert_eq!(loaded.warnings()[0].path, "classes.audit[0]");
+}
+
+#[test]
 fn a_shared_dead_letter_sink_is_no_circle() {
     let text = "dead_letter: dead\nsinks:\n  a: { type: terminal }\n  dead: { type: terminal }\n";
     topology(&[("env", text)], &[]).expect("loads");

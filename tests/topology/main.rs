@@ -3,6 +3,7 @@
 mod bad;
 mod bombs;
 mod environment;
+mod fuzz;
 mod good;
 mod kinds;
 mod layering;

@@ -40,7 +40,7 @@ impl Decoder {
         }
         let mut json = serde_json::Deserializer::from_slice(line);
         let wire = Wire::deserialize(&mut json).and_then(|wire| json.end().map(|()| wire));
-        self.event(wire.map_err(|e| WireError(e.to_string()))?)
+        self.event(wire.map_err(|e| WireError(said(&e)))?)
     }
 
     fn event(&mut self, wire: Wire<'_>) -> Result<Event, WireError> {
@@ -95,6 +95,16 @@ impl Decoder {
         });
         self.last = Some(step.clone());
         step
+    }
+}
+
+/// What the JSON parser says, with the column alone: the text is one line, and which one only its reader knows.
+fn said(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(what) => format!("{what} at column {}", error.column()),
+        None => text,
     }
 }
 

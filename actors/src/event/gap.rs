@@ -14,37 +14,44 @@ pub(crate) enum GapReason {
     IngressFull,
 }
 
-impl GapReason {
-    fn as_str(self) -> &'static str {
-        match self {
-            GapReason::BufferFull => "buffer full",
-            GapReason::CircuitOpen => "circuit open",
-            GapReason::IngressFull => "ingress full",
-        }
-    }
-}
+const REASONS: [&str; 3] = ["buffer full", "circuit open", "ingress full"];
+const CLASSES: [Class; 3] = [Class::Token, Class::Lifecycle, Class::Audit];
 
 /// Events that are missing in one place: how many, of which class, from and to which number, why.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Gap {
-    pub(crate) reason: GapReason,
+    reasons: [bool; 3],
     classes: [u64; 3],
     from: Option<u64>,
     to: Option<u64>,
 }
 
 impl Gap {
-    pub(crate) fn new(reason: GapReason) -> Gap {
-        Gap { reason, classes: [0; 3], from: None, to: None }
-    }
-
     /// Tokens and others that the ingress shed, numbered from `from`.
     pub(crate) fn ingress(tokens: u64, others: u64, from: u64) -> Gap {
         let to = (from + tokens + others).saturating_sub(1);
-        Gap { reason: GapReason::IngressFull, classes: [tokens, others, 0], from: Some(from), to: Some(to) }
+        let mut gap =
+            Gap { classes: [tokens, others, 0], from: Some(from), to: Some(to), ..Gap::default() };
+        gap.because(GapReason::IngressFull);
+        gap
     }
 
-    pub(crate) fn add(&mut self, event: &Event) {
+    /// Back from its event.
+    pub(crate) fn read(event: &Event) -> Option<Gap> {
+        let number = |key: &str| event.data(key).and_then(|value| value.as_u64());
+        let classes = event.data("classes")?;
+        let reason = event.data("reason")?;
+        let reason = reason.as_str()?;
+        Some(Gap {
+            reasons: REASONS.map(|name| reason.contains(name)),
+            classes: CLASSES.map(|class| classes.get(class.as_str()).and_then(Value::as_u64).unwrap_or(0)),
+            from: number("from_seq"),
+            to: number("to_seq"),
+        })
+    }
+
+    pub(crate) fn add(&mut self, event: &Event, reason: GapReason) {
+        self.because(reason);
         if let Some(slot) = self.classes.get_mut(event.class() as usize) {
             *slot += 1;
         }
@@ -55,6 +62,9 @@ impl Gap {
     }
 
     pub(crate) fn absorb(&mut self, other: &Gap) {
+        for (mine, its) in self.reasons.iter_mut().zip(other.reasons) {
+            *mine |= its;
+        }
         for (mine, its) in self.classes.iter_mut().zip(other.classes) {
             *mine += its;
         }
@@ -70,18 +80,41 @@ impl Gap {
     }
 
     pub(crate) fn event(&self, sink: &str) -> Event {
-        let names = [Class::Token, Class::Lifecycle, Class::Audit].map(Class::as_str);
-        let classes = names.into_iter().zip(self.classes).filter(|(_, n)| *n > 0);
+        let classes = CLASSES.map(Class::as_str).into_iter().zip(self.classes).filter(|(_, n)| *n > 0);
+        let reasons = REASONS.into_iter().zip(self.reasons).filter(|(_, holds)| *holds);
         let mut data = Map::new();
         data.insert("sink".to_owned(), sink.into());
         data.insert("count".to_owned(), self.classes.iter().sum::<u64>().into());
         data.insert("from_seq".to_owned(), self.from.into());
         data.insert("to_seq".to_owned(), self.to.into());
-        data.insert("reason".to_owned(), self.reason.as_str().into());
+        let reasons: Vec<&str> = reasons.map(|(name, _)| name).collect();
+        data.insert("reason".to_owned(), reasons.join(", ").into());
         data.insert(
             "classes".to_owned(),
             Value::Object(classes.map(|(k, n)| (k.to_owned(), n.into())).collect()),
         );
         Event::system("gap", data)
+    }
+
+    fn because(&mut self, reason: GapReason) {
+        if let Some(slot) = self.reasons.get_mut(reason as usize) {
+            *slot = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_survives_the_way_into_an_event_and_back() {
+        let mut gap = Gap::ingress(3, 2, 10);
+        assert_eq!(Gap::read(&gap.event("live")), Some(gap.clone()));
+        let other = Event::new(&super::super::Step::new("M"), "start");
+        gap.add(&other, GapReason::BufferFull);
+        assert_eq!(Gap::read(&gap.event("live")), Some(gap.clone()));
+        assert_eq!(gap.event("live").data("reason").unwrap().as_str(), Some("buffer full, ingress full"));
+        assert_eq!(Gap::read(&other), None);
     }
 }

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::{GraphHandle, GraphStatus, Member, lock};
 use crate::sink::{Control, SinkState};
+use crate::supervise::Dismiss;
 
 /// How often the log says who is still delivering.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -31,15 +32,22 @@ pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
         if timeout_at(deadline, shared.dry.notified()).await.is_err() {
             warn!("the path did not run dry before the deadline");
         }
+        shared.emitter.ingress().end();
         let members = lock(&shared.sinks).clone();
-        let (targets, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|member| member.is_target);
-        // Dead letters and diverted events of the others go to the targets: those are last.
-        stop(&others, deadline).await;
-        stop(&targets, deadline).await;
-        for member in others.iter().chain(&targets) {
-            member.place.close();
+        let mut left = members.clone();
+        while !left.is_empty() {
+            // Dead letters and diverted events of some go to others: those are later.
+            let is_target = |member: &Arc<Member>| {
+                left.iter().any(|other| !Arc::ptr_eq(other, member) && other.gives_to(member))
+            };
+            let (later, now): (Vec<_>, Vec<_>) = left.iter().cloned().partition(is_target);
+            let (later, now) = if now.is_empty() { (now, later) } else { (later, now) };
+            stop(&now, deadline).await;
+            left = later;
         }
+        members.iter().for_each(|member| member.place.close());
         shared.spine.close();
+        let _ = shared.supervisor.send(Dismiss).await;
     }
     let status = graph.status();
     let numbers = status.balance();
@@ -59,13 +67,13 @@ pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
         let ends: Vec<_> = members.iter().map(|member| Box::pin(member.worker.ended.notified())).collect();
         let busy: Vec<_> = members.iter().filter(|member| is_busy(member)).collect();
         if busy.is_empty() {
-            return;
+            break;
         }
         let now = Instant::now();
         if now >= deadline {
             busy.iter().for_each(|member| member.worker.control(Control::Stop, Some(deadline)));
             if now >= deadline + GRACE {
-                return;
+                break;
             }
         }
         if now >= next_word {
@@ -81,6 +89,7 @@ pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
             () = sleep_until(limit) => {}
         }
     }
+    members.iter().for_each(|member| member.worker.buffer.retire());
 }
 
 fn is_busy(member: &Member) -> bool {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use actix::prelude::{Actor as _, Addr};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::event::{Event, Statics, Timestamp};
 use crate::ingress::{Emitter, Ledger, Pacer};
@@ -67,9 +67,22 @@ struct Shared {
 /// One sink of a running graph.
 struct Member {
     worker: Arc<Worker>,
-    /// Whether it is named as dead-letter or fallback sink: those are drained last.
-    is_target: bool,
+    /// The sink that takes its dead letters, by name.
+    dead_letter: Option<String>,
     place: Arc<Place>,
+}
+
+impl Member {
+    fn is(&self, name: &str) -> bool {
+        *self.worker.name == *name
+    }
+
+    /// Whether its dead letters or diverted events go to `other`.
+    fn gives_to(&self, other: &Member) -> bool {
+        let name = &*other.worker.name;
+        self.dead_letter.as_deref() == Some(name)
+            || matches!(self.worker.buffer.on_open(), OnOpen::Fallback(to) if **to == *name)
+    }
 }
 
 impl GraphHandle {
@@ -110,9 +123,11 @@ impl GraphHandle {
             plan,
         });
         let handle = GraphHandle(shared.clone());
-        let members = handle.members(&shared.plan.sinks);
+        let members: Vec<_> = shared.plan.sinks.iter().map(|spec| handle.member(spec)).collect();
+        link(&members);
+        let routes = shared.plan.sinks.iter().zip(&members).map(|(spec, member)| handle.route(spec, member));
+        handle.publish_routes(routes.collect());
         *lock(&shared.sinks) = members.clone();
-        handle.publish_routes();
         for member in &members {
             handle.adopt(member).await;
         }
@@ -159,7 +174,7 @@ impl GraphHandle {
                 if buffer.has_passed(tail) {
                     break;
                 }
-                if buffer.is_open() || buffer.is_failed() {
+                if buffer.is_open() || buffer.is_failed() || buffer.is_retired() {
                     behind += buffer.balance(Instant::now()).waiting;
                     break;
                 }
@@ -185,42 +200,46 @@ impl GraphHandle {
         }
         let member = {
             let mut sinks = lock(&self.0.sinks);
-            if sinks.iter().any(|member| *member.worker.name == *spec.name) {
+            if sinks.iter().any(|member| member.is(&spec.name)) {
                 return Err(StartError::TwoOfAName(spec.name));
             }
-            let known = |name: &str| sinks.iter().any(|member| &*member.worker.name == name);
-            references(&spec).try_for_each(|(role, to)| match known(to) {
-                true => Ok(()),
-                false => Err(StartError::NoSuchSink { from: spec.name.clone(), to: to.to_owned(), role }),
-            })?;
-            let mut all: Vec<_> = sinks.clone();
-            let member = self.member(&spec, false, &sinks);
-            all.push(member.clone());
-            *sinks = all;
+            check_references(&spec, |name| sinks.iter().any(|member| member.is(name)))?;
+            let member = self.member(&spec);
+            sinks.push(member.clone());
+            // Others may have pointed at an earlier sink of that name.
+            link(&sinks);
+            let routes = self.0.table.routes.load();
+            let with = routes.iter().cloned().chain([self.route(&spec, &member)]).collect();
+            self.publish_routes(with);
             member
         };
-        self.link(&member);
-        self.publish_routes_with(Some(&spec));
         self.adopt(&member).await;
+        if self.0.draining.load(Ordering::SeqCst) {
+            // It came too late for the drain to see it.
+            member.worker.control(Control::Stop, None);
+        }
         Ok(())
     }
 
     /// Removes a sink while the graph runs: it gets nothing new, delivers what waits until the deadline, and stops.
     /// Its numbers stay in the report. Returns its last status, or `None` when there is no sink of that name.
     pub async fn remove_sink(&self, name: &str, deadline: Duration) -> Option<SinkStatus> {
+        let deadline = Instant::now() + deadline;
         let member = {
             let mut sinks = lock(&self.0.sinks);
-            let place = sinks.iter().position(|member| &*member.worker.name == name)?;
-            sinks.remove(place)
+            let place = sinks.iter().position(|member| member.is(name))?;
+            let member = sinks.remove(place);
+            let routes = self.0.table.routes.load();
+            self.publish_routes(routes.iter().filter(|route| &*route.name != name).cloned().collect());
+            lock(&self.0.removed).push(member.clone());
+            member
         };
-        let routes = self.0.table.routes.load();
-        let left: Vec<_> = routes.iter().filter(|route| &*route.name != name).cloned().collect();
-        self.0.table.routes.store(Arc::new(left));
-        lock(&self.0.removed).push(member.clone());
         // The router has let go of it once something new has come through.
-        self.0.emitter.routed().await;
-        drain::stop(&[member.clone()], Instant::now() + deadline).await;
-        member.place.close();
+        let _ = timeout_at(deadline, self.0.emitter.routed()).await;
+        drain::stop(std::slice::from_ref(&member), deadline).await;
+        if !Arc::ptr_eq(&member.place, &self.0.spine) {
+            member.place.close();
+        }
         let balance = member.worker.buffer.balance(Instant::now());
         Some(member.worker.cell.snapshot(&member.worker.name, balance))
     }
@@ -230,7 +249,13 @@ impl GraphHandle {
     /// # Errors
     /// As for [`Self::add_sink`].
     pub async fn replace_sink(&self, spec: SinkSpec, deadline: Duration) -> Result<(), StartError> {
-        self.remove_sink(&spec.name.clone(), deadline).await;
+        check_references(&spec, |name| {
+            name == spec.name || lock(&self.0.sinks).iter().any(|member| member.is(name))
+        })?;
+        if self.0.draining.load(Ordering::SeqCst) {
+            return Err(StartError::Draining);
+        }
+        self.remove_sink(&spec.name, deadline).await;
         self.add_sink(spec).await
     }
 
@@ -240,33 +265,12 @@ impl GraphHandle {
         drain::drain(self, Instant::now() + deadline).await
     }
 
-    fn members(&self, specs: &[SinkSpec]) -> Vec<Arc<Member>> {
-        let targets = targets(&self.0.plan);
-        let mut members: Vec<Arc<Member>> = Vec::with_capacity(specs.len());
-        // Targets first: the others point at their buffers.
-        let (first, then): (Vec<_>, Vec<_>) = specs.iter().partition(|spec| targets.contains(&&*spec.name));
-        for spec in first.into_iter().chain(then) {
-            let member = self.member(spec, targets.contains(&&*spec.name), &members);
-            members.push(member);
-        }
-        let order = |member: &Arc<Member>| specs.iter().position(|spec| *spec.name == *member.worker.name);
-        members.sort_by_key(order);
-        for member in &members {
-            link(member, &members);
-        }
-        members
-    }
-
-    fn member(&self, spec: &SinkSpec, is_target: bool, others: &[Arc<Member>]) -> Arc<Member> {
+    fn member(&self, spec: &SinkSpec) -> Arc<Member> {
         let name: Arc<str> = spec.name.as_str().into();
         let buffer = Buffer::new(name.clone(), spec.buffer, spec.on_open.clone(), self.0.relief.clone());
-        let target =
-            spec.dead_letter.as_ref().or(self.0.plan.dead_letter.as_ref()).filter(|to| **to != spec.name);
-        let target = target.and_then(|to| others.iter().find(|other| *other.worker.name == **to));
-        let dead_letters = match target {
-            Some(target) => DeadLetters::Sink(target.worker.buffer.clone()),
-            None => DeadLetters::file(self.0.plan.data_dir.join(format!("dead/{name}.ndjson"))),
-        };
+        let dead_letters = DeadLetters::file(self.0.plan.data_dir.join(format!("dead/{name}.ndjson")));
+        let dead_letter = spec.dead_letter.as_ref().or(self.0.plan.dead_letter.as_ref());
+        let dead_letter = dead_letter.filter(|to| **to != spec.name).cloned();
         let own = self.0.threads == Threads::Several && spec.placement == crate::sink::Placement::Own;
         let place = if own { Arc::new(Place::new(true)) } else { self.0.spine.clone() };
         let worker = Arc::new(Worker {
@@ -284,57 +288,44 @@ impl GraphHandle {
             deadline: Mutex::default(),
             ended: Notify::new(),
         });
-        Arc::new(Member { worker, is_target, place })
+        Arc::new(Member { worker, dead_letter, place })
     }
 
-    fn link(&self, member: &Arc<Member>) {
-        link(member, &lock(&self.0.sinks));
-    }
-
-    fn publish_routes(&self) {
-        self.publish_routes_with(None);
-    }
-
-    /// Publishes the routes of the plan, or one more.
-    fn publish_routes_with(&self, added: Option<&SinkSpec>) {
-        let targets = targets(&self.0.plan);
-        let sinks = lock(&self.0.sinks);
-        let route = |spec: &SinkSpec| {
-            let member = sinks.iter().find(|member| *member.worker.name == *spec.name)?;
-            let everything = || crate::route::TopicPattern::parse("#").into_iter().collect();
-            let topics = match &spec.topics {
-                Some(topics) => Some(topics.clone()),
-                None if targets.contains(&&*spec.name) => None,
-                None => Some(everything()),
-            };
-            Some(Arc::new(Route {
-                name: member.worker.name.clone(),
-                topics,
-                except: spec.except.clone(),
-                routing_key: spec.routing_key.clone(),
-                processors: spec
-                    .processors
-                    .iter()
-                    .map(|(name, make)| (name.as_str().into(), make.clone()))
-                    .collect(),
-                on_failed: on_failed(member.worker.name.clone(), member.worker.dead_letters.clone()),
-                buffer: member.worker.buffer.clone(),
-                cell: member.worker.cell.clone(),
-            }))
+    fn route(&self, spec: &SinkSpec, member: &Member) -> Arc<Route> {
+        let everything = || crate::route::TopicPattern::parse("#").into_iter().collect();
+        let topics = match &spec.topics {
+            Some(topics) => Some(topics.clone()),
+            None if targets(&self.0.plan).contains(&&*spec.name) => None,
+            None => Some(everything()),
         };
-        let routes = match added {
-            None => self.0.plan.sinks.iter().filter_map(route).collect(),
-            Some(spec) => self.0.table.routes.load().iter().cloned().chain(route(spec)).collect(),
-        };
+        let worker = &member.worker;
+        let processors = spec.processors.iter().map(|(name, make)| (name.as_str().into(), make.clone()));
+        Arc::new(Route {
+            name: worker.name.clone(),
+            topics,
+            except: spec.except.clone(),
+            routing_key: spec.routing_key.clone(),
+            processors: processors.collect(),
+            on_failed: on_failed(worker.name.clone(), worker.dead_letters.clone()),
+            buffer: worker.buffer.clone(),
+            cell: worker.cell.clone(),
+        })
+    }
+
+    /// Called with the lock on the sinks, so that no change is lost.
+    fn publish_routes(&self, routes: Vec<Arc<Route>>) {
         self.0.table.routes.store(Arc::new(routes));
+        // Somebody may have waited for a sink that is gone.
+        self.0.relief.notify_waiters();
     }
 
     async fn adopt(&self, member: &Arc<Member>) {
         let (worker, place) = (member.worker.clone(), member.place.clone());
         let start = Arc::new(move |watch| {
             let worker = worker.clone();
+            let incarnation = worker.buffer.incarnation();
             place.run(move || {
-                actix::Actor::start(SinkActor::new(worker, watch));
+                actix::Actor::start(SinkActor::new(worker, watch, incarnation));
             });
         });
         let spec = ChildSpec {
@@ -348,10 +339,9 @@ impl GraphHandle {
 
     async fn adopt_spine(&self) {
         let shared = &self.0;
-        let dead_letters = match shared.plan.dead_letter.as_ref().and_then(|to| self.sink(to)) {
-            Some(SinkHandle(target)) => DeadLetters::Sink(target.worker.buffer.clone()),
-            None => DeadLetters::file(shared.plan.data_dir.join("dead/processors.ndjson")),
-        };
+        let dead_letters = DeadLetters::file(shared.plan.data_dir.join("dead/processors.ndjson"));
+        let target = shared.plan.dead_letter.as_ref().and_then(|to| self.sink(to));
+        dead_letters.set_target(target.map(|SinkHandle(target)| target.worker.buffer.clone()));
         let spine = spine::Spine {
             emitter: shared.emitter.clone(),
             stages: shared.plan.stages.clone(),
@@ -375,7 +365,7 @@ impl GraphHandle {
             // A spine that dies is a bug of ours, or of an actor in it: keep trying for as long as the process lives.
             restart: RestartPolicy { max: u32::MAX, within: Duration::from_secs(60) },
             start,
-            observer: Arc::new(spine::SpineObserver),
+            observer: Arc::new(spine::SpineObserver(shared.emitter.clone())),
         };
         let _ = shared.supervisor.send(Adopt(spec)).await;
     }
@@ -411,7 +401,7 @@ impl SinkHandle {
         let worker = &self.0.worker;
         order(&mut worker.circuit());
         worker.publish(reason.map(str::to_owned));
-        worker.cell.signalled.notify_one();
+        worker.cell.call();
     }
 
     /// All that is known of it.
@@ -456,24 +446,40 @@ fn check(plan: &Plan) -> Result<(), StartError> {
         }
     }
     let known = |name: &str| plan.sinks.iter().any(|spec| spec.name == name);
-    let missing =
-        |from: &str, role, to: &str| StartError::NoSuchSink { from: from.into(), to: to.into(), role };
-    for spec in &plan.sinks {
-        if let Some((role, to)) = references(spec).find(|(_, to)| !known(to)) {
-            return Err(missing(&spec.name, role, to));
-        }
-    }
+    plan.sinks.iter().try_for_each(|spec| check_references(spec, known))?;
     match plan.dead_letter.as_deref().filter(|to| !known(to)) {
         Some(to) => Err(missing("the topology", "dead_letter", to)),
         None => Ok(()),
     }
 }
 
-fn link(member: &Arc<Member>, others: &[Arc<Member>]) {
-    if let OnOpen::Fallback(to) = member.worker.buffer.on_open()
-        && let Some(target) = others.iter().find(|other| other.worker.name == *to)
-    {
-        member.worker.buffer.set_fallback(&target.worker.buffer);
+fn check_references(spec: &SinkSpec, known: impl Fn(&str) -> bool) -> Result<(), StartError> {
+    let unknown = references(spec).find(|(_, to)| !known(to));
+    unknown.map_or(Ok(()), |(role, to)| Err(missing(&spec.name, role, to)))
+}
+
+fn missing(from: &str, role: &'static str, to: &str) -> StartError {
+    StartError::NoSuchSink { from: from.into(), to: to.into(), role }
+}
+
+/// Points every sink at the buffers of its fallback and its dead-letter sink.
+fn link(members: &[Arc<Member>]) {
+    let find = |name: &str| members.iter().find(|other| other.is(name));
+    for member in members {
+        let worker = &member.worker;
+        if let OnOpen::Fallback(to) = worker.buffer.on_open()
+            && let Some(target) = find(to)
+        {
+            worker.buffer.set_fallback(&target.worker.buffer);
+        }
+        let target = member.dead_letter.as_deref().and_then(find);
+        // Letters that would come back to their sender go to its file.
+        let target = target.filter(|target| {
+            let next = |at: &Arc<Member>| at.dead_letter.as_deref().and_then(find).cloned();
+            let mut chain = std::iter::successors(Some((*target).clone()), next).take(members.len());
+            !chain.any(|at| Arc::ptr_eq(&at, member))
+        });
+        worker.dead_letters.set_target(target.map(|target| target.worker.buffer.clone()));
     }
 }
 

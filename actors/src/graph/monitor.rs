@@ -15,8 +15,8 @@ use crate::event::{Event, Timestamp};
 use crate::sink::SinkState;
 use crate::supervise::{Abandon, Exit};
 
-/// A sink's thread that has not moved for this long is given up.
-const WATCHDOG: Duration = Duration::from_secs(30);
+/// The least patience with a sink's thread, which shows once a second that it moves.
+const WATCHDOG_MIN: Duration = Duration::from_secs(3);
 
 pub(super) struct Monitor {
     graph: GraphHandle,
@@ -68,10 +68,9 @@ impl Monitor {
     }
 
     fn watch(&self, member: &Member, ctx: &mut Context<Self>) {
-        let Some(silence) = member.worker.cell.silence(Instant::now()).filter(|silence| *silence > WATCHDOG)
-        else {
-            return;
-        };
+        let patience = self.graph.0.plan.watchdog.max(WATCHDOG_MIN);
+        let silence = member.worker.cell.silence(Instant::now()).filter(|silence| *silence > patience);
+        let Some(silence) = silence else { return };
         let name = member.worker.name.clone();
         error!(sink = %name, ?silence, "its thread does not move: given up");
         // On the spine's thread nothing could be started either.

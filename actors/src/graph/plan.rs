@@ -41,6 +41,8 @@ pub struct Plan {
     pub data_dir: PathBuf,
     /// How long a sink may be open before the other sinks hear of it; 30 s by default.
     pub alert_after: Duration,
+    /// A sink's own thread that has not moved for this long is given up; 30 s by default, at least 3 s.
+    pub watchdog: Duration,
     /// How many events the way in holds; 65,536 by default.
     pub ingress_capacity: usize,
 }
@@ -111,6 +113,7 @@ impl Plan {
             dead_letter: None,
             data_dir: PathBuf::from("."),
             alert_after: Duration::from_secs(30),
+            watchdog: Duration::from_secs(30),
             ingress_capacity: INGRESS_CAPACITY,
         }
     }

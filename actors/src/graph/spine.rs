@@ -37,10 +37,8 @@ impl Spine {
                 StageKind::Actor(start) => start(next),
                 StageKind::Processor(make) => {
                     let on_failed = on_failed(stage.name.clone(), self.dead_letters.clone());
-                    let stage = process::Stage::new(stage.name.clone(), make(), on_failed);
-                    let actor =
-                        ProcessorActor { stage, ingress: ingress.clone(), next, watch: watch.another() };
-                    actor.start().recipient()
+                    let stage = process::Stage::make(stage.name.clone(), make, on_failed);
+                    ProcessorActor::new(stage, ingress.clone(), next, watch.another()).start().recipient()
                 }
             };
         }
@@ -52,12 +50,13 @@ impl Spine {
 }
 
 /// Nothing to take back: what was in a dead spine's batches is counted where they are dropped.
-pub(crate) struct SpineObserver;
+pub(crate) struct SpineObserver(pub(crate) Emitter);
 
 impl Observer for SpineObserver {
     fn ended(&self, exit: &Exit) {
         if *exit != Exit::Stopped {
             error!(%exit, "the spine died; what was in its batches is counted as failed");
+            self.0.ingress().disown_reader();
         }
     }
 

@@ -15,7 +15,7 @@ use tokio_stream::Stream;
 use tracing::warn;
 
 use super::{Batch, Emitter, FlushRequest, Ingress};
-use crate::event::{Gap, MAX_EVENT_BYTES, Origin};
+use crate::event::{Confirmation, Gap, MAX_EVENT_BYTES, Origin};
 use crate::supervise::{DeathWatch, Exit};
 
 /// Most events in one batch of the spine.
@@ -78,6 +78,7 @@ struct Batches {
     seq: Arc<AtomicU64>,
     /// Flushes that were asked for, and how many queued events they still wait for.
     flushing: Option<(Vec<FlushRequest>, usize)>,
+    incarnation: u64,
     ended: bool,
 }
 
@@ -85,7 +86,7 @@ impl Stream for Batches {
     type Item = Batch;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Batch>> {
-        if self.ended {
+        if self.ended || self.ingress.incarnation() != self.incarnation {
             return Poll::Ready(None);
         }
         if let Some(batch) = self.drain() {
@@ -98,6 +99,7 @@ impl Stream for Batches {
         // Whatever came in between the first look and the registration would not wake anybody.
         match self.drain() {
             Some(batch) => Poll::Ready(Some(batch)),
+            None if self.ingress.incarnation() != self.incarnation => Poll::Ready(None),
             None => Poll::Pending,
         }
     }
@@ -117,13 +119,16 @@ impl Batches {
             self.lost(&mut batch, slot.lost);
             let mut event = slot.event;
             batch.tally.received += 1;
-            let size = event.size();
-            if slot.sent {
+            if let Some(size) = slot.sent {
                 sent = (sent.0 + 1, sent.1 + size);
             }
+            let size = event.size();
             if size > MAX_EVENT_BYTES {
                 warn!(?event, size, "event refused: larger than 1 MiB");
                 batch.tally.rejected += 1;
+                if let Some(receipt) = event.receipt() {
+                    receipt.answer(Confirmation::Lost);
+                }
                 continue;
             }
             if event.origin().is_none() {
@@ -163,7 +168,7 @@ impl Batches {
     /// Counts what was shed here, moves the numbering on by as much, and leaves one marker.
     fn lost(&self, batch: &mut Batch, lost: super::Lost) {
         let (tokens, others) = (u64::from(lost.tokens), u64::from(lost.others));
-        let n = tokens + others;
+        let n = lost.count();
         if n > 0 {
             batch.tally.received += i64::try_from(n).unwrap_or(i64::MAX);
             batch.tally.shed += n;
@@ -189,8 +194,9 @@ impl IngressActor {
         next: Recipient<Batch>,
         watch: DeathWatch,
     ) -> IngressActor {
-        let batches =
-            Batches { ingress: emitter.ingress().clone(), source, seq, flushing: None, ended: false };
+        let ingress = emitter.ingress().clone();
+        let incarnation = ingress.incarnation();
+        let batches = Batches { ingress, source, seq, flushing: None, incarnation, ended: false };
         IngressActor { next, batches: Some(batches), watch }
     }
 }

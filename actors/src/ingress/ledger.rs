@@ -50,13 +50,21 @@ impl GraphBalance {
 
 /// Keeps a [`GraphBalance`].
 #[derive(Debug, Default)]
-pub struct Ledger(Mutex<GraphBalance>);
+pub struct Ledger(Mutex<Sums>);
+
+#[derive(Debug, Default)]
+struct Sums {
+    /// Below zero while processors hold events that others made.
+    received: i64,
+    balance: GraphBalance,
+}
 
 impl Ledger {
     /// Enters what became of some events.
     pub(crate) fn add(&self, tally: &Tally) {
-        let mut sum = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sum.received = sum.received.saturating_add_signed(tally.received);
+        let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sums.received += tally.received;
+        let sum = &mut sums.balance;
         sum.created += tally.created;
         sum.rejected += tally.rejected;
         sum.shed += tally.shed;
@@ -70,6 +78,12 @@ impl Ledger {
     /// The numbers as of now.
     #[must_use]
     pub fn balance(&self) -> GraphBalance {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = u64::try_from(-sums.received).unwrap_or(0);
+        GraphBalance {
+            received: u64::try_from(sums.received).unwrap_or(0),
+            created: sums.balance.created.saturating_sub(held),
+            ..sums.balance
+        }
     }
 }

@@ -10,7 +10,7 @@ pub(crate) use batch::Tally;
 pub use ledger::{GraphBalance, Ledger};
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
@@ -62,6 +62,10 @@ pub(crate) struct Ingress {
     shed_tokens: AtomicU32,
     shed_others: AtomicU32,
     closed: AtomicBool,
+    /// The last batch has left: nobody reads the queue any more.
+    ended: AtomicBool,
+    /// Rises when the spine dies: what is left of the old one must not read on.
+    incarnation: AtomicU64,
     /// The reader has gone to sleep and wants to be woken by the next push.
     asleep: AtomicBool,
     reader: AtomicWaker,
@@ -84,8 +88,8 @@ struct Slot {
     event: Event,
     /// What was shed right before this event.
     lost: Lost,
-    /// Whether its sender waited, so that it counts as in transit.
-    sent: bool,
+    /// Where its sender waited: the size with which it counts as in transit.
+    sent: Option<usize>,
 }
 
 /// Events that found no room.
@@ -93,6 +97,12 @@ struct Slot {
 pub(crate) struct Lost {
     pub(crate) tokens: u32,
     pub(crate) others: u32,
+}
+
+impl Lost {
+    pub(crate) fn count(self) -> u64 {
+        u64::from(self.tokens) + u64::from(self.others)
+    }
 }
 
 impl Emitter {
@@ -103,6 +113,8 @@ impl Emitter {
             shed_tokens: AtomicU32::new(0),
             shed_others: AtomicU32::new(0),
             closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            incarnation: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             pacer: OnceLock::new(),
@@ -172,11 +184,16 @@ impl Emitter {
 
     /// Resolves when everything emitted before has come through the router; its sinks may still hold it.
     pub(crate) async fn routed(&self) {
-        let (done, wait) = oneshot::channel();
-        self.0.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
-        self.0.has_flushes.store(true, Ordering::SeqCst);
-        self.0.wake_now();
-        let _ = wait.await;
+        loop {
+            let (done, wait) = oneshot::channel();
+            self.0.flushes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+            self.0.has_flushes.store(true, Ordering::SeqCst);
+            self.0.wake_now();
+            // Should the spine die with the question in hand, the next one is asked.
+            if self.0.ended.load(Ordering::SeqCst) || wait.await.is_ok() {
+                return;
+            }
+        }
     }
 }
 
@@ -203,17 +220,26 @@ impl fmt::Debug for Emitter {
 
 impl Ingress {
     fn push(&self, event: Event, sent: bool) -> Emitted {
+        let emitted = self.take(event, sent);
+        // The reader may have ended since the look at `closed`: then nobody else would count what came in behind it.
+        if self.ended.load(Ordering::SeqCst) {
+            self.sweep();
+        }
+        emitted
+    }
+
+    fn take(&self, event: Event, sent: bool) -> Emitted {
         let class = event.class();
         if self.closed.load(Ordering::Relaxed) {
             self.ledger.add(&Tally { received: 1, shed: 1, ..Tally::default() });
             return Emitted::Closed;
         }
         if class == Class::Token && !sent && self.is_crowded() {
-            self.shed_tokens.fetch_add(1, Ordering::Relaxed);
+            self.shed_tokens.fetch_add(1, Ordering::SeqCst);
             return Emitted::Shed;
         }
-        let size = if sent { event.size() } else { 0 };
-        if sent {
+        let sent = sent.then(|| event.size());
+        if let Some(size) = sent {
             self.transit_events.fetch_add(1, Ordering::Relaxed);
             self.transit_bytes.fetch_add(size, Ordering::Relaxed);
         }
@@ -222,8 +248,8 @@ impl Ingress {
             self.shed_tokens.fetch_add(lost.tokens, Ordering::Relaxed);
             self.shed_others.fetch_add(lost.others, Ordering::Relaxed);
             let counter = if class == Class::Token { &self.shed_tokens } else { &self.shed_others };
-            counter.fetch_add(1, Ordering::Relaxed);
-            if sent {
+            counter.fetch_add(1, Ordering::SeqCst);
+            if let Some(size) = sent {
                 self.left(1, size);
             }
             if let Some(receipt) = slot.event.receipt() {
@@ -258,18 +284,52 @@ impl Ingress {
         self.pressure.get().is_none_or(|pressure| pressure.is_relieved(event, patience, events, bytes))
     }
 
-    /// Events of waiting senders have arrived in the buffers, or are lost.
+    /// A batch has arrived in the buffers, or is lost, and with it so many events of waiting senders.
     pub(crate) fn left(&self, events: usize, bytes: usize) {
-        if events > 0 {
-            self.transit_events.fetch_sub(events, Ordering::Relaxed);
-            self.transit_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.relief.notify_waiters();
+        self.transit_events.fetch_sub(events, Ordering::Relaxed);
+        self.transit_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        // Also when none of them was: the queue has moved.
+        self.relief.notify_waiters();
+    }
+
+    /// The reader has ended, or its time is up: whatever is left is counted as shed.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.sweep();
+    }
+
+    fn sweep(&self) {
+        let mut lost = self.take_lost().count();
+        while let Some(slot) = self.queue.pop() {
+            lost += slot.lost.count() + 1;
+            if let Some(size) = slot.sent {
+                self.left(1, size);
+            }
+            if let Some(receipt) = slot.event.receipt() {
+                receipt.answer(Confirmation::Lost);
+            }
         }
+        if lost > 0 {
+            let received = i64::try_from(lost).unwrap_or(i64::MAX);
+            self.ledger.add(&Tally { received, shed: lost, ..Tally::default() });
+        }
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Which spine reads.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::SeqCst)
+    }
+
+    /// The spine has died: what is left of it stops reading, so that the queue waits for the next one.
+    pub(crate) fn disown_reader(&self) {
+        self.incarnation.fetch_add(1, Ordering::SeqCst);
+        self.reader.wake();
     }
 
     fn take_lost(&self) -> Lost {
         let take = |counter: &AtomicU32| {
-            if counter.load(Ordering::Relaxed) == 0 { 0 } else { counter.swap(0, Ordering::Relaxed) }
+            if counter.load(Ordering::SeqCst) == 0 { 0 } else { counter.swap(0, Ordering::SeqCst) }
         };
         Lost { tokens: take(&self.shed_tokens), others: take(&self.shed_others) }
     }

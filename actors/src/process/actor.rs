@@ -12,13 +12,24 @@ use crate::ingress::{Batch, Ingress, Tally};
 use crate::supervise::{DeathWatch, Exit};
 
 pub(crate) struct ProcessorActor {
-    pub(crate) stage: Stage,
-    pub(crate) ingress: Arc<Ingress>,
-    pub(crate) next: Recipient<Batch>,
-    pub(crate) watch: DeathWatch,
+    stage: Stage,
+    ingress: Arc<Ingress>,
+    incarnation: u64,
+    next: Recipient<Batch>,
+    watch: DeathWatch,
 }
 
 impl ProcessorActor {
+    pub(crate) fn new(
+        stage: Stage,
+        ingress: Arc<Ingress>,
+        next: Recipient<Batch>,
+        watch: DeathWatch,
+    ) -> ProcessorActor {
+        let incarnation = ingress.incarnation();
+        ProcessorActor { stage, ingress, incarnation, next, watch }
+    }
+
     fn hand_on(&mut self, batch: Batch, ctx: &mut Context<Self>) {
         let last = batch.is_last();
         let sent = self.next.send(batch);
@@ -41,6 +52,10 @@ impl Actor for ProcessorActor {
     fn started(&mut self, ctx: &mut Context<Self>) {
         if let Some(interval) = self.stage.interval() {
             ctx.run_interval(interval, |actor, ctx| {
+                if actor.ingress.incarnation() != actor.incarnation {
+                    // The rest of its spine is dead.
+                    return ctx.stop();
+                }
                 let mut tally = Tally::default();
                 let events = actor.stage.tick(&mut tally);
                 if !events.is_empty() || tally != Tally::default() {
@@ -50,6 +65,14 @@ impl Actor for ProcessorActor {
                 }
             });
         }
+    }
+}
+
+impl Drop for ProcessorActor {
+    fn drop(&mut self) {
+        let mut tally = Tally::default();
+        self.stage.abandon(&mut tally);
+        self.ingress.ledger.add(&tally);
     }
 }
 

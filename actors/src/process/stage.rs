@@ -1,13 +1,13 @@
 //! One processor at work: keeps its books, and survives its panics.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::error;
 
-use super::{Output, Processor};
+use super::{Output, Processor, ProcessorFactory};
 use crate::event::Event;
 use crate::ingress::Tally;
 
@@ -28,8 +28,19 @@ impl Stage {
         Stage { name, processor, held: 0, on_failed }
     }
 
+    /// Makes the processor, too. One whose factory panics fails on every event, with what the panic said.
+    pub(crate) fn make(name: Arc<str>, factory: &ProcessorFactory, on_failed: OnFailed) -> Stage {
+        let processor = catch_unwind(AssertUnwindSafe(|| factory())).unwrap_or_else(|panic| {
+            let why = format!("it could not be made: {}", super::panic_message(&*panic));
+            error!(processor = %name, why, "a processor is missing");
+            Box::new(move |_| -> Option<Event> { resume_unwind(Box::new(why.clone())) })
+        });
+        Stage::new(name, processor, on_failed)
+    }
+
     pub(crate) fn interval(&self) -> Option<Duration> {
-        self.processor.interval().filter(|interval| !interval.is_zero())
+        let interval = catch_unwind(AssertUnwindSafe(|| self.processor.interval())).ok().flatten();
+        interval.filter(|interval| !interval.is_zero())
     }
 
     /// Runs events through, in order. The machine's own events pass by.
@@ -71,13 +82,18 @@ impl Stage {
     /// The graph drains: what it still holds after this is lost, and counted as failed.
     pub(crate) fn finish(&mut self, tally: &mut Tally) -> Vec<Event> {
         let events = self.aside(tally, |processor, out| processor.finish(out));
+        self.abandon(tally);
+        events
+    }
+
+    /// What it still holds is lost, and counted so.
+    pub(crate) fn abandon(&mut self, tally: &mut Tally) {
         let lost = std::mem::take(&mut self.held);
         if lost > 0 {
             error!(processor = %self.name, lost, "a processor did not release what it held");
             tally.received += i64::try_from(lost).unwrap_or(i64::MAX);
             tally.failed += lost;
         }
-        events
     }
 
     fn aside(&mut self, tally: &mut Tally, call: impl FnOnce(&mut dyn Processor, &mut Output)) -> Vec<Event> {
@@ -111,7 +127,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         // A processor whose own drop panics must not take the spine with it.
-        let processor = std::mem::replace(&mut self.processor, Box::new(|event| Some(event)));
+        let processor = std::mem::replace(&mut self.processor, Box::new(Some));
         if catch_unwind(AssertUnwindSafe(|| drop(processor))).is_err() {
             error!(processor = %self.name, "a processor panicked while it was dropped");
         }

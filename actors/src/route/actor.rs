@@ -1,6 +1,7 @@
 //! The end of the spine: names every event, and puts it into the buffers of the sinks that want it.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Named, Route, Table, Taps};
-use crate::event::{Class, Confirmation, Delivery, Event, Kind, Origin, Step};
+use crate::event::{Class, Confirmation, Delivery, Event, Gap, Kind, Origin, Step};
 use crate::ingress::{Batch, Ingress, Tally};
 use crate::process::Stage;
 use crate::supervise::{DeathWatch, Exit};
@@ -132,11 +133,11 @@ impl RouterActor {
     /// A gap that the ingress left concerns whatever sink would have taken events.
     fn notice(&mut self, event: &Event) {
         let now = Instant::now();
-        let Some(topic) = event.topic() else { return };
+        let Some(gap) = Gap::read(event) else { return };
         for live in self.live.iter_mut().filter(|live| live.route.topics.is_some()) {
             // In its place: behind what was gathered before it.
             live.push(now);
-            live.route.buffer.notice(Delivery::new(event.clone(), topic.clone()), now);
+            live.route.buffer.gap(&gap, now);
         }
     }
 
@@ -164,15 +165,12 @@ impl RouterActor {
     fn named(&mut self, event: &Event) -> Arc<Way> {
         let parts = event.step().parts();
         self.name.clear();
-        let optional = |text: &Option<Arc<str>>| text.clone().unwrap_or_default();
-        for part in [
-            &*parts.module_name,
-            event.kind().as_str(),
-            &optional(&parts.operation),
-            &optional(&parts.method_name),
-        ] {
+        let [operation, method] = [&parts.operation, &parts.method_name].map(|name| name.as_deref());
+        for part in [Some(&*parts.module_name), Some(event.kind().as_str()), operation, method] {
+            let part = part.unwrap_or_default();
+            // With its length: a name may hold whatever could part it from the next.
+            let _ = write!(self.name, "{}:", part.len());
             self.name.push_str(part);
-            self.name.push('\0');
         }
         if let Some(way) = self.names.get(&self.name) {
             return way.clone();
@@ -206,7 +204,7 @@ impl RouterActor {
 impl Live {
     fn new(route: Arc<Route>, ctx: &mut Context<RouterActor>) -> Live {
         let make = |(name, factory): &(Arc<str>, crate::process::ProcessorFactory)| {
-            Stage::new(name.clone(), factory(), route.on_failed.clone())
+            Stage::make(name.clone(), factory, route.on_failed.clone())
         };
         let stages: Vec<Stage> = route.processors.iter().map(make).collect();
         let timers = stages.iter().enumerate().filter_map(|(place, stage)| Some((place, stage.interval()?)));
@@ -303,6 +301,14 @@ impl Live {
         if !self.gathered.is_empty() {
             self.route.buffer.push(self.gathered.drain(..), now);
         }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let mut tally = Tally::default();
+        self.stages.iter_mut().for_each(|stage| stage.abandon(&mut tally));
+        self.book(&tally);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod actor;
 mod pattern;
+mod segment;
 mod table;
 mod tap;
 mod template;

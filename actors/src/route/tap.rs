@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -18,7 +18,10 @@ const CAPACITY: usize = 1024;
 
 /// The subscriptions of a graph.
 #[derive(Default)]
-pub(crate) struct Taps(ArcSwap<Vec<Arc<Tap>>>);
+pub(crate) struct Taps {
+    taps: ArcSwap<Vec<Arc<Tap>>>,
+    closed: AtomicBool,
+}
 
 struct Tap {
     key: Key,
@@ -48,29 +51,44 @@ impl Taps {
         let (tx, events) = mpsc::channel(CAPACITY);
         let missed = Arc::new(AtomicU64::new(0));
         let tap = Arc::new(Tap { key, value: value.to_owned(), events: tx, missed: missed.clone() });
-        self.0.rcu(|taps| {
+        self.taps.rcu(|taps| {
             let mut taps: Vec<_> = taps.iter().filter(|tap| !tap.events.is_closed()).cloned().collect();
             taps.push(tap.clone());
             taps
         });
+        // After the end there is nothing to wait for.
+        if self.closed.load(Ordering::SeqCst) {
+            self.taps.store(Arc::default());
+        }
         Subscription { events, missed }
     }
 
     /// Ends all subscriptions.
     pub(crate) fn close(&self) {
-        self.0.store(Arc::default());
+        self.closed.store(true, Ordering::SeqCst);
+        self.taps.store(Arc::default());
     }
 
     pub(crate) fn offer(&self, event: &Event) {
-        for tap in self.0.load().iter().filter(|tap| tap.wants(event)) {
-            if let Err(mpsc::error::TrySendError::Full(_)) = tap.events.try_send(event.clone()) {
+        let mut is_stale = false;
+        for tap in self.taps.load().iter() {
+            if tap.events.is_closed() {
+                is_stale = true;
+            } else if tap.wants(event)
+                && let Err(mpsc::error::TrySendError::Full(_)) = tap.events.try_send(event.clone())
+            {
                 tap.missed.fetch_add(1, Ordering::Relaxed);
             }
+        }
+        if is_stale {
+            self.taps.rcu(|taps| -> Vec<_> {
+                taps.iter().filter(|tap| !tap.events.is_closed()).cloned().collect()
+            });
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.load().is_empty()
+        self.taps.load().is_empty()
     }
 }
 
@@ -80,7 +98,10 @@ impl Tap {
             Key::Tag(tag) => event.tag(tag) == Some(&self.value),
             Key::Data(key) => event.data(key).is_some_and(|found| match &*found {
                 Value::String(text) => *text == self.value,
-                other => other.to_string() == self.value,
+                other => {
+                    let text = other.to_string();
+                    text == self.value
+                }
             }),
         }
     }

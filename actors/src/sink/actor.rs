@@ -67,7 +67,7 @@ impl Worker {
     pub(crate) fn control(&self, control: Control, deadline: Option<Instant>) {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
         self.control.store(control as u8, Ordering::SeqCst);
-        self.cell.signalled.notify_one();
+        self.cell.call();
     }
 
     fn is_told(&self, control: Control) -> bool {
@@ -80,6 +80,10 @@ impl Worker {
 
     /// Publishes the circuit's state, with a reason where there is a new one.
     pub(crate) fn publish(&self, reason: Option<String>) {
+        if self.cell.state().0 == SinkState::Failed {
+            // For good: no order can bring it back.
+            return;
+        }
         let (state, failures) = {
             let circuit = self.circuit();
             (circuit.state(), circuit.failures())
@@ -121,6 +125,8 @@ impl Observer for Worker {
 pub(crate) struct SinkActor {
     worker: Arc<Worker>,
     watch: DeathWatch,
+    /// Which one, as the buffer counts them: once there is a later one, this one must not go on.
+    incarnation: u64,
     context: SinkContext,
     sink: Option<Box<dyn DynSink>>,
     opened: bool,
@@ -142,11 +148,12 @@ enum Turn {
 }
 
 impl SinkActor {
-    pub(crate) fn new(worker: Arc<Worker>, watch: DeathWatch) -> SinkActor {
+    pub(crate) fn new(worker: Arc<Worker>, watch: DeathWatch, incarnation: u64) -> SinkActor {
         let context = SinkContext::new(worker.name.clone(), worker.cell.clone());
         SinkActor {
             worker,
             watch,
+            incarnation,
             context,
             sink: None,
             opened: false,
@@ -161,6 +168,9 @@ impl SinkActor {
     /// One turn: wait as the circuit says, or deliver.
     fn step(&mut self, ctx: &mut Context<Self>) {
         self.turn = Turn::Nothing;
+        if self.is_superseded() {
+            return ctx.stop();
+        }
         self.take_signal();
         let now = Instant::now();
         let draining = self.worker.is_told(Control::Drain);
@@ -190,9 +200,19 @@ impl SinkActor {
             Permit::Go { .. } if self.retry_at.is_some_and(|at| at > now) => {
                 self.idle(ctx, self.retry_at, false)
             }
-            Permit::Go { .. } if self.opened && self.worker.buffer.is_empty() => self.idle(ctx, None, true),
-            Permit::Go { limit, generation, .. } => self.deliver(ctx, limit, generation),
+            Permit::Go { probe: false, .. } if self.opened && self.worker.buffer.is_empty() => {
+                self.idle(ctx, None, true)
+            }
+            Permit::Go { limit, generation, probe } => {
+                // With nothing waiting, `open` is the probe.
+                self.opened &= !(probe && self.worker.buffer.is_empty());
+                self.deliver(ctx, limit, generation)
+            }
         }
+    }
+
+    fn is_superseded(&self) -> bool {
+        self.worker.buffer.incarnation() != self.incarnation
     }
 
     fn idle(&mut self, ctx: &mut Context<Self>, until: Option<Instant>, for_work: bool) {
@@ -200,7 +220,7 @@ impl SinkActor {
         let wait = async move {
             match until {
                 Some(until) => sleep_until(until).await,
-                None if for_work => worker.buffer.filled().await,
+                None if for_work => worker.buffer.filled(1).await,
                 None => std::future::pending().await,
             }
         };
@@ -212,8 +232,9 @@ impl SinkActor {
             worker: self.worker.clone(),
             context: self.context.clone(),
             sink: self.sink.take(),
+            incarnation: self.incarnation,
             opened: self.opened,
-            limit: limit.min(self.worker.batch.max_events).min(self.bisect.unwrap_or(usize::MAX)),
+            limit: limit.min(self.worker.batch.max_events).min(self.bisect.unwrap_or(usize::MAX)).max(1),
         };
         let turn = attempt.run().into_actor(self).map(move |(sink, opened, end), actor, ctx| {
             actor.sink = sink;
@@ -224,6 +245,9 @@ impl SinkActor {
     }
 
     fn settle(&mut self, end: End, generation: u64, ctx: &mut Context<Self>) {
+        if self.is_superseded() {
+            return ctx.stop();
+        }
         let now = Instant::now();
         let (outcome, reason) = match end {
             End::Arrived => {
@@ -302,6 +326,11 @@ impl SinkActor {
     }
 
     fn heed(&mut self, ctx: &mut Context<Self>) {
+        if self.is_superseded() {
+            // The word was for another.
+            self.worker.cell.call();
+            return ctx.stop();
+        }
         match self.turn {
             Turn::Idle(handle) => {
                 ctx.cancel_future(handle);
@@ -353,7 +382,12 @@ impl Actor for SinkActor {
         self.worker.cell.started();
         self.worker.publish(None);
         self.worker.cell.beat(Instant::now());
-        ctx.run_interval(HEARTBEAT, |actor, _| actor.worker.cell.beat(Instant::now()));
+        ctx.run_interval(HEARTBEAT, |actor, ctx| {
+            if actor.is_superseded() {
+                return ctx.stop();
+            }
+            actor.worker.cell.beat(Instant::now());
+        });
         self.listen(ctx);
         self.step(ctx);
     }
@@ -370,6 +404,7 @@ struct Attempt {
     worker: Arc<Worker>,
     context: SinkContext,
     sink: Option<Box<dyn DynSink>>,
+    incarnation: u64,
     opened: bool,
     limit: usize,
 }
@@ -423,10 +458,11 @@ impl Attempt {
                 }
             }
         }
-        if !worker.batch.linger.is_zero() && self.limit > 1 && !worker.buffer.is_empty() {
-            sleep(worker.batch.linger).await;
+        if !worker.batch.linger.is_zero() && !worker.is_told(Control::Drain) && !worker.buffer.is_empty() {
+            let _ = timeout(worker.batch.linger, worker.buffer.filled(self.limit)).await;
         }
-        let Some(mut lease) = worker.buffer.lease(self.limit, worker.batch.max_size, Instant::now()) else {
+        let lease = worker.buffer.lease(self.incarnation, self.limit, worker.batch.max_size, Instant::now());
+        let Some(mut lease) = lease else {
             return (Some(sink), true, End::Arrived);
         };
         let mut batch = Deliveries::new(std::mem::take(&mut lease.items));
@@ -496,7 +532,8 @@ impl Attempt {
     /// Dead-letters the oldest event, which has killed too many incarnations.
     async fn condemn(&self) {
         let worker = &self.worker;
-        let Some(mut lease) = worker.buffer.lease(1, usize::MAX, Instant::now()) else { return };
+        let lease = worker.buffer.lease(self.incarnation, 1, usize::MAX, Instant::now());
+        let Some(mut lease) = lease else { return };
         let items = std::mem::take(&mut lease.items);
         if let Some(delivery) = items.first() {
             let reason = format!("the sink crashed {} times with this event alone", worker.poison_after);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -53,18 +53,22 @@ pub enum OnOpen {
     Fallback(Arc<str>),
 }
 
+/// Most alerts that wait in one buffer; markers need no such bound, because neighbours become one.
+const MAX_NOTICES: usize = 1024;
+
 /// A bounded, observable queue with at most one lease at a time.
 pub struct Buffer {
     name: Arc<str>,
     policy: BufferPolicy,
     on_open: OnOpen,
-    fallback: OnceLock<Weak<Buffer>>,
+    fallback: Mutex<Weak<Buffer>>,
     inner: Mutex<Inner>,
     /// Copies for readers who must not wait for the lock.
     events: AtomicUsize,
     bytes: AtomicUsize,
     open: AtomicBool,
     failed: AtomicBool,
+    retired: AtomicBool,
     filled: Notify,
     /// Told after every change that may let a waiting sender go on.
     relief: Arc<Notify>,
@@ -73,8 +77,10 @@ pub struct Buffer {
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     pub(super) entries: VecDeque<Entry>,
-    /// The position of the first entry since the buffer was made.
+    /// The position of the first entry, for leases.
     head: u64,
+    /// How many entries ever came in.
+    appended: u64,
     /// How many of the first entries are with the sink.
     pub(super) leased: usize,
     incarnation: u64,
@@ -83,6 +89,7 @@ pub(super) struct Inner {
     pub(super) bytes: usize,
     /// Events per class that are not with the sink.
     pub(super) idle: [usize; 3],
+    notices: usize,
     pub(super) balance: Balance,
     last_delivered: Option<Instant>,
 }
@@ -90,6 +97,8 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) item: Item,
+    /// It came in as the how-manieth; a gap has that of the first event that is missing.
+    pub(super) number: u64,
     pub(super) size: u32,
     since: Instant,
     /// Deliveries begun; the next one is `attempts + 1`.
@@ -139,12 +148,13 @@ impl Buffer {
             name,
             policy,
             on_open,
-            fallback: OnceLock::new(),
+            fallback: Mutex::default(),
             inner: Mutex::default(),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             open: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             filled: Notify::new(),
             relief,
         })
@@ -159,37 +169,50 @@ impl Buffer {
     }
 
     pub(crate) fn set_fallback(&self, target: &Arc<Buffer>) {
-        let _ = self.fallback.set(Arc::downgrade(target));
+        *self.fallback.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(target);
     }
 
-    /// Queues events, in order, with one lock. Returns how many of them it holds now (or gave to its fallback).
-    pub(crate) fn push(&self, deliveries: impl IntoIterator<Item = Delivery>, now: Instant) -> usize {
-        let mut diverted = Vec::new();
-        let mut held = 0;
+    /// Where new events go instead right now. Never back to itself, nor into a buffer that nobody empties any more.
+    fn fallback(&self) -> Option<Arc<Buffer>> {
+        let target = self.fallback.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
+        (!std::ptr::eq(&*target, self) && !target.is_retired()).then_some(target)
+    }
+
+    /// Queues events, in order, with one lock; or sheds them, or gives them to its fallback, as its policies say.
+    pub(crate) fn push(&self, deliveries: impl IntoIterator<Item = Delivery>, now: Instant) {
+        match (self.is_open(), &self.on_open) {
+            (true, OnOpen::Drop) => {
+                let mut inner = self.lock();
+                for delivery in deliveries {
+                    inner.balance.accepted += 1;
+                    inner.shed(&delivery, GapReason::CircuitOpen, now);
+                }
+                self.publish(inner, false);
+            }
+            (true, OnOpen::Fallback(_)) if let Some(target) = self.fallback() => {
+                let diverted: Vec<Delivery> = deliveries.into_iter().collect();
+                let count = diverted.len() as u64;
+                // Not on to the target's own fallback: two sinks may be each other's.
+                target.hold(diverted, now);
+                let mut inner = self.lock();
+                inner.balance.accepted += count;
+                inner.balance.diverted += count;
+            }
+            _ => self.hold(deliveries, now),
+        }
+    }
+
+    fn hold(&self, deliveries: impl IntoIterator<Item = Delivery>, now: Instant) {
         let mut inner = self.lock();
         for delivery in deliveries {
             inner.balance.accepted += 1;
-            let fallback = self.fallback.get().and_then(Weak::upgrade);
-            match (&self.on_open, fallback) {
-                (OnOpen::Drop, _) if self.is_open() => inner.shed(&delivery, GapReason::CircuitOpen, now),
-                (OnOpen::Fallback(_), Some(_)) if self.is_open() => {
-                    inner.balance.diverted += 1;
-                    diverted.push(delivery);
-                }
-                _ if self.make_room(&mut inner, &delivery, now) => {
-                    held += 1;
-                    inner.append(Item::Event(delivery), now);
-                }
-                _ => inner.shed(&delivery, GapReason::BufferFull, now),
+            if self.make_room(&mut inner, &delivery, now) {
+                inner.append(Item::Event(delivery), now);
+            } else {
+                inner.shed(&delivery, GapReason::BufferFull, now);
             }
         }
-        self.publish(inner);
-        if !diverted.is_empty()
-            && let Some(target) = self.fallback.get().and_then(Weak::upgrade)
-        {
-            held += target.push(diverted, now);
-        }
-        held
+        self.publish(inner, false);
     }
 
     /// Queues one event if there is room without shedding anything.
@@ -202,24 +225,52 @@ impl Buffer {
             inner.balance.accepted += 1;
             inner.append(Item::Event(delivery), now);
         }
-        self.publish(inner);
+        self.publish(inner, false);
         fits
     }
 
-    /// Queues a marker or an alert; it takes no room and is counted apart.
+    /// Queues an alert; it takes no room and is counted apart. When too many of them wait, it is left out.
     pub(crate) fn notice(&self, delivery: Delivery, now: Instant) {
         let mut inner = self.lock();
-        inner.append(Item::Notice(delivery), now);
-        self.publish(inner);
+        if inner.notices < MAX_NOTICES {
+            inner.notices += 1;
+            inner.append(Item::Notice(delivery), now);
+        }
+        self.publish(inner, false);
     }
 
-    /// Lends the oldest events until they are marked, or the lease is released or revoked. At most one lease at a time.
-    pub(crate) fn lease(&self, max_events: usize, max_size: usize, now: Instant) -> Option<Lease> {
+    /// Marks that events are missing here which never came this far.
+    pub(crate) fn gap(&self, gap: &Gap, now: Instant) {
         let mut inner = self.lock();
+        match inner.gap_at_the_end() {
+            Some(last) => last.absorb(gap),
+            None => inner.append(Item::Gap(Box::new(gap.clone())), now),
+        }
+        self.publish(inner, false);
+    }
+
+    /// Which incarnation of the sink may lease.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.lock().incarnation
+    }
+
+    /// Lends the oldest events until they are marked, or the lease is released or revoked. At most one lease at a
+    /// time, and only to the `incarnation` that was not taken for dead since.
+    pub(crate) fn lease(
+        &self,
+        incarnation: u64,
+        max_events: usize,
+        max_size: usize,
+        now: Instant,
+    ) -> Option<Lease> {
+        let mut inner = self.lock();
+        if inner.incarnation != incarnation {
+            return None;
+        }
         inner.unlease();
         let (mut positions, mut items, mut bytes, mut taken) = (Vec::new(), Vec::new(), 0, 0);
-        let (incarnation, head, name) = (inner.incarnation, inner.head, self.name.clone());
-        let mut idle = [0; 3];
+        let (head, name) = (inner.head, self.name.clone());
+        let (mut idle, mut gaps) = ([0; 3], 0);
         for (entry, position) in inner.entries.iter_mut().zip(head..) {
             if items.len() >= max_events || (!items.is_empty() && bytes + entry.size as usize > max_size) {
                 break;
@@ -227,6 +278,7 @@ impl Buffer {
             taken += 1;
             if let Item::Gap(gap) = &entry.item {
                 entry.item = Item::Notice(gap.delivery(&name));
+                gaps += 1;
             }
             let (Item::Event(delivery) | Item::Notice(delivery)) = &mut entry.item else { continue };
             bytes += entry.size as usize;
@@ -242,6 +294,7 @@ impl Buffer {
             *all -= lent;
         }
         inner.leased = taken;
+        inner.notices += gaps;
         (!items.is_empty()).then_some(Lease { incarnation, positions, items })
     }
 
@@ -260,7 +313,7 @@ impl Buffer {
         if arrived > 0 {
             inner.last_delivered = Some(now);
         }
-        self.publish(inner);
+        self.publish(inner, true);
         arrived
     }
 
@@ -285,7 +338,7 @@ impl Buffer {
         {
             inner.remove(*position, |balance| &mut balance.dead_lettered);
         }
-        self.publish(inner);
+        self.publish(inner, true);
     }
 
     /// Ends a lease: what is not marked stays, in its place, one attempt older if it was really tried.
@@ -296,7 +349,7 @@ impl Buffer {
             inner.entries.iter_mut().take(leased).for_each(|entry| entry.attempts += u32::from(tried));
             inner.unlease();
         }
-        self.publish(inner);
+        self.publish(inner, true);
     }
 
     /// Takes back whatever is leased: marks of that lease count no more. An event that was alone in flight when its
@@ -312,7 +365,7 @@ impl Buffer {
             entry.crashes += u32::from(crashed && alone);
         }
         inner.unlease();
-        self.publish(inner);
+        self.publish(inner, true);
     }
 
     /// How often incarnations died with the oldest event alone in flight.
@@ -320,11 +373,11 @@ impl Buffer {
         self.lock().entries.front().map_or(0, |entry| entry.crashes)
     }
 
-    /// Waits until there is something to lease.
-    pub(crate) async fn filled(&self) {
+    /// Waits until there are so many entries to lease. For one waiter at a time.
+    pub(crate) async fn filled(&self, entries: usize) {
         loop {
             let notified = self.filled.notified();
-            if !self.is_empty() {
+            if self.lock().entries.len() >= entries {
                 return;
             }
             notified.await;
@@ -336,14 +389,13 @@ impl Buffer {
         self.lock().entries.is_empty()
     }
 
-    /// The position behind the newest entry, and whether everything before a position has left.
+    /// How many entries came in so far: what is before this place has left once [`Self::has_passed`] says so.
     pub(crate) fn tail(&self) -> u64 {
-        let inner = self.lock();
-        inner.head + inner.entries.len() as u64
+        self.lock().appended
     }
 
-    pub(crate) fn has_passed(&self, position: u64) -> bool {
-        self.lock().head >= position
+    pub(crate) fn has_passed(&self, tail: u64) -> bool {
+        self.lock().entries.front().is_none_or(|entry| entry.number >= tail)
     }
 
     /// The sink's actor says whether its circuit is open, and whether it was given up for good.
@@ -359,6 +411,16 @@ impl Buffer {
 
     pub(crate) fn is_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Nobody will empty it any more: its sink was stopped for good.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.relief.notify_waiters();
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// Whether with so many more events and bytes it would be over three quarters full.
@@ -390,17 +452,16 @@ impl Buffer {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a change: copies the numbers out, and tells whoever waits for a change.
-    fn publish(&self, inner: MutexGuard<'_, Inner>) {
+    /// Ends a change: copies the numbers out, and tells whoever waits for events, or for some to have `left`.
+    fn publish(&self, inner: MutexGuard<'_, Inner>, left: bool) {
         let empty = inner.entries.is_empty();
-        let before = self.events.swap(inner.events, Ordering::Relaxed);
+        self.events.store(inner.events, Ordering::Relaxed);
         self.bytes.store(inner.bytes, Ordering::Relaxed);
-        let shrunk = before > inner.events || inner.events == 0;
         drop(inner);
         if !empty {
             self.filled.notify_one();
         }
-        if shrunk {
+        if left {
             self.relief.notify_waiters();
         }
     }
@@ -424,8 +485,11 @@ impl Inner {
             self.bytes += size as usize;
             count(&mut self.idle, delivery.event.class(), 1);
         }
+        let number = self.appended;
+        self.appended += 1;
         self.entries.push_back(Entry {
             item,
+            number,
             size,
             since: now,
             attempts: 0,
@@ -440,17 +504,21 @@ impl Inner {
         if let Some(receipt) = delivery.event.receipt() {
             receipt.answer(crate::event::Confirmation::Lost);
         }
-        let leased = self.leased;
-        let behind_the_lease = self.entries.len() > leased;
-        if behind_the_lease
-            && let Some(Entry { item: Item::Gap(gap), .. }) = self.entries.back_mut()
-            && gap.reason == reason
-        {
-            return gap.add(&delivery.event);
+        if let Some(last) = self.gap_at_the_end() {
+            return last.add(&delivery.event, reason);
         }
-        let mut gap = Gap::new(reason);
-        gap.add(&delivery.event);
+        let mut gap = Gap::default();
+        gap.add(&delivery.event, reason);
         self.append(Item::Gap(Box::new(gap)), now);
+    }
+
+    /// Neighbouring gaps become one, whatever their reasons: so there are never more markers than events and one.
+    fn gap_at_the_end(&mut self) -> Option<&mut Gap> {
+        // One that is with the sink has become a marker.
+        match &mut self.entries.back_mut()?.item {
+            Item::Gap(gap) => Some(gap),
+            _ => None,
+        }
     }
 
     /// Takes an entry out and counts it; `false` when it is gone already.
@@ -464,7 +532,10 @@ impl Inner {
                 self.bytes -= entry.size as usize;
                 *counter(&mut self.balance) += 1;
             }
-            Item::Notice(_) => self.balance.notices += 1,
+            Item::Notice(_) => {
+                self.notices -= 1;
+                self.balance.notices += 1;
+            }
             Item::Gap(_) | Item::Done => return false,
         }
         self.drop_done();
@@ -508,9 +579,10 @@ impl Entry {
         matches!(self.item, Item::Event(_))
     }
 
-    pub(super) fn gap(gap: Gap, now: Instant) -> Entry {
+    pub(super) fn gap(gap: Gap, number: u64, now: Instant) -> Entry {
         Entry {
             item: Item::Gap(Box::new(gap)),
+            number,
             size: 0,
             since: now,
             attempts: 0,

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -69,44 +70,49 @@ impl DeadLetter {
     }
 }
 
-/// Takes dead letters; an event counts as dead-lettered once it was taken.
+/// Takes dead letters; an event counts as dead-lettered once it was taken. Clones share one target.
 #[derive(Debug, Clone)]
-pub enum DeadLetters {
-    /// Into the buffer of another sink.
-    Sink(Arc<Buffer>),
-    /// Appended to a file, which is made when first needed, for its owner only.
-    File(Arc<DeadLetterFile>),
+pub struct DeadLetters(Arc<Letters>);
+
+#[derive(Debug)]
+struct Letters {
+    /// The buffer of the sink that takes them.
+    target: ArcSwapOption<Buffer>,
+    /// Made when first needed, for its owner only; also when the target is given up or gone.
+    file: DeadLetterFile,
 }
 
 impl DeadLetters {
     /// Into a file of NDJSON.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> DeadLetters {
-        DeadLetters::File(Arc::new(DeadLetterFile { path: path.into(), file: Mutex::default() }))
+        let file = DeadLetterFile { path: path.into(), file: Mutex::default() };
+        DeadLetters(Arc::new(Letters { target: ArcSwapOption::default(), file }))
+    }
+
+    /// From now on into the buffer of another sink.
+    pub(crate) fn set_target(&self, target: Option<Arc<Buffer>>) {
+        self.0.target.store(target);
     }
 
     /// Takes one letter, or says why it could not: then it must be offered again.
     pub(crate) fn accept(&self, letter: &DeadLetter, now: Instant) -> Result<(), String> {
-        match self {
-            DeadLetters::Sink(buffer) => {
-                let event = letter.event();
-                let key = event.topic().cloned().unwrap_or_default();
-                if buffer.offer(Delivery::new(event, key), now) {
-                    Ok(())
-                } else {
-                    Err(format!("the buffer of dead-letter sink `{}` is full", buffer.name()))
-                }
-            }
-            DeadLetters::File(file) => {
-                let path = &file.path;
-                file.append(letter).map_err(|e| format!("dead-letter file {}: {e}", path.display()))
-            }
+        let target = self.0.target.load_full();
+        if let Some(buffer) = target.filter(|buffer| !buffer.is_failed() && !buffer.is_retired()) {
+            let event = letter.event();
+            let key = event.topic().cloned().unwrap_or_default();
+            return match buffer.offer(Delivery::new(event, key), now) {
+                true => Ok(()),
+                false => Err(format!("the buffer of dead-letter sink `{}` is full", buffer.name())),
+            };
         }
+        let file = &self.0.file;
+        file.append(letter).map_err(|e| format!("dead-letter file {}: {e}", file.path.display()))
     }
 }
 
 /// A file of dead letters, one JSON object a line.
-pub struct DeadLetterFile {
+struct DeadLetterFile {
     path: PathBuf,
     file: Mutex<Option<File>>,
 }

@@ -4,6 +4,7 @@ mod actor;
 mod batch;
 pub mod breaker;
 mod buffer;
+mod circuit;
 mod dead_letter;
 mod error;
 mod shed;

@@ -27,7 +27,7 @@ pub(super) fn make_room(
     if fits(inner) {
         return true;
     }
-    if policy.when_full == WhenFull::DropNewest {
+    if policy.when_full == WhenFull::DropNewest || size > max_size {
         return false;
     }
     for victim in [Class::Token, Class::Lifecycle] {
@@ -71,15 +71,15 @@ fn evict(inner: &mut Inner, victim: Class, events: usize, bytes: usize, now: Ins
                     receipt.answer(Confirmation::Lost);
                 }
                 match last {
-                    Some(Item::Gap(gap)) if gap.reason == GapReason::BufferFull => gap.add(&delivery.event),
+                    Some(Item::Gap(gap)) => gap.add(&delivery.event, GapReason::BufferFull),
                     _ => {
-                        let mut gap = Gap::new(GapReason::BufferFull);
-                        gap.add(&delivery.event);
-                        kept.push_back(Entry::gap(gap, now));
+                        let mut gap = Gap::default();
+                        gap.add(&delivery.event, GapReason::BufferFull);
+                        kept.push_back(Entry::gap(gap, entry.number, now));
                     }
                 }
             }
-            (Item::Gap(gap), Some(Item::Gap(last))) if gap.reason == last.reason => last.absorb(gap),
+            (Item::Gap(gap), Some(Item::Gap(last))) => last.absorb(gap),
             _ => kept.push_back(entry),
         }
     }

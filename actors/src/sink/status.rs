@@ -83,6 +83,11 @@ impl SinkState {
             SinkState::Failed => "failed",
         }
     }
+
+    /// Half open is still the trouble that opened it.
+    fn as_trouble(self) -> SinkState {
+        if self == SinkState::HalfOpen { SinkState::Open } else { self }
+    }
 }
 
 /// What is known of one sink, as of one moment.
@@ -136,9 +141,10 @@ impl fmt::Display for SinkStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waiting = grouped(self.balance.waiting);
         if self.state == SinkState::Closed {
+            let doing = self.reason.as_deref().unwrap_or("delivering");
             return match self.balance.waiting {
-                0 => f.write_str("closed (delivering)"),
-                _ => write!(f, "closed (delivering; {waiting} waiting)"),
+                0 => write!(f, "closed ({doing})"),
+                _ => write!(f, "closed ({doing}; {waiting} waiting)"),
             };
         }
         let since = self.since.to_string();
@@ -219,14 +225,15 @@ impl StatusCell {
 
     pub(crate) fn set_state(&self, state: SinkState, reason: Option<String>, failures: u32) {
         let mut published = self.lock();
-        if published.state != state {
-            published.state = state;
+        // A probe that failed is no new beginning: it has not been sending since the circuit opened.
+        if published.state.as_trouble() != state.as_trouble() {
             published.since = Timestamp::now();
             published.since_instant = Instant::now();
         }
+        published.state = state;
         published.failures = failures;
         published.reason = if state == SinkState::Closed && failures == 0 {
-            None
+            reason
         } else {
             reason.or_else(|| published.reason.take())
         };
@@ -293,6 +300,12 @@ impl StatusCell {
 
     fn signal(&self, signal: Signal) {
         *self.signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
+        self.call();
+    }
+
+    /// Makes the actor look: the one that listens now, be there another whose thread is stuck, or the next to come.
+    pub(crate) fn call(&self) {
+        self.signalled.notify_waiters();
         self.signalled.notify_one();
     }
 
@@ -349,7 +362,8 @@ impl SinkContext {
         &self.name
     }
 
-    /// The broker asks to be left alone: the circuit opens, with this reason, until [`unblock`](Self::unblock).
+    /// The broker asks to be left alone: the circuit opens, with this reason, until [`unblock`](Self::unblock), or
+    /// until a probe arrives (an `unblock` can be lost with its connection).
     pub fn block(&self, reason: impl Into<String>) {
         self.cell.signal(Signal::Block(reason.into()));
     }

@@ -8,9 +8,10 @@ pub use restart::{Exit, RestartPolicy, RestartTracker, Verdict};
 
 use std::collections::HashMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use actix::prelude::{Actor, AsyncContext as _, Context, Handler, Message, MessageResult, StreamHandler};
+use actix::prelude::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, MessageResult, StreamHandler};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -129,7 +130,11 @@ impl GraphSupervisor {
                 reports: self.reports.clone(),
                 exit: None,
             };
-            (child.spec.start)(watch);
+            // A panic in there drops the watch, which reports it like any other end.
+            let start = &child.spec.start;
+            if catch_unwind(AssertUnwindSafe(|| start(watch))).is_err() {
+                error!(child = %id, "panicked while it was started");
+            }
         }
     }
 
@@ -140,6 +145,7 @@ impl GraphSupervisor {
             return;
         }
         child.incarnation += 1;
+        let pending = child.incarnation;
         let (id, exit) = (ended.id, ended.exit);
         child.spec.observer.ended(&exit);
         let progressed = child.spec.observer.progressed();
@@ -147,7 +153,12 @@ impl GraphSupervisor {
             Verdict::RestartAfter(delay) => {
                 warn!(child = %id, %exit, delay_ms = delay.as_millis(), "restarting");
                 child.spec.observer.restarting();
-                ctx.run_later(delay, move |supervisor, _| supervisor.launch(&id));
+                ctx.run_later(delay, move |supervisor, _| {
+                    // Another child may have come under that name since.
+                    if supervisor.children.get(&id).is_some_and(|child| child.incarnation == pending) {
+                        supervisor.launch(&id);
+                    }
+                });
             }
             Verdict::LeaveDown => info!(child = %id, "stopped"),
             Verdict::GiveUp => {
@@ -198,5 +209,18 @@ impl Handler<Abandon> for GraphSupervisor {
         };
         self.ended(Ended { id, incarnation, exit }, ctx);
         MessageResult(true)
+    }
+}
+
+/// Ends the supervisor, and with it all restarts.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Dismiss;
+
+impl Handler<Dismiss> for GraphSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: Dismiss, ctx: &mut Context<Self>) {
+        ctx.stop();
     }
 }

@@ -1,5 +1,7 @@
 //! Tests of sinks, processors and whole graphs: scripted sinks, virtual time, and the books checked at the end.
 
+#![allow(clippy::panic, reason = "a kit for tests fails them by panicking")]
+
 mod scripted;
 #[cfg(any(test, feature = "testkit"))]
 mod virtual_time;

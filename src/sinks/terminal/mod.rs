@@ -176,8 +176,8 @@ impl Terminal {
         self.out.write_all(&self.text).and_then(|()| self.out.flush()).map_err(|error| {
             self.renderer.torn();
             match error.kind() {
-                // Whoever read is gone for good; events wait here, as for every sink that a person must mend.
-                io::ErrorKind::BrokenPipe => DeliveryError::misconfigured(format!(
+                // Whoever read is gone for good: the sink is soon given up, so that nobody waits for it.
+                io::ErrorKind::BrokenPipe => DeliveryError::fatal(format!(
                     "{} was closed by its reader; start both again, or take the terminal sink out",
                     self.name
                 )),
