@@ -598,3 +598,7 @@ pub(super) fn count(idle: &mut [usize; 3], class: Class, n: usize) {
         *slot += n;
     }
 }
+
+#[cfg(test)]
+#[path = "buffer_model.rs"]
+mod model;
