@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Many small events, made on one thread and freed on another: 17 % less processor time than with the system's.
+/// Many small events, made on one thread and freed on another: 17 % less processor time than with the system's. Without
+/// huge pages, which would make an idle process four times as large.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

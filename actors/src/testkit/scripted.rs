@@ -20,6 +20,8 @@ pub enum Act {
     Unavailable(usize),
     /// So many arrive, then the outcome is unknown.
     Unknown(usize),
+    /// So many arrive, but the answer is lost, so that the sink does not know of them.
+    Cut(usize),
     /// The broker refuses for now.
     Overload,
     /// The password is wrong.
@@ -54,6 +56,18 @@ impl Arrival {
         self.json.get("data")?.get("n")?.as_u64()
     }
 
+    /// The number under `seq`.
+    #[must_use]
+    pub fn seq(&self) -> Option<u64> {
+        self.json.get("seq")?.as_u64()
+    }
+
+    /// A number under one key of `data`: `count`, `from_seq` and `to_seq` of a gap marker.
+    #[must_use]
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.json.get("data")?.get(key)?.as_u64()
+    }
+
     /// The type of the event.
     #[must_use]
     pub fn kind(&self) -> &str {
@@ -62,12 +76,21 @@ impl Arrival {
 }
 
 /// What happened to a scripted sink, over all its incarnations.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Journal(Arc<Mutex<Pages>>);
 
-#[derive(Debug)]
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("arrivals", &self.pages().arrivals.len()).finish_non_exhaustive()
+    }
+}
+
+/// Acts for batches that hold an event with such a number.
+type Whims = Vec<(Box<dyn Fn(u64) -> bool + Send>, Act)>;
+
 struct Pages {
     began: Instant,
+    whims: Whims,
     script: VecDeque<Act>,
     opens: VecDeque<Act>,
     arrivals: Vec<Arrival>,
@@ -82,6 +105,7 @@ impl Journal {
     pub fn new(script: impl IntoIterator<Item = Act>) -> Journal {
         Journal(Arc::new(Mutex::new(Pages {
             began: Instant::now(),
+            whims: Vec::new(),
             script: script.into_iter().collect(),
             opens: VecDeque::new(),
             arrivals: Vec::new(),
@@ -95,6 +119,13 @@ impl Journal {
     #[must_use]
     pub fn opening(self, acts: impl IntoIterator<Item = Act>) -> Journal {
         self.pages().opens.extend(acts);
+        self
+    }
+
+    /// Plays `act` at every delivery that holds an event whose `data.n` is such a number, whatever the script says.
+    #[must_use]
+    pub fn whenever(self, n: impl Fn(u64) -> bool + Send + 'static, act: Act) -> Journal {
+        self.pages().whims.push((Box::new(n), act));
         self
     }
 
@@ -165,7 +196,7 @@ impl Scripted {
         match act {
             Act::Deliver => Ok(()),
             Act::Unavailable(_) => Err(DeliveryError::unavailable("connection refused")),
-            Act::Unknown(_) => Err(DeliveryError::unknown("connection lost")),
+            Act::Unknown(_) | Act::Cut(_) => Err(DeliveryError::unknown("connection lost")),
             Act::Overload => Err(DeliveryError::overload("out of memory")),
             Act::Misconfigured => Err(DeliveryError::misconfigured("wrong password")),
             Act::Rejected => Err(DeliveryError::rejected("bad event")),
@@ -193,10 +224,14 @@ impl Sink for Scripted {
         let (act, arrived) = {
             let mut pages = self.journal.pages();
             pages.batches.push(batch.len());
-            let act = pages.script.pop_front().unwrap_or(Act::Deliver);
+            let holds = |n: &dyn Fn(u64) -> bool| {
+                batch.iter().filter_map(|delivery| delivery.event.data("n")?.as_u64()).any(n)
+            };
+            let whim = pages.whims.iter().find(|(n, _)| holds(n)).map(|(_, act)| *act);
+            let act = whim.or_else(|| pages.script.pop_front()).unwrap_or(Act::Deliver);
             let arrived = match act {
                 Act::Deliver => batch.len(),
-                Act::Unavailable(n) | Act::Unknown(n) | Act::Panic(n) => n.min(batch.len()),
+                Act::Unavailable(n) | Act::Unknown(n) | Act::Cut(n) | Act::Panic(n) => n.min(batch.len()),
                 _ => 0,
             };
             let at = pages.began.elapsed();
@@ -208,7 +243,8 @@ impl Sink for Scripted {
             }));
             (act, arrived)
         };
-        (0..arrived).for_each(|i| batch.delivered(i));
+        let known = if matches!(act, Act::Cut(_)) { 0 } else { arrived };
+        (0..known).for_each(|i| batch.delivered(i));
         self.play(act).await
     }
 

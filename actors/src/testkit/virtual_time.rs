@@ -55,6 +55,11 @@ impl Rig {
         numbers.for_each(|n| self.emit("start", n));
     }
 
+    /// Emits a token with the text and the index `n`.
+    pub fn token(&self, n: u64) {
+        self.graph.emitter().emit(Event::token(&self.step, "answer", n.to_string(), n));
+    }
+
     /// Drains the graph within a minute and checks the books.
     ///
     /// # Panics
