@@ -122,7 +122,7 @@ fn a_mistake_in_code_is_told_before_anything_starts() {
         .start()
         .unwrap_err()
         .to_string();
-    for part in ["routing_key", "modul_name", "`Live` cannot be the name of a sink"] {
+    for part in ["`{modul_name}`", "did you mean `{module_name}`", "`Live` cannot be the name of a sink"] {
         assert!(error.contains(part), "{error}");
     }
     let dangling = {

@@ -1,40 +1,54 @@
 //! The wire format: one JSON object per event. Keys are public surface; `tests/wire.rs` holds them.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use serde::Serialize;
 
 use super::step::{Fragments, StepParts};
 use super::{Body, Context, Event, Statics};
 
+/// A scratch buffer that one huge event made larger than this is given back.
+const SCRATCH_KEPT: usize = 64 << 10;
 /// The keys of a token's own data: a context key of the same name gives way.
 const TOKEN_KEYS: [&str; 4] = ["field", "token", "token_index", "merged"];
 
+/// Encodes into a scratch buffer of the thread, and copies that into `Bytes` of exactly this event: a slice of a batch
+/// would keep the whole batch alive while one event waits.
 pub(super) fn encode(event: &Event) -> Bytes {
+    thread_local! { static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) } }
+    SCRATCH.with_borrow_mut(|out| {
+        out.clear();
+        write_event(event, out);
+        let encoded = Bytes::copy_from_slice(out);
+        if out.capacity() > SCRATCH_KEPT {
+            *out = Vec::new();
+        }
+        encoded
+    })
+}
+
+fn write_event(event: &Event, out: &mut Vec<u8>) {
     let fragments = event.step().fragments();
-    let mut out =
-        Vec::with_capacity(event.size() + fragments.token_context.len() + fragments.tags.len() + 64);
     out.extend_from_slice(b"{\"event_id\":\"");
-    event.id().write_json(&mut out);
+    event.id().write_json(out);
     out.extend_from_slice(&fragments.ids);
-    event.timestamp().write(&mut out);
+    event.timestamp().write(out);
     out.extend_from_slice(&fragments.names);
-    write_inner(event.kind().as_str(), &mut out);
+    write_inner(event.kind().as_str(), out);
     out.extend_from_slice(&fragments.operation);
-    write_optional(event.topic().map(|topic| &**topic), &mut out);
+    write_optional(event.topic().map(|topic| &**topic), out);
     out.extend_from_slice(b",\"source\":");
-    write_optional(event.origin().map(|origin| &*origin.source), &mut out);
+    write_optional(event.origin().map(|origin| &*origin.source), out);
     out.extend_from_slice(b",\"seq\":");
-    write(&event.origin().map(|origin| origin.seq), &mut out);
+    write(&event.origin().map(|origin| origin.seq), out);
     out.extend_from_slice(b",\"data\":");
-    write_data(event, fragments, &mut out);
+    write_data(event, fragments, out);
     out.extend_from_slice(b",\"tags\":{");
-    write_tags(event, fragments, &mut out);
+    write_tags(event, fragments, out);
     out.push(b'}');
     out.extend_from_slice(event.0.extra.as_deref().unwrap_or_default());
     out.push(b'}');
-    // `Bytes` of exactly this event: a slice of a batch would keep the whole batch alive while one event waits.
-    out.shrink_to_fit();
-    Bytes::from(out)
 }
 
 fn write_data(event: &Event, fragments: &Fragments, out: &mut Vec<u8>) {

@@ -1,6 +1,5 @@
 //! The actor around one sink: leases from the buffer, delivers, and moves the breaker, whose states are its own.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +7,6 @@ use std::time::Duration;
 use actix::prelude::{
     Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, SpawnHandle, WrapFuture as _,
 };
-use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
@@ -16,13 +14,13 @@ use tracing::{debug, info, warn};
 use super::batch::Mark;
 use super::breaker::{Circuit, CircuitState, Outcome, Permit, Transition};
 use super::buffer::Lease;
+use super::fence::Fenced;
 use super::status::Signal;
 use super::{
-    BatchPolicy, Buffer, DeadLetter, DeadLetters, Deliveries, DeliveryError, DynSink, ErrorClass,
-    SinkContext, SinkFactory, SinkState, StatusCell,
+    BatchPolicy, Buffer, DeadLetter, DeadLetters, Deliveries, DeliveryError, ErrorClass, SinkContext,
+    SinkFactory, SinkState, StatusCell,
 };
 use crate::event::Timestamp;
-use crate::process::panic_message;
 use crate::supervise::{Backoff, DeathWatch, Exit, Observer, RestartPolicy};
 
 /// How long `close` may take.
@@ -128,7 +126,7 @@ pub(crate) struct SinkActor {
     /// Which one, as the buffer counts them: once there is a later one, this one must not go on.
     incarnation: u64,
     context: SinkContext,
-    sink: Option<Box<dyn DynSink>>,
+    sink: Option<Fenced>,
     opened: bool,
     turn: Turn,
     retry: Backoff,
@@ -351,11 +349,9 @@ impl SinkActor {
         let sink = self.sink.take();
         let close = async move {
             if let Some(mut sink) = sink {
-                let closed = AssertUnwindSafe(timeout(CLOSE_TIMEOUT, sink.close_dyn())).catch_unwind().await;
-                if !matches!(closed, Ok(Ok(()))) {
-                    debug!("a sink did not close in time");
+                if !matches!(timeout(CLOSE_TIMEOUT, sink.close()).await, Ok(Ok(()))) {
+                    debug!("a sink did not close, or not in time");
                 }
-                discard(Some(sink));
             }
         };
         ctx.spawn(close.into_actor(self).map(|(), actor, ctx| {
@@ -393,17 +389,11 @@ impl Actor for SinkActor {
     }
 }
 
-impl Drop for SinkActor {
-    fn drop(&mut self) {
-        discard(self.sink.take());
-    }
-}
-
 /// One attempt: open if need be, lease, deliver, bury what is dead.
 struct Attempt {
     worker: Arc<Worker>,
     context: SinkContext,
-    sink: Option<Box<dyn DynSink>>,
+    sink: Option<Fenced>,
     incarnation: u64,
     opened: bool,
     limit: usize,
@@ -429,12 +419,12 @@ enum End {
 }
 
 impl Attempt {
-    async fn run(mut self) -> (Option<Box<dyn DynSink>>, bool, End) {
+    async fn run(mut self) -> (Option<Fenced>, bool, End) {
         let mut sink = match self.sink.take() {
             Some(sink) => sink,
-            None => match catch_unwind(AssertUnwindSafe(|| (self.worker.factory)())) {
+            None => match Fenced::make(&self.worker.factory) {
                 Ok(sink) => sink,
-                Err(panic) => return (None, false, End::Panicked(panic_message(&*panic))),
+                Err(panic) => return (None, false, End::Panicked(panic)),
             },
         };
         let worker = self.worker.clone();
@@ -443,18 +433,14 @@ impl Attempt {
             return (Some(sink), self.opened, End::Condemned);
         }
         if !self.opened {
-            let open = AssertUnwindSafe(timeout(worker.deliver_timeout, sink.open_dyn(&self.context)))
-                .catch_unwind();
-            match open.await {
+            let answer = timeout(worker.deliver_timeout, sink.open(&self.context)).await;
+            match answer {
                 Ok(Ok(Ok(()))) => self.opened = true,
                 Ok(Ok(Err(error))) => return (Some(sink), false, End::NotOpened(error)),
-                Ok(Err(_)) => {
+                Ok(Err(panic)) => return (None, false, End::Panicked(panic)),
+                Err(_) => {
                     let took = format!("opening took longer than {:?}", worker.deliver_timeout);
                     return (Some(sink), false, End::NotOpened(DeliveryError::unavailable(took)));
-                }
-                Err(panic) => {
-                    discard(Some(sink));
-                    return (None, false, End::Panicked(panic_message(&*panic)));
                 }
             }
         }
@@ -467,18 +453,17 @@ impl Attempt {
         };
         let mut batch = Deliveries::new(std::mem::take(&mut lease.items));
         let size = batch.len();
-        let delivery = timeout(worker.deliver_timeout, sink.deliver_dyn(&mut batch));
-        let result = match AssertUnwindSafe(delivery).catch_unwind().await {
+        let answer = timeout(worker.deliver_timeout, sink.deliver(&mut batch)).await;
+        let result = match answer {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => {
-                let took = format!("no answer within {:?}", worker.deliver_timeout);
-                Err(DeliveryError::unknown(took))
-            }
-            Err(panic) => {
+            Ok(Err(panic)) => {
                 // What it marked before did arrive; the rest is taken back by the supervisor.
                 self.arrived(&lease, &batch.into_marks(false));
-                discard(Some(sink));
-                return (None, false, End::Panicked(panic_message(&*panic)));
+                return (None, false, End::Panicked(panic));
+            }
+            Err(_) => {
+                let took = format!("no answer within {:?}", worker.deliver_timeout);
+                Err(DeliveryError::unknown(took))
             }
         };
         let items = batch.as_slice().to_vec();
@@ -572,12 +557,5 @@ impl Attempt {
         }
         warn!(sink = %worker.name, event = %delivery.event.id(), reason, "dead-lettered");
         worker.buffer.bury(lease, i);
-    }
-}
-
-/// Drops user code's value, whatever its `Drop` does: a panic there, while unwinding, would abort the process.
-fn discard(sink: Option<Box<dyn DynSink>>) {
-    if catch_unwind(AssertUnwindSafe(|| drop(sink))).is_err() {
-        warn!("a sink panicked while it was dropped");
     }
 }

@@ -270,14 +270,16 @@ impl Buffer {
         inner.unlease();
         let (mut positions, mut items, mut bytes, mut taken) = (Vec::new(), Vec::new(), 0, 0);
         let (head, name) = (inner.head, self.name.clone());
-        let (mut idle, mut gaps) = ([0; 3], 0);
+        let (mut idle, mut gaps, mut last_gap) = ([0; 3], 0, None);
         for (entry, position) in inner.entries.iter_mut().zip(head..) {
             if items.len() >= max_events || (!items.is_empty() && bytes + entry.size as usize > max_size) {
                 break;
             }
             taken += 1;
+            last_gap = None;
             if let Item::Gap(gap) = &entry.item {
-                entry.item = Item::Notice(gap.delivery(&name));
+                let marker = Item::Notice(gap.delivery(&name));
+                last_gap = Some(std::mem::replace(&mut entry.item, marker));
                 gaps += 1;
             }
             let (Item::Event(delivery) | Item::Notice(delivery)) = &mut entry.item else { continue };
@@ -289,6 +291,16 @@ impl Buffer {
             if let Item::Event(delivery) = &entry.item {
                 count(&mut idle, delivery.event.class(), 1);
             }
+        }
+        // A gap at the end waits for the next lease: what is shed behind it until then belongs to it.
+        if items.len() > 1
+            && let Some(gap) = last_gap
+            && let Some(entry) = inner.entries.get_mut(taken - 1)
+        {
+            entry.item = gap;
+            (taken, gaps) = (taken - 1, gaps - 1);
+            items.pop();
+            positions.pop();
         }
         for (all, lent) in inner.idle.iter_mut().zip(idle) {
             *all -= lent;

@@ -7,6 +7,7 @@ mod buffer;
 mod circuit;
 mod dead_letter;
 mod error;
+mod fence;
 mod shed;
 mod status;
 

@@ -1,0 +1,274 @@
+//! Promise 2: start degraded, be honest, and need no restart when the broker comes back.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use streamll_actors::event::Timestamp;
+use streamll_actors::graph::{Plan, SinkSpec};
+use streamll_actors::sink::{
+    Deliveries, DeliveryError, OnOpen, Placement, Sink, SinkContext, SinkState, SinkStatus,
+};
+use streamll_actors::testkit::{Act, Journal, Rig, Scripted, run, settle};
+use tokio::time::sleep;
+
+const TAKES: Duration = Duration::from_millis(5);
+
+fn all(n: u64) -> Vec<u64> {
+    (0..n).collect()
+}
+
+fn status(rig: &Rig, name: &str) -> SinkStatus {
+    rig.graph.sink(name).unwrap().status()
+}
+
+/// A sink that is away for so many attempts to open it.
+fn away(journal: &Journal, attempts: usize) -> SinkSpec {
+    journal.clone().opening(vec![Act::Unavailable(0); attempts]).spec("live", TAKES)
+}
+
+#[test]
+fn with_its_broker_down_a_sink_is_open_from_the_start_and_says_since_when_and_why() {
+    run(async {
+        let journal = Journal::new([]);
+        let rig = Rig::start(Plan::new("test").sink(away(&journal, 4))).await;
+        let began = Timestamp::now();
+        rig.emit_all(0..1204);
+        settle().await;
+        let first = status(&rig, "live");
+        assert_eq!((first.state, first.circuit_open, first.running), (SinkState::Open, true, true));
+        let text = first.to_string();
+        assert!(text.starts_with("open (not sending since ") && text.ends_with(": connection refused; 1,204 waiting)"), "{text}");
+        assert!(first.since.since(began) < Duration::from_secs(5));
+        // Through failed probes, and while one is under way, it is since then that nothing was sent.
+        sleep(Duration::from_secs(60)).await;
+        let later = status(&rig, "live");
+        assert_eq!((later.since, later.reason.as_deref()), (first.since, Some("connection refused")));
+        assert!(later.failures > 1);
+        assert!(later.oldest_waiting_age > Some(Duration::from_secs(59)));
+        sleep(Duration::from_secs(3600)).await;
+        let last = status(&rig, "live");
+        assert_eq!((last.to_string().as_str(), last.reason, last.failures), ("closed (delivering)", None, 0));
+        assert_eq!(last.restarts, 0);
+        assert_eq!(journal.numbers(), all(1204));
+        assert!(rig.end().await.complete);
+    });
+}
+
+#[test]
+fn the_others_hear_of_trouble_that_lasts_and_of_its_end_once_each() {
+    run(async {
+        let (live, other) = (Journal::new([]), Journal::new([]));
+        let mut plan = Plan::new("test").sink(away(&live, 5)).sink(other.spec("other", TAKES));
+        plan.alert_after = Duration::from_secs(45);
+        let rig = Rig::start(plan).await;
+        rig.emit_all(0..7);
+        sleep(Duration::from_secs(40)).await;
+        assert!(!other.kinds().iter().any(|kind| kind == "sink_open"), "too early");
+        // Longer than any single time that it is open.
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(other.kinds().last().map(String::as_str), Some("sink_open"));
+        sleep(Duration::from_secs(3600)).await;
+        rig.end().await;
+        let alerts: Vec<_> = other.arrivals().into_iter().filter(|a| a.n().is_none()).collect();
+        let kinds: Vec<_> = alerts.iter().map(|a| (a.kind(), &*a.key)).collect();
+        assert_eq!(kinds, [("sink_open", "ai.streamll.sink_open"), ("sink_recovered", "ai.streamll.sink_recovered")]);
+        assert_eq!(alerts[0].json["data"]["reason"], "connection refused");
+        assert_eq!(alerts[0].number("waiting"), Some(7));
+        // Nobody tells a sink of itself.
+        assert_eq!(live.kinds(), ["start"; 7]);
+    });
+}
+
+#[test]
+fn short_trouble_is_nobody_elses_business() {
+    run(async {
+        let (live, other) = (Journal::new([]), Journal::new([]));
+        let mut spec = away(&live, 2);
+        spec.breaker.recovery_timeout = Duration::from_secs(5);
+        let rig = Rig::start(Plan::new("test").sink(spec).sink(other.spec("other", TAKES))).await;
+        rig.emit_all(0..7);
+        sleep(Duration::from_secs(600)).await;
+        rig.end().await;
+        assert_eq!((live.kinds(), other.kinds()), (vec!["start".to_owned(); 7], vec!["start".to_owned(); 7]));
+    });
+}
+
+#[test]
+fn with_on_open_drop_events_are_shed_and_marked_and_it_recovers_although_nothing_waits() {
+    run(async {
+        let journal = Journal::new([]);
+        let mut spec = away(&journal, 2);
+        spec.on_open = OnOpen::Drop;
+        let rig = Rig::start(Plan::new("test").sink(spec)).await;
+        settle().await;
+        rig.emit_all(0..10);
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(status(&rig, "live").state, SinkState::Closed);
+        rig.emit_all(10..20);
+        let drained = rig.end().await;
+        let balance = drained.status.sink("live").unwrap().balance;
+        assert_eq!((balance.accepted, balance.shed, balance.delivered), (20, 10, 10));
+        assert_eq!(journal.kinds()[0], "gap");
+        assert_eq!(journal.arrivals()[0].json["data"]["reason"], "circuit open");
+        assert_eq!(journal.numbers(), (10..20).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn with_a_fallback_events_go_there_while_it_is_open_and_the_fallback_takes_nothing_else() {
+    run(async {
+        let (live, spare) = (Journal::new([]), Journal::new([]));
+        let mut spec = away(&live, 2);
+        spec.on_open = OnOpen::Fallback("spare".into());
+        let rig = Rig::start(Plan::new("test").sink(spec).sink(spare.spec("spare", TAKES))).await;
+        settle().await;
+        rig.emit_all(0..10);
+        sleep(Duration::from_secs(600)).await;
+        rig.emit_all(10..20);
+        let drained = rig.end().await;
+        assert_eq!((live.numbers(), spare.numbers()), ((10..20).collect(), all(10)));
+        assert_eq!(drained.status.sink("live").unwrap().balance.diverted, 10);
+        assert_eq!(drained.status.sink("spare").unwrap().balance.accepted, 10);
+        assert!(drained.complete);
+    });
+}
+
+#[test]
+fn two_sinks_that_are_each_others_fallback_hold_what_neither_can_send() {
+    run(async {
+        let (one, two) = (Journal::new([]), Journal::new([]));
+        let mut plan = Plan::new("test");
+        for (journal, name, to) in [(&one, "one", "two"), (&two, "two", "one")] {
+            let mut spec = journal.clone().opening([Act::Unavailable(0); 2]).spec(name, TAKES);
+            spec.on_open = OnOpen::Fallback(to.into());
+            spec.topics = streamll_actors::route::TopicPattern::parse("#").ok().map(|all| vec![all]);
+            plan = plan.sink(spec);
+        }
+        let rig = Rig::start(plan).await;
+        settle().await;
+        rig.emit_all(0..10);
+        sleep(Duration::from_secs(600)).await;
+        assert!(rig.end().await.complete);
+        assert_eq!((one.numbers(), two.numbers()), (all(10), all(10)));
+    });
+}
+
+#[test]
+fn an_operator_opens_closes_and_lets_go_of_a_circuit() {
+    run(async {
+        let journal = Journal::new([]);
+        let rig = Rig::start(Plan::new("test").sink(journal.spec("live", TAKES))).await;
+        settle().await;
+        let live = rig.graph.sink("live").unwrap();
+        live.force_open();
+        rig.emit_all(0..10);
+        sleep(Duration::from_secs(3600)).await;
+        assert_eq!(live.status().reason.as_deref(), Some("ordered by hand"));
+        assert_eq!((live.status().state, live.status().balance.waiting), (SinkState::Open, 10));
+        assert_eq!(rig.graph.flush().await, 10, "a flush does not wait for it");
+        live.auto();
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((live.status().state, journal.numbers()), (SinkState::Closed, all(10)));
+        live.force_close();
+        journal.play([Act::Unavailable(0); 10]);
+        rig.emit_all(10..20);
+        sleep(Duration::from_secs(20)).await;
+        assert_eq!(live.status().state, SinkState::Closed, "failures do not trip it");
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(journal.numbers(), all(20));
+        live.auto();
+        journal.play([Act::Unavailable(0); 3]);
+        rig.emit_all(20..30);
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(live.status().state, SinkState::Open);
+        live.force_close();
+        sleep(Duration::from_secs(1)).await;
+        assert!(rig.end().await.complete);
+        assert_eq!(journal.numbers(), all(30));
+    });
+}
+
+#[test]
+fn a_sink_that_was_opened_by_hand_is_not_asked_at_the_end_either() {
+    run(async {
+        let journal = Journal::new([]);
+        let rig = Rig::start(Plan::new("test").sink(journal.spec("live", TAKES))).await;
+        settle().await;
+        rig.graph.sink("live").unwrap().force_open();
+        rig.emit_all(0..10);
+        let drained = rig.end().await;
+        assert_eq!(drained.status.sink("live").unwrap().balance.waiting, 10);
+        assert!(!drained.complete && journal.numbers().is_empty());
+    });
+}
+
+/// Hands its context out.
+struct Talking(Scripted, Arc<Mutex<Option<SinkContext>>>);
+
+impl Sink for Talking {
+    async fn open(&mut self, ctx: &SinkContext) -> Result<(), DeliveryError> {
+        ctx.connected(true);
+        *self.1.lock().unwrap() = Some(ctx.clone());
+        self.0.open(ctx).await
+    }
+
+    async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
+        self.0.deliver(batch).await
+    }
+}
+
+#[test]
+fn a_broker_that_asks_to_be_left_alone_is_left_alone_until_it_asks_for_more() {
+    for on_open in [OnOpen::Buffer, OnOpen::Drop] {
+        run(async {
+            let (journal, said) = (Journal::new([]), Arc::new(Mutex::new(None)));
+            let mut spec = SinkSpec::new("live", {
+                let (journal, said) = (journal.clone(), said.clone());
+                move || Talking(journal.sink(TAKES), said.clone())
+            });
+            spec.placement = Placement::Spine;
+            spec.on_open = on_open.clone();
+            let rig = Rig::start(Plan::new("test").sink(spec)).await;
+            settle().await;
+            let context: SinkContext = said.lock().unwrap().clone().unwrap();
+            assert_eq!((context.name(), status(&rig, "live").connected), ("live", Some(true)));
+            context.block("disk alarm");
+            settle().await;
+            let live = status(&rig, "live");
+            assert_eq!((live.state, live.reason.as_deref()), (SinkState::Open, Some("disk alarm")));
+            rig.emit_all(0..10);
+            sleep(Duration::from_secs(5)).await;
+            assert!(journal.batches().is_empty());
+            // From another thread, as a client library would.
+            std::thread::spawn(move || context.unblock()).join().unwrap();
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(status(&rig, "live").state, SinkState::Closed);
+            rig.emit_all(10..20);
+            rig.end().await;
+            let expected = if on_open == OnOpen::Drop { (10..20).collect() } else { all(20) };
+            assert_eq!(journal.numbers(), expected);
+        });
+    }
+}
+
+#[test]
+fn a_block_whose_end_was_never_heard_does_not_last_for_ever() {
+    run(async {
+        let (journal, said) = (Journal::new([]), Arc::new(Mutex::new(None)));
+        let mut spec = SinkSpec::new("live", {
+            let (journal, said) = (journal.clone(), said.clone());
+            move || Talking(journal.sink(TAKES), said.clone())
+        });
+        spec.placement = Placement::Spine;
+        let rig = Rig::start(Plan::new("test").sink(spec)).await;
+        settle().await;
+        let context: SinkContext = said.lock().unwrap().clone().unwrap();
+        context.block("memory alarm");
+        settle().await;
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(status(&rig, "live").state, SinkState::Closed, "a probe found it well");
+        rig.emit_all(0..10);
+        rig.end().await;
+        assert_eq!(journal.numbers(), all(10));
+    });
+}
