@@ -82,7 +82,7 @@ where
         if let Poll::Ready(Some(item)) = &polled
             && let Some(text) = (this.text)(item)
         {
-            let event = Event::token(&this.step, this.field.clone(), text, this.index);
+            let event = Event::token(&this.step, &*this.field, text, this.index);
             this.index += 1;
             match &this.emitter {
                 Some(emitter) => emitter.emit(event),

@@ -98,7 +98,7 @@ impl Sink for Keeping {
         let Kept(kept) = &self.0;
         let mut pages = kept.1.wait_while(self.0.pages(), |pages| pages.held).unwrap();
         pages.arrivals.extend(batch.iter().map(|delivery| Arrival {
-            key: delivery.key.to_string(),
+            key: delivery.key().to_string(),
             text: String::from_utf8(delivery.event.json().to_vec()).expect("JSON is UTF-8"),
             json: serde_json::from_slice(delivery.event.json()).expect("it is JSON"),
         }));

@@ -89,7 +89,7 @@ fn the_context_is_redacted_and_its_steps_are_shared() {
     }
     assert!(left[0].step().same(left[1].step()), "one step for all its tokens");
     assert_eq!(left[0].step().parts().span_id, call.parts().span_id);
-    assert_eq!(left[1].as_token().unwrap().text.as_ref(), "b");
+    assert_eq!(left[1].as_token().unwrap().text, "b");
 }
 
 #[test]

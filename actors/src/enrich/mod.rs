@@ -7,7 +7,7 @@ pub(crate) use actor::EnricherActor;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::event::{Context, Event, Statics, Step, Timestamp};
+use crate::event::{Context, Event, Stamp, Statics, Step, Timestamp};
 
 /// How many open steps and runs are remembered, at least; at most twice as many.
 const REMEMBERED: usize = 10_000;
@@ -15,7 +15,8 @@ const REMEMBERED: usize = 10_000;
 /// Enriches events one by one. Remembers open steps and runs, within a bound.
 #[derive(Debug)]
 pub(crate) struct Enricher {
-    statics: Arc<Statics>,
+    /// On every event, until the router knows its topic.
+    stamp: Arc<Stamp>,
     /// When each open step began.
     opened: Recent<Timestamp>,
     /// What other processes said of a run at its start.
@@ -26,14 +27,15 @@ pub(crate) struct Enricher {
 
 impl Enricher {
     pub(crate) fn new(statics: Arc<Statics>) -> Enricher {
-        Enricher { statics, opened: Recent::default(), runs: Recent::default(), last: None }
+        let stamp = Arc::new(Stamp { statics, topic: None });
+        Enricher { stamp, opened: Recent::default(), runs: Recent::default(), last: None }
     }
 
     pub(crate) fn enrich(&mut self, event: &mut Event) {
-        event.set_statics(&self.statics);
         if event.is_system() {
-            return;
+            return event.set_statics(&self.stamp.statics);
         }
+        event.set_stamp(&self.stamp);
         if event.is_foreign() {
             self.remember_run(event);
         }

@@ -1,9 +1,10 @@
 //! An event's own data: a token, a map, or JSON as it came in.
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
+use compact_str::CompactString;
 use serde_json::{Map, Value};
 
 /// The data of one event, without the context of its step.
@@ -15,16 +16,19 @@ pub enum Body {
     /// Keys and values.
     Map(Map<String, Value>),
     /// JSON that came in and is passed on as it is.
-    Raw(Raw),
+    Raw(Box<Raw>),
 }
+
+/// A string that needs no memory of its own up to 24 bytes: most tokens, and the names of fields.
+pub type Text = CompactString;
 
 /// A piece of the text that a step streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// Which output of the step it belongs to, for example `answer`.
-    pub field: Arc<str>,
+    pub field: Text,
     /// The text.
-    pub text: Box<str>,
+    pub text: Text,
     /// Its place among the tokens of this step and field, from zero.
     pub index: u64,
 }

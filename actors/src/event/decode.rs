@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::body::Raw;
 use super::{
-    Body, Context, Event, EventId, Kind, MAX_EVENT_BYTES, Origin, Step, StepParts, Timestamp, Token, id,
+    Body, Context, Event, EventId, Kind, MAX_EVENT_BYTES, Step, StepParts, Timestamp, Token, id,
 };
 
 /// How deep the `data` of an incoming event may nest.
@@ -61,7 +61,7 @@ impl Decoder {
         };
         let body = match token(&kind, data) {
             Some(token) => Body::Token(token),
-            None => Body::Raw(Raw::new(Bytes::copy_from_slice(data.as_bytes()))),
+            None => Body::Raw(Box::new(Raw::new(Bytes::copy_from_slice(data.as_bytes())))),
         };
         let step = self.step(&wire);
         let mut event = Event::with_body(step, kind, body).at(timestamp);
@@ -71,7 +71,8 @@ impl Decoder {
         inner.foreign = true;
         inner.extra = (!wire.extra.is_empty()).then(|| wire.extra.into());
         if let (Some(source), Some(seq)) = (&wire.source, wire.seq) {
-            inner.origin = Some(Origin { source: Arc::from(&**source), seq });
+            inner.foreign_source = Some(Arc::from(&**source));
+            inner.seq = Some(seq);
         }
         Ok(event)
     }
@@ -123,7 +124,7 @@ fn token(kind: &Kind, data: &str) -> Option<Token> {
         return None;
     }
     let usual: Usual<'_> = serde_json::from_str(data).ok()?;
-    Some(Token { field: Arc::from(&*usual.field), text: usual.token.into(), index: usual.token_index })
+    Some(Token { field: usual.field.into(), text: usual.token.into(), index: usual.token_index })
 }
 
 fn kind_of(json: &str) -> &'static str {
@@ -370,7 +371,7 @@ mod tests {
         let line = br#"{"event_type":"token","execution_id":"x","span_id":"s","module_name":"M","data":{"field":"a","token":"t","token_index":0}}"#;
         let (one, two) = (decoder.decode(line).unwrap(), decoder.decode(line).unwrap());
         assert!(one.step().same(two.step()));
-        assert_eq!(one.as_token().unwrap().text.as_ref(), "t");
+        assert_eq!(one.as_token().unwrap().text, "t");
     }
 
     #[test]

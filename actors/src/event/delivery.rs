@@ -12,16 +12,27 @@ pub type Key = Arc<str>;
 pub struct Delivery {
     /// Shared with every other sink that it goes to.
     pub event: Event,
-    /// Its name at the broker, for example `ai.rag_pipeline.token`.
-    pub key: Key,
     /// 1 at first; 2 and more when an earlier attempt may have arrived.
     pub attempt: u32,
+    /// Where it is not the topic.
+    key: Option<Key>,
 }
 
 impl Delivery {
-    /// A first attempt.
+    /// A first attempt, under a key of its own.
     #[must_use]
     pub fn new(event: Event, key: Key) -> Delivery {
-        Delivery { event, key, attempt: 1 }
+        Delivery { event, key: Some(key), attempt: 1 }
+    }
+
+    /// A first attempt, under the event's topic.
+    pub(crate) fn by_topic(event: Event) -> Delivery {
+        Delivery { event, key: None, attempt: 1 }
+    }
+
+    /// Its name at the broker, for example `ai.rag_pipeline.token`.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        self.key.as_deref().or_else(|| self.event.topic().map(|topic| &**topic)).unwrap_or_default()
     }
 }

@@ -1,7 +1,5 @@
 //! What is missing in one place, and the marker that says so.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 
 use super::{Class, Delivery, Event};
@@ -55,7 +53,7 @@ impl Gap {
         if let Some(slot) = self.classes.get_mut(event.class() as usize) {
             *slot += 1;
         }
-        if let Some(seq) = event.origin().map(|origin| origin.seq) {
+        if let Some(seq) = event.seq() {
             self.from = Some(self.from.map_or(seq, |from| from.min(seq)));
             self.to = Some(self.to.map_or(seq, |to| to.max(seq)));
         }
@@ -74,9 +72,7 @@ impl Gap {
 
     /// The marker that a sink gets in the place of the missing events.
     pub(crate) fn delivery(&self, sink: &str) -> Delivery {
-        let event = self.event(sink);
-        let key = event.topic().cloned().unwrap_or_else(|| Arc::from("ai.streamll.gap"));
-        Delivery::new(event, key)
+        Delivery::by_topic(self.event(sink))
     }
 
     pub(crate) fn event(&self, sink: &str) -> Event {

@@ -12,13 +12,14 @@ mod step;
 mod time;
 mod wire;
 
-pub use body::{Body, Token};
+pub use body::{Body, Text, Token};
 pub use context::Context;
 pub use decode::{Decoder, WireError};
 pub use delivery::{Delivery, Key};
 pub(crate) use gap::{Gap, GapReason};
 pub use id::EventId;
 pub use kind::{Class, Kind};
+pub(crate) use origin::Stamp;
 pub use origin::{Confirmation, Origin, Receipt, Statics};
 pub use step::{Step, StepParts};
 pub use time::Timestamp;
@@ -54,9 +55,10 @@ struct Inner {
     foreign: bool,
     /// Top-level keys that came in and are not ours, as `,"key":value`.
     extra: Option<Arc<[u8]>>,
-    topic: Option<Arc<str>>,
-    origin: Option<Origin>,
-    statics: Option<Arc<Statics>>,
+    stamp: Option<Arc<Stamp>>,
+    /// The sending process, where that is another one.
+    foreign_source: Option<Arc<str>>,
+    seq: Option<u64>,
     receipt: Option<Arc<Receipt>>,
     json: OnceLock<Bytes>,
 }
@@ -70,7 +72,7 @@ impl Event {
 
     /// A piece of text that `step` streams as `field`; `index` counts the tokens of that field from zero.
     #[must_use]
-    pub fn token(step: &Step, field: impl Into<Arc<str>>, text: impl Into<Box<str>>, index: u64) -> Event {
+    pub fn token(step: &Step, field: impl Into<Text>, text: impl Into<Text>, index: u64) -> Event {
         let token = Token { field: field.into(), text: text.into(), index };
         Event::with_body(step.clone(), Kind::Token, Body::Token(token))
     }
@@ -79,7 +81,7 @@ impl Event {
     pub(crate) fn system(kind: &str, data: Map<String, Value>) -> Event {
         let mut event = Event::with_body(Step::new("streamll"), Kind::from(kind), Body::Map(data));
         let inner = event.edit();
-        inner.topic = Some(format!("ai.streamll.{kind}").into());
+        inner.stamp = Some(Arc::new(Stamp { statics: Arc::default(), topic: Some(format!("ai.streamll.{kind}").into()) }));
         inner.system = true;
         event
     }
@@ -97,9 +99,9 @@ impl Event {
             system: false,
             foreign: false,
             extra: None,
-            topic: None,
-            origin: None,
-            statics: None,
+            stamp: None,
+            foreign_source: None,
+            seq: None,
             receipt: None,
             json: OnceLock::new(),
         }))
@@ -187,7 +189,7 @@ impl Event {
     #[must_use]
     pub fn tag(&self, key: &str) -> Option<&str> {
         let own = self.0.step.parts().context.get_tag(key);
-        own.or_else(|| self.0.statics.as_ref()?.tag(key))
+        own.or_else(|| self.statics()?.tag(key))
     }
 
     /// Whether the machine itself made it: a gap marker, an alert, a dead letter. No processor sees those.
@@ -205,19 +207,32 @@ impl Event {
     /// The key that the topology's `routing_key` gave it; `None` before the router saw it.
     #[must_use]
     pub fn topic(&self) -> Option<&Arc<str>> {
-        self.0.topic.as_ref()
+        self.0.stamp.as_ref()?.topic.as_ref()
     }
 
     /// Who sent it and as the how-manieth; `None` before the ingress saw it.
     #[must_use]
-    pub fn origin(&self) -> Option<&Origin> {
-        self.0.origin.as_ref()
+    pub fn origin(&self) -> Option<Origin> {
+        Some(Origin { source: self.source()?.into(), seq: self.seq()? })
+    }
+
+    /// Names the process that sent it; `None` before the enricher saw it.
+    #[must_use]
+    pub fn source(&self) -> Option<&str> {
+        let own = || self.statics().map(|statics| &*statics.source).filter(|source| !source.is_empty());
+        self.0.foreign_source.as_deref().or_else(own)
+    }
+
+    /// Its number in that process; `None` before the ingress saw it.
+    #[must_use]
+    pub fn seq(&self) -> Option<u64> {
+        self.0.seq
     }
 
     /// What the graph adds to every event; `None` before the enricher saw it.
     #[must_use]
     pub fn statics(&self) -> Option<&Arc<Statics>> {
-        self.0.statics.as_ref()
+        self.0.stamp.as_ref().map(|stamp| &stamp.statics)
     }
 
     /// How many emitted events it stands for: more than one after a processor merged some.
@@ -261,7 +276,7 @@ impl Event {
     }
 
     /// Sets how many emitted events it stands for, and the text that they make together.
-    pub fn set_merged(&mut self, merged: u32, text: impl Into<Box<str>>) {
+    pub fn set_merged(&mut self, merged: u32, text: impl Into<Text>) {
         let inner = self.edit();
         inner.merged = merged;
         if let Body::Token(token) = &mut inner.body {
@@ -275,16 +290,25 @@ impl Event {
         }
     }
 
-    pub(crate) fn set_topic(&mut self, topic: Arc<str>) {
-        self.edit().topic = Some(topic);
+    pub(crate) fn set_stamp(&mut self, stamp: &Arc<Stamp>) {
+        self.edit().stamp = Some(stamp.clone());
     }
 
-    pub(crate) fn set_origin(&mut self, origin: Origin) {
-        self.edit().origin = Some(origin);
-    }
-
+    /// Writes what a graph adds on an event that has its topic already.
     pub(crate) fn set_statics(&mut self, statics: &Arc<Statics>) {
-        self.edit().statics = Some(statics.clone());
+        let topic = self.topic().cloned();
+        self.set_stamp(&Arc::new(Stamp { statics: statics.clone(), topic }));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_origin(&mut self, origin: Origin) {
+        let inner = self.edit();
+        inner.foreign_source = Some(origin.source);
+        inner.seq = Some(origin.seq);
+    }
+
+    pub(crate) fn set_seq(&mut self, seq: u64) {
+        self.edit().seq = Some(seq);
     }
 
     pub(crate) fn set_receipt(&mut self, receipt: Arc<Receipt>) {
@@ -314,7 +338,7 @@ impl fmt::Debug for Event {
             .field("id", &self.0.id)
             .field("module_name", &self.module_name())
             .field("kind", &self.0.kind.as_str())
-            .field("seq", &self.0.origin.as_ref().map(|origin| origin.seq))
+            .field("seq", &self.0.seq)
             .finish_non_exhaustive()
     }
 }

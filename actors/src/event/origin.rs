@@ -21,6 +21,8 @@ pub struct Statics {
     pub service: Arc<str>,
     /// The environment that runs, for example `production`.
     pub environment: Arc<str>,
+    /// Names the emitting process; fresh at each start. Empty outside of a graph.
+    pub source: Arc<str>,
     tags: Vec<(Arc<str>, Arc<str>)>,
     /// `"key":"value"` of each tag, in the same order.
     pub(super) encoded: Vec<Vec<u8>>,
@@ -36,7 +38,13 @@ impl Statics {
     ) -> Statics {
         let tags: Vec<_> = tags.into_iter().collect();
         let encoded = tags.iter().map(|(key, value)| super::wire::tag(key, value)).collect();
-        Statics { service: service.into(), environment: environment.into(), tags, encoded }
+        Statics { service: service.into(), environment: environment.into(), source: Arc::default(), tags, encoded }
+    }
+
+    /// The same for a process of that name.
+    #[must_use]
+    pub fn of_source(self, source: impl Into<Arc<str>>) -> Statics {
+        Statics { source: source.into(), ..self }
     }
 
     /// The value of one tag.
@@ -50,6 +58,15 @@ impl Statics {
     pub fn tags(&self) -> &[(Arc<str>, Arc<str>)] {
         &self.tags
     }
+}
+
+/// What a graph writes on an event: shared by all events of one name, because a count of references that several
+/// threads move with every event would cost more than all else.
+#[derive(Debug)]
+pub(crate) struct Stamp {
+    pub(crate) statics: Arc<Statics>,
+    /// The rendered topic, once the router knows it.
+    pub(crate) topic: Option<Arc<str>>,
 }
 
 /// What became of an event whose sender waited for it.

@@ -39,9 +39,9 @@ fn write_event(event: &Event, out: &mut Vec<u8>) {
     out.extend_from_slice(&fragments.operation);
     write_optional(event.topic().map(|topic| &**topic), out);
     out.extend_from_slice(b",\"source\":");
-    write_optional(event.origin().map(|origin| &*origin.source), out);
+    write_optional(event.source(), out);
     out.extend_from_slice(b",\"seq\":");
-    write(&event.origin().map(|origin| origin.seq), out);
+    write(&event.seq(), out);
     out.extend_from_slice(b",\"data\":");
     write_data(event, fragments, out);
     out.extend_from_slice(b",\"tags\":{");

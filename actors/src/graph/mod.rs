@@ -213,18 +213,17 @@ impl GraphHandle {
             self.publish_routes(with);
             member
         };
-        self.adopt(&member).await;
-        if self.0.draining.load(Ordering::SeqCst) {
-            // It came too late for the drain to see it.
-            member.worker.control(Control::Stop, None);
-        }
+        self.employ(&member).await;
         Ok(())
     }
 
-    /// Removes a sink while the graph runs: it gets nothing new, delivers what waits until the deadline, and stops.
-    /// Its numbers stay in the report. Returns its last status, or `None` when there is no sink of that name.
+    /// Removes a sink while the graph runs: it gets what was emitted before and nothing after, delivers what waits until
+    /// the deadline, and stops. Its numbers stay in the report. Returns its last status, or `None` when there is no sink
+    /// of that name.
     pub async fn remove_sink(&self, name: &str, deadline: Duration) -> Option<SinkStatus> {
         let deadline = Instant::now() + deadline;
+        self.sink(name)?;
+        let _ = timeout_at(deadline, self.0.emitter.routed()).await;
         let member = {
             let mut sinks = lock(&self.0.sinks);
             let place = sinks.iter().position(|member| member.is(name))?;
@@ -234,29 +233,60 @@ impl GraphHandle {
             lock(&self.0.removed).push(member.clone());
             member
         };
-        // The router has let go of it once something new has come through.
-        let _ = timeout_at(deadline, self.0.emitter.routed()).await;
-        drain::stop(std::slice::from_ref(&member), deadline).await;
-        if !Arc::ptr_eq(&member.place, &self.0.spine) {
-            member.place.close();
-        }
-        let balance = member.worker.buffer.balance(Instant::now());
-        Some(member.worker.cell.snapshot(&member.worker.name, balance))
+        self.dismiss(&member, deadline).await;
+        Some(SinkHandle(member).status())
     }
 
-    /// Puts another sink in the place of the one of its name: the old one is removed as [`Self::remove_sink`] does.
+    /// Puts another sink in the place of the one of its name, or adds it where there is none. Every event goes to one
+    /// of the two: the new one gets them from now on, and begins to deliver when the old one has stopped, at the
+    /// deadline at the latest.
     ///
     /// # Errors
     /// As for [`Self::add_sink`].
     pub async fn replace_sink(&self, spec: SinkSpec, deadline: Duration) -> Result<(), StartError> {
-        check_references(&spec, |name| {
-            name == spec.name || lock(&self.0.sinks).iter().any(|member| member.is(name))
-        })?;
+        if self.sink(&spec.name).is_none() {
+            return self.add_sink(spec).await;
+        }
         if self.0.draining.load(Ordering::SeqCst) {
             return Err(StartError::Draining);
         }
-        self.remove_sink(&spec.name, deadline).await;
-        self.add_sink(spec).await
+        let member = self.member(&spec);
+        let old = {
+            let mut sinks = lock(&self.0.sinks);
+            check_references(&spec, |name| sinks.iter().any(|member| member.is(name)))?;
+            let old = sinks.iter_mut().find(|old| old.is(&spec.name));
+            let old = old.map(|old| std::mem::replace(old, member.clone()));
+            lock(&self.0.removed).extend(old.clone());
+            link(&sinks);
+            let new = self.route(&spec, &member);
+            let routes = self.0.table.routes.load();
+            let place = |route: &Arc<Route>| if *route.name == *new.name { &new } else { route }.clone();
+            self.publish_routes(routes.iter().map(place).collect());
+            old
+        };
+        if let Some(old) = old {
+            self.dismiss(&old, Instant::now() + deadline).await;
+        }
+        self.employ(&member).await;
+        Ok(())
+    }
+
+    /// Ends a sink that is on no route any more.
+    async fn dismiss(&self, member: &Arc<Member>, deadline: Instant) {
+        // The router has let go of it once something new has come through.
+        let _ = timeout_at(deadline, self.0.emitter.routed()).await;
+        drain::stop(std::slice::from_ref(member), deadline).await;
+        if !Arc::ptr_eq(&member.place, &self.0.spine) {
+            member.place.close();
+        }
+    }
+
+    async fn employ(&self, member: &Arc<Member>) {
+        self.adopt(member).await;
+        if self.0.draining.load(Ordering::SeqCst) {
+            // It came too late for the drain to see it.
+            member.worker.control(Control::Stop, None);
+        }
     }
 
     /// Ends the graph: takes no more events, runs the path dry in order, lets the sinks deliver what waits until the
@@ -349,7 +379,6 @@ impl GraphHandle {
                 table: shared.table.clone(),
                 taps: shared.taps.clone(),
                 ingress: shared.emitter.ingress().clone(),
-                source: format!("{}-{:04x}", shared.plan.service, fastrand::u16(..)).into(),
                 seq: Arc::new(AtomicU64::new(1)),
                 dry: shared.dry.clone(),
             },
@@ -496,7 +525,9 @@ fn statics(plan: &Plan) -> Statics {
     // A tag of the plan wins over ours of the same name.
     let own = own.filter(|(key, _)| !plan.tags.iter().any(|(tag, _)| tag == key));
     let tags = own.chain(plan.tags.iter().cloned());
-    Statics::new(&plan.service, &plan.environment, tags.map(|(key, value)| (key.into(), value.into())))
+    let source = format!("{}-{:04x}", plan.service, fastrand::u16(..));
+    let tags = tags.map(|(key, value)| (key.into(), value.into()));
+    Statics::new(&plan.service, &plan.environment, tags).of_source(source)
 }
 
 /// What happens to an event on which a processor panicked.

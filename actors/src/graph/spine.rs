@@ -44,8 +44,7 @@ impl Spine {
         }
         let enricher = Enricher::new(self.router.table.statics.clone());
         let next = EnricherActor { enricher, next, watch: watch.another() }.start().recipient();
-        let (source, seq) = (self.router.source.clone(), Arc::clone(&self.router.seq));
-        IngressActor::new(&self.emitter, source, seq, next, watch).start();
+        IngressActor::new(&self.emitter, Arc::clone(&self.router.seq), next, watch).start();
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_stream::Stream;
 use tracing::warn;
 
 use super::{Batch, Emitter, FlushRequest, Ingress};
-use crate::event::{Confirmation, Gap, MAX_EVENT_BYTES, Origin};
+use crate::event::{Confirmation, Gap, MAX_EVENT_BYTES};
 use crate::supervise::{DeathWatch, Exit};
 
 /// Most events in one batch of the spine.
@@ -74,7 +74,6 @@ fn run(ingress: &Ingress) {
 /// The queue as a stream of batches; ends after the last one.
 struct Batches {
     ingress: Arc<Ingress>,
-    source: Arc<str>,
     seq: Arc<AtomicU64>,
     /// Flushes that were asked for, and how many queued events they still wait for.
     flushing: Option<(Vec<FlushRequest>, usize)>,
@@ -131,9 +130,9 @@ impl Batches {
                 }
                 continue;
             }
-            if event.origin().is_none() {
+            if event.seq().is_none() {
                 let seq = self.seq.fetch_add(1, Ordering::Relaxed);
-                event.set_origin(Origin { source: self.source.clone(), seq });
+                event.set_seq(seq);
             }
             batch.events.push(event);
         }
@@ -186,17 +185,16 @@ pub(crate) struct IngressActor {
 }
 
 impl IngressActor {
-    /// Events get `source` and numbers from `seq`, unless they came with both.
+    /// Events get numbers from `seq`, unless they came with a source and a number.
     pub(crate) fn new(
         emitter: &Emitter,
-        source: Arc<str>,
         seq: Arc<AtomicU64>,
         next: Recipient<Batch>,
         watch: DeathWatch,
     ) -> IngressActor {
         let ingress = emitter.ingress().clone();
         let incarnation = ingress.incarnation();
-        let batches = Batches { ingress, source, seq, flushing: None, incarnation, ended: false };
+        let batches = Batches { ingress, seq, flushing: None, incarnation, ended: false };
         IngressActor { next, batches: Some(batches), watch }
     }
 }

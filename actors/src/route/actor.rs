@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Named, Route, Table, Taps};
-use crate::event::{Class, Confirmation, Delivery, Event, Gap, Kind, Origin, Step};
+use crate::event::{Class, Confirmation, Delivery, Event, Gap, Kind, Stamp, Step};
 use crate::ingress::{Batch, Ingress, Tally};
 use crate::process::Stage;
 use crate::supervise::{DeathWatch, Exit};
@@ -26,7 +26,6 @@ pub(crate) struct RouterParts {
     pub(crate) table: Arc<Table>,
     pub(crate) taps: Arc<Taps>,
     pub(crate) ingress: Arc<Ingress>,
-    pub(crate) source: Arc<str>,
     pub(crate) seq: Arc<AtomicU64>,
     /// Told when the last batch is in the buffers.
     pub(crate) dry: Arc<Notify>,
@@ -53,10 +52,20 @@ struct Live {
 
 /// What all events of one name have in common.
 struct Way {
-    topic: Arc<str>,
+    stamp: Arc<Stamp>,
     class: Option<Class>,
-    /// Places in `live`, and the key there where it is the same for all of them.
-    to: Vec<(usize, Option<Arc<str>>)>,
+    /// Places in `live`, and the name of the event there.
+    to: Vec<(usize, Name)>,
+}
+
+/// What names an event at a broker.
+enum Name {
+    /// Its topic.
+    Topic,
+    /// One key for all events of the way.
+    Key(Arc<str>),
+    /// A key of its own.
+    Own,
 }
 
 impl RouterActor {
@@ -107,11 +116,10 @@ impl RouterActor {
         if let Some(class) = way.class {
             event.set_class(class);
         }
-        event.set_topic(way.topic.clone());
-        if event.origin().is_none() {
+        event.set_stamp(&way.stamp);
+        if event.seq().is_none() {
             // A processor made it.
-            let seq = self.parts.seq.fetch_add(1, Ordering::Relaxed);
-            event.set_origin(Origin { source: self.parts.source.clone(), seq });
+            event.set_seq(self.parts.seq.fetch_add(1, Ordering::Relaxed));
         }
         if !self.parts.taps.is_empty() {
             self.parts.taps.offer(&event);
@@ -123,7 +131,7 @@ impl RouterActor {
         tally.routed += 1;
         for (place, key) in &way.to {
             if let Some(live) = self.live.get_mut(*place) {
-                live.take(&event, key.as_ref(), &self.parts);
+                live.take(&event, key, &self.parts);
             }
         }
         let targets = way.to.len();
@@ -188,16 +196,18 @@ impl RouterActor {
         let topic = table.topic(event);
         let wanted = self.live.iter().enumerate().filter(|(_, live)| live.route.wants(&topic));
         let to = wanted.map(|(place, live)| {
-            let key = match &live.route.routing_key {
-                None => Some(topic.clone()),
+            let name = match &live.route.routing_key {
+                None => Name::Topic,
                 Some(template) if template.is_static() => {
-                    Some(template.render(&Named(event, &table.statics)).into())
+                    Name::Key(template.render(&Named(event, &table.statics)).into())
                 }
-                Some(_) => None,
+                Some(_) => Name::Own,
             };
-            (place, key)
+            (place, name)
         });
-        Way { class: table.class(&topic), to: to.collect(), topic: topic.clone() }
+        let to = to.collect();
+        let class = table.class(&topic);
+        Way { stamp: Arc::new(Stamp { statics: table.statics.clone(), topic: Some(topic) }), class, to }
     }
 }
 
@@ -223,19 +233,23 @@ impl Live {
     }
 
     /// Puts a copy through the processors, and gathers what is left of it.
-    fn take(&mut self, event: &Event, key: Option<&Arc<str>>, parts: &RouterParts) {
+    fn take(&mut self, event: &Event, name: &Name, parts: &RouterParts) {
+        let named = |live: &Live, event: Event| match name {
+            Name::Topic => Delivery::by_topic(event),
+            Name::Key(key) => Delivery::new(event, key.clone()),
+            Name::Own => live.named(event, parts),
+        };
         if self.stages.is_empty() {
-            let key = key.cloned().unwrap_or_else(|| self.key(event, parts));
-            return self.gathered.push(Delivery::new(event.clone(), key));
+            let delivery = named(self, event.clone());
+            return self.gathered.push(delivery);
         }
         let mut tally = Tally::default();
         let events = self.through(0, vec![event.clone()], &mut tally);
         self.book(&tally);
         for out in events {
             // An unchanged event keeps its encoding and its key; a changed one is named again.
-            let key = key.filter(|_| out.same(event)).cloned();
-            let key = key.unwrap_or_else(|| self.key(&out, parts));
-            self.gathered.push(Delivery::new(out, key));
+            let delivery = if out.same(event) { named(self, out) } else { self.named(out, parts) };
+            self.gathered.push(delivery);
         }
     }
 
@@ -259,13 +273,11 @@ impl Live {
         self.book(&tally);
         for mut event in events {
             if event.topic().is_none() {
-                event.set_statics(&parts.table.statics);
-                event.set_topic(parts.table.topic(&event));
-                let seq = parts.seq.fetch_add(1, Ordering::Relaxed);
-                event.set_origin(Origin { source: parts.source.clone(), seq });
+                let (statics, topic) = (parts.table.statics.clone(), Some(parts.table.topic(&event)));
+                event.set_stamp(&Arc::new(Stamp { statics, topic }));
+                event.set_seq(parts.seq.fetch_add(1, Ordering::Relaxed));
             }
-            let key = self.key(&event, parts);
-            self.gathered.push(Delivery::new(event, key));
+            self.gathered.push(self.named(event, parts));
         }
     }
 
@@ -290,10 +302,13 @@ impl Live {
         }
     }
 
-    fn key(&self, event: &Event, parts: &RouterParts) -> Arc<str> {
+    fn named(&self, event: Event, parts: &RouterParts) -> Delivery {
         match &self.route.routing_key {
-            Some(template) => template.render(&Named(event, &parts.table.statics)).into(),
-            None => event.topic().cloned().unwrap_or_default(),
+            None => Delivery::by_topic(event),
+            Some(template) => {
+                let key = template.render(&Named(&event, &parts.table.statics));
+                Delivery::new(event, key.into())
+            }
         }
     }
 

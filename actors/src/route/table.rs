@@ -59,7 +59,7 @@ impl Table {
         event.set_statics(&self.statics);
         let topic = self.topic(&event);
         for route in self.routes.load().iter().filter(|route| &*route.name != about && route.wants(&topic)) {
-            route.buffer.notice(Delivery::new(event.clone(), topic.clone()), now);
+            route.buffer.notice(Delivery::by_topic(event.clone()), now);
         }
     }
 }

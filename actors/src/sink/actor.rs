@@ -458,7 +458,7 @@ impl Attempt {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => {
                 // What it marked before did arrive; the rest is taken back by the supervisor.
-                self.arrived(&lease, &batch.into_marks(false));
+                self.arrived(&lease, &batch.into_parts(false).1);
                 return (None, false, End::Panicked(panic));
             }
             Err(_) => {
@@ -466,8 +466,7 @@ impl Attempt {
                 Err(DeliveryError::unknown(took))
             }
         };
-        let items = batch.as_slice().to_vec();
-        let mut marks = batch.into_marks(result.is_ok());
+        let (items, mut marks) = batch.into_parts(result.is_ok());
         let open = marks.iter().filter(|mark| **mark == Mark::Open).count();
         if let Err(error) = &result
             && error.class() == ErrorClass::Rejected

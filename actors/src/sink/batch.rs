@@ -74,13 +74,13 @@ impl Deliveries {
         }
     }
 
-    /// The marks; `Ok` says that what is unmarked arrived.
-    pub(crate) fn into_marks(self, all_arrived: bool) -> Vec<Mark> {
+    /// The events and their marks; `Ok` says that what is unmarked arrived.
+    pub(crate) fn into_parts(self, all_arrived: bool) -> (Vec<Delivery>, Vec<Mark>) {
         let mut marks = self.marks;
         if all_arrived {
             marks.iter_mut().filter(|mark| **mark == Mark::Open).for_each(|mark| *mark = Mark::Delivered);
         }
-        marks
+        (self.items, marks)
     }
 }
 

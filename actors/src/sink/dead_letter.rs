@@ -99,9 +99,7 @@ impl DeadLetters {
     pub(crate) fn accept(&self, letter: &DeadLetter, now: Instant) -> Result<(), String> {
         let target = self.0.target.load_full();
         if let Some(buffer) = target.filter(|buffer| !buffer.is_failed() && !buffer.is_retired()) {
-            let event = letter.event();
-            let key = event.topic().cloned().unwrap_or_default();
-            return match buffer.offer(Delivery::new(event, key), now) {
+            return match buffer.offer(Delivery::by_topic(letter.event()), now) {
                 true => Ok(()),
                 false => Err(format!("the buffer of dead-letter sink `{}` is full", buffer.name())),
             };

@@ -47,7 +47,7 @@ use futures_util::future::LocalBoxFuture;
 /// impl Sink for Stdout {
 ///     async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
 ///         for delivery in batch.iter() {
-///             println!("{} {}", delivery.key, String::from_utf8_lossy(delivery.event.json()));
+///             println!("{} {}", delivery.key(), String::from_utf8_lossy(delivery.event.json()));
 ///         }
 ///         Ok(())
 ///     }

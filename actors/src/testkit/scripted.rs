@@ -237,7 +237,7 @@ impl Sink for Scripted {
             let at = pages.began.elapsed();
             pages.arrivals.extend(batch.iter().take(arrived).map(|delivery| Arrival {
                 at,
-                key: delivery.key.to_string(),
+                key: delivery.key().to_string(),
                 attempt: delivery.attempt,
                 json: serde_json::from_slice(delivery.event.json()).unwrap_or_default(),
             }));

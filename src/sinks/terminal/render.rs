@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use streamll_actors::event::{Body, Event, Kind, Timestamp};
+use streamll_actors::event::{Body, Event, Kind, Text, Timestamp};
 
 use super::Style;
 use super::sanitize::{self, Cut};
@@ -30,7 +30,7 @@ pub(super) struct Renderer {
 enum Line {
     Closed,
     /// Tokens of this `span_id` and field flow on it.
-    Open(Arc<str>, Arc<str>),
+    Open(Arc<str>, Text),
     /// A write failed, perhaps in its middle.
     Torn,
 }
@@ -96,7 +96,7 @@ impl Renderer {
         out.push(b'\n');
     }
 
-    fn token(&mut self, event: &Event, field: &Arc<str>, text: &str, index: u64, out: &mut Vec<u8>) {
+    fn token(&mut self, event: &Event, field: &Text, text: &str, index: u64, out: &mut Vec<u8>) {
         let span_id = &event.step().parts().span_id;
         let other = self.spans.token(span_id, event.timestamp(), field, index, event.merged());
         if matches!(&self.line, Line::Open(its, of) if its == span_id && of == field) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use streamll_actors::event::Timestamp;
+use streamll_actors::event::{Text, Timestamp};
 
 /// Most steps remembered; the one that was silent longest goes first.
 const SPANS: usize = 1024;
@@ -28,7 +28,7 @@ pub(super) struct Span {
 
 #[derive(Debug)]
 struct Field {
-    name: Arc<str>,
+    name: Text,
     next: u64,
     whole: bool,
 }
@@ -43,7 +43,7 @@ impl Spans {
         &mut self,
         id: &Arc<str>,
         at: Timestamp,
-        field: &Arc<str>,
+        field: &Text,
         index: u64,
         merged: u32,
     ) -> bool {
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_numbers_are_of_the_stream_and_not_of_the_step() {
-        let (mut spans, id, field) = (Spans::default(), Arc::from("s"), Arc::from("answer"));
+        let (mut spans, id, field) = (Spans::default(), Arc::from("s"), Text::from("answer"));
         spans.open(&id, at(10));
         spans.token(&id, at(12), &field, 0, 1);
         spans.token(&id, at(13), &field, 1, 3);
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_stream_with_a_hole_was_not_shown() {
-        let (mut spans, id, field) = (Spans::default(), Arc::from("s"), Arc::from("answer"));
+        let (mut spans, id, field) = (Spans::default(), Arc::from("s"), Text::from("answer"));
         spans.token(&id, at(1), &field, 0, 1);
         spans.token(&id, at(2), &field, 2, 1);
         assert!(!spans.close("s").unwrap().has_shown("answer"));
