@@ -73,7 +73,8 @@ fn alone(out: impl Write + 'static, events: usize) -> f64 {
 fn whole_graph(events: usize) -> f64 {
     let (writer, reader) = read_pipe();
     let make = move || Terminal::to(writer.try_clone().expect("a second end"), Style::default());
-    let handle = Topology::builder("bench").sink("terminal", SinkSpec::new("", make)).start().expect("it starts");
+    let handle =
+        Topology::builder("bench").sink("terminal", SinkSpec::new("", make)).start().expect("it starts");
     let step = streamll::step("RagPipeline").operation("llm_call");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let began = Instant::now();

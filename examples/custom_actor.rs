@@ -102,7 +102,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for call in 0..100_u64 {
         let tenant = ["acme", "globex"][usize::from(call % 4 == 0)];
         let step = streamll::step("Chat").context(&streamll::context! { tags.tenant = tenant });
-        handle.emit(Event::new(&step, "llm_end").with("usage", serde_json::json!({ "total_tokens": 10 + call })));
+        handle.emit(
+            Event::new(&step, "llm_end").with("usage", serde_json::json!({ "total_tokens": 10 + call })),
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
     let ended = handle.shutdown_blocking(Duration::from_secs(5));

@@ -53,7 +53,8 @@ impl Merge {
 
 fn main() -> Result<(), StartFailure> {
     let merge = || Merge { window: Duration::from_millis(40), open: Vec::new() };
-    let handle = Topology::builder("rag-api").processor("merge", merge).sink("console", sinks::terminal()).start()?;
+    let handle =
+        Topology::builder("rag-api").processor("merge", merge).sink("console", sinks::terminal()).start()?;
 
     let step = streamll::step("RagPipeline").operation("llm_call");
     handle.emit(Event::new(&step, "start"));

@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The files take places on disk from variables: here a scratch folder, so that this example leaves nothing behind.
     let scratch = tempfile::tempdir()?;
     let mut options = LoadOptions::from_process();
-    for (variable, file) in [("DATA_DIR", "data"), ("ARCHIVE", "events.ndjson"), ("ERRORS", "errors.ndjson")] {
+    for (variable, file) in [("DATA_DIR", "data"), ("ARCHIVE", "events.ndjson"), ("ERRORS", "errors.ndjson")]
+    {
         options.vars.insert(variable.to_owned(), scratch.path().join(file).display().to_string());
     }
 
@@ -30,11 +31,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let step = streamll::step("RagPipeline").operation("retrieve");
     handle.emit(Event::new(&step, "start"));
-    handle.emit(Event::new(&step, "error").with("error_type", "Timeout").with("error_message", "no answer in 2 s"));
+    handle.emit(
+        Event::new(&step, "error").with("error_type", "Timeout").with("error_message", "no answer in 2 s"),
+    );
 
     let ended = handle.shutdown_blocking(Duration::from_secs(5));
     for sink in ended.status.sinks() {
-        println!("{:<8} {sink}: {} of {} delivered", sink.name, sink.balance.delivered, sink.balance.accepted);
+        println!(
+            "{:<8} {sink}: {} of {} delivered",
+            sink.name, sink.balance.delivered, sink.balance.accepted
+        );
     }
     Ok(())
 }

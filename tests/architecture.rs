@@ -122,8 +122,10 @@ fn relative(path: &Path) -> String {
 }
 
 fn sources(folders: &[&str]) -> Vec<Source> {
-    let rust = files(folders).into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs"));
-    let read = |path: PathBuf| Source { path: relative(&path), text: fs::read_to_string(path).expect("UTF-8") };
+    let rust =
+        files(folders).into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs"));
+    let read =
+        |path: PathBuf| Source { path: relative(&path), text: fs::read_to_string(path).expect("UTF-8") };
     let found: Vec<_> = rust.map(read).collect();
     assert!(!found.is_empty(), "nothing below {folders:?}");
     found
@@ -160,7 +162,11 @@ fn the_front_uses_only_what_lies_behind_it() {
     for source in sources(&["src"]) {
         let own = source.module().first().map_or("lib", |first| *first).to_owned();
         let Some((_, allowed)) = FRONT.iter().find(|(folder, _)| *folder == own) else {
-            assert!(["lib", "guide"].contains(&&*own), "{}: a new folder has no place in the order yet", source.path);
+            assert!(
+                ["lib", "guide"].contains(&&*own),
+                "{}: a new folder has no place in the order yet",
+                source.path
+            );
             continue;
         };
         let start = if own == "bin" { "streamll::" } else { "crate::" };
@@ -173,7 +179,10 @@ fn the_front_uses_only_what_lies_behind_it() {
             }
         }
     }
-    assert_none(&wrong, "bin → cli → runtime → topology → sinks, processors; emit and consume know none of them");
+    assert_none(
+        &wrong,
+        "bin → cli → runtime → topology → sinks, processors; emit and consume know none of them",
+    );
 }
 
 /// The names that `src/lib.rs` shows at the top of the crate, and where each comes from.
@@ -205,12 +214,17 @@ fn backoff_is_named_in_one_file() {
     let names = |source: &Source| {
         let code = source.code();
         let of_the_crate = code.match_indices("backoff::").any(|(at, _)| {
-            !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') && !code.contains("mod backoff;")
+            !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+                && !code.contains("mod backoff;")
         });
         of_the_crate.then(|| source.path.clone())
     };
     let named: Vec<_> = sources(&["src", "actors/src"]).iter().filter_map(names).collect();
-    assert_eq!(named, ["actors/src/supervise/backoff.rs"], "an unmaintained crate is easy to replace in one file");
+    assert_eq!(
+        named,
+        ["actors/src/supervise/backoff.rs"],
+        "an unmaintained crate is easy to replace in one file"
+    );
 }
 
 #[test]
@@ -224,7 +238,8 @@ fn every_source_file_says_its_job_in_its_first_line() {
 
 #[test]
 fn every_topology_in_the_tree_is_named_in_a_test() {
-    let tests: String = sources(&["tests", "src", "actors/src"]).into_iter().map(|source| source.text).collect();
+    let tests: String =
+        sources(&["tests", "src", "actors/src"]).into_iter().map(|source| source.text).collect();
     let named = |path: &PathBuf| {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         tests.contains(&format!("\"{stem}\"")) || tests.contains(&format!("{stem}.yaml"))
@@ -237,7 +252,8 @@ fn every_topology_in_the_tree_is_named_in_a_test() {
 #[test]
 fn no_file_names_a_place_on_the_machine_it_was_written_on() {
     // In two halves, or this file would be the first to be found.
-    let places = ["/wo rk/", "/ho me/", "/ro ot/", "/Us ers/", "/tmp/tar get"].map(|place| place.replace(' ', ""));
+    let places =
+        ["/wo rk/", "/ho me/", "/ro ot/", "/Us ers/", "/tmp/tar get"].map(|place| place.replace(' ', ""));
     let mut wrong = Vec::new();
     for path in files(&[""]) {
         let Ok(text) = fs::read_to_string(&path) else { continue };

@@ -145,3 +145,32 @@ fn single_events_that_the_sink_wants_again_keep_their_place_in_the_buffer() {
         assert_eq!(late, (0..90).filter(|n| n % 3 == 0).collect::<Vec<_>>());
     });
 }
+
+#[test]
+fn a_word_to_the_sink_that_meets_an_event_starts_no_second_delivery() {
+    run(async {
+        let journal = Journal::new([]);
+        let told = std::sync::Arc::new(std::sync::OnceLock::<streamll_actors::graph::GraphHandle>::new());
+        let mut spec = journal.spec("live", TAKES);
+        // The router runs this right before it fills the buffer: the sink hears both at once.
+        let graph = told.clone();
+        let word = move |event: streamll_actors::event::Event| {
+            if let Some(sink) = graph.get().and_then(|graph| graph.sink("live")) {
+                sink.auto();
+            }
+            Some(event)
+        };
+        let make: streamll_actors::process::ProcessorFactory = std::sync::Arc::new(move || Box::new(word.clone()));
+        spec.processors.push(("word".to_owned(), make));
+        let rig = Rig::start(Plan::new("test").sink(spec)).await;
+        assert!(told.set(rig.graph.clone()).is_ok());
+        for n in 0..100 {
+            settle().await;
+            rig.emit("start", n);
+            tokio::time::sleep(TAKES * 2).await;
+        }
+        rig.end().await;
+        assert_eq!(journal.numbers(), (0..100).collect::<Vec<_>>());
+        assert_eq!(journal.opened_and_closed(), (1, 1), "one instance for all of it");
+    });
+}

@@ -75,8 +75,14 @@ fn an_inner_context_adds_to_the_outer_one_and_an_event_has_the_last_word() {
     assert_eq!(*seen[1], serde_json::json!({ "turn": 3, "user": "u1" }));
     assert_eq!(*seen[2], serde_json::json!({ "user": "u1", "turn": 1 }));
     assert_eq!(*seen[3], serde_json::json!({}));
-    let tags: Vec<_> = arrivals.iter().map(|a| (a.json["tags"]["tenant"].as_str(), a.json["tags"]["region"].as_str())).collect();
-    assert_eq!(tags, [(Some("acme"), Some("eu")), (Some("acme"), Some("eu")), (Some("acme"), None), (None, None)]);
+    let tags: Vec<_> = arrivals
+        .iter()
+        .map(|a| (a.json["tags"]["tenant"].as_str(), a.json["tags"]["region"].as_str()))
+        .collect();
+    assert_eq!(
+        tags,
+        [(Some("acme"), Some("eu")), (Some("acme"), Some("eu")), (Some("acme"), None), (None, None)]
+    );
 }
 
 #[test]
@@ -99,7 +105,9 @@ fn a_response_body_that_is_polled_after_its_handler_is_gone_carries_the_handlers
     let (handle, kept) = topology();
     super::block_on(async {
         let body = with_context(context! { conversation_id = "c1" }, async {
-            tokio_stream::iter(["forty", "-two"]).tokens("answer", |item: &&'static str| Some(*item)).to(handle.emitter())
+            tokio_stream::iter(["forty", "-two"])
+                .tokens("answer", |item: &&'static str| Some(*item))
+                .to(handle.emitter())
         })
         .await;
         with_context(context! { conversation_id = "c2" }, body.collect::<Vec<_>>()).await;

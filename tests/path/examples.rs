@@ -8,7 +8,11 @@ use std::time::SystemTime;
 /// Runs one example and returns what it printed; `with` are variables of its environment.
 fn run(name: &str, with: &[(&str, &str)]) -> String {
     let mut command = Command::new(built(name));
-    command.stdin(Stdio::null()).env_remove("STREAMLL_ENV").env("RUST_BACKTRACE", "0").envs(with.iter().copied());
+    command
+        .stdin(Stdio::null())
+        .env_remove("STREAMLL_ENV")
+        .env("RUST_BACKTRACE", "0")
+        .envs(with.iter().copied());
     let out = command.output().expect("it runs");
     let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "{name}: {}\n{stdout}\n{stderr}", out.status);
@@ -20,10 +24,14 @@ fn built(name: &str) -> PathBuf {
     let this = env::current_exe().expect("this program");
     let program = this.ancestors().nth(2).expect("the folder of the profile").join("examples").join(name);
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.rs"));
-    let changed = |path: &PathBuf| path.metadata().and_then(|about| about.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let changed =
+        |path: &PathBuf| path.metadata().and_then(|about| about.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     if changed(&program) <= changed(&source) {
         let mut cargo = Command::new(env!("CARGO"));
-        let done = cargo.args(["build", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR")).status();
+        let done = cargo
+            .args(["build", "--quiet", "--example", name])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
         assert!(done.is_ok_and(|status| status.success()), "`cargo build --example {name}` failed");
     }
     program
@@ -45,15 +53,28 @@ fn quickstart() {
 #[test]
 fn environments() {
     let out = run("environments", &[("STREAMLL_ENV", "staging")]);
-    assert_shows(&out, &["this is staging", "✖ retrieve", "console  closed (delivering): 2 of 2", "archive  closed"]);
+    assert_shows(
+        &out,
+        &["this is staging", "✖ retrieve", "console  closed (delivering): 2 of 2", "archive  closed"],
+    );
     let out = run("environments", &[("STREAMLL_ENV", "production")]);
-    assert_shows(&out, &["this is production", "archive  closed (delivering): 2 of 2", "errors   closed (delivering): 1 of 1"]);
+    assert_shows(
+        &out,
+        &[
+            "this is production",
+            "archive  closed (delivering): 2 of 2",
+            "errors   closed (delivering): 1 of 1",
+        ],
+    );
 }
 
 #[test]
 fn custom_sink() {
     let out = run("custom_sink", &[]);
-    assert_shows(&out, &["got \"ai.rag_pipeline.start\"", "got \"ai.rag_pipeline.docs_found\"", "everything arrived: true"]);
+    assert_shows(
+        &out,
+        &["got \"ai.rag_pipeline.start\"", "got \"ai.rag_pipeline.docs_found\"", "everything arrived: true"],
+    );
     assert!(!out.contains("token"), "{out}");
 }
 
@@ -74,7 +95,10 @@ fn custom_actor() {
 #[test]
 fn failing_sink() {
     let out = run("failing_sink", &[]);
-    assert_shows(&out, &["connection refused", "restarts 2", "the numbers balance: true; everything arrived: true"]);
+    assert_shows(
+        &out,
+        &["connection refused", "restarts 2", "the numbers balance: true; everything arrived: true"],
+    );
     let turns = |name: &str| out.lines().filter(|l| l.starts_with("after") && l.contains(name)).count();
     assert_eq!(turns("healthy"), 1, "nothing ever changes for the healthy sink:\n{out}");
     assert!(turns("fails") >= 3 && turns("panics") >= 3 && turns("hangs") >= 3, "{out}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use streamll::{Confirmation, Emitted, Event, Processor, SinkState, Step, Topology, TopicPattern, context};
+use streamll::{Confirmation, Emitted, Event, Processor, SinkState, Step, TopicPattern, Topology, context};
 use streamll_actors::process::ProcessorFactory;
 use tokio_stream::StreamExt as _;
 
@@ -50,7 +50,8 @@ fn a_subscription_hears_one_conversation_only_and_ends_with_the_topology() {
     let tenant = handle.subscribe("tags.tenant", "acme");
     let nobody = handle.subscribe("data.conversation_id", "conv_9");
     for n in 0..100 {
-        let ids = context! { conversation_id = format!("conv_{}", n % 4), tags.tenant = ["acme", "globex"][n % 2] };
+        let ids =
+            context! { conversation_id = format!("conv_{}", n % 4), tags.tenant = ["acme", "globex"][n % 2] };
         let step = streamll::step("Chat").context(&ids);
         handle.emit(Event::new(&step, "progress").with("n", n));
     }
@@ -171,8 +172,10 @@ fn the_processors_of_one_sink_change_nothing_for_the_others() {
     let no_pings = |event: Event| (event.kind().as_str() != "ping").then_some(event);
     let blinded = |event: Event| Some(event.with("question", "***"));
     let mut spec = short.spec();
-    spec.processors = vec![("no_pings".to_owned(), factory(no_pings)), ("blinded".to_owned(), factory(blinded))];
-    let handle = Topology::builder("rag-api").sink("whole", whole.spec()).sink("short", spec).start().unwrap();
+    spec.processors =
+        vec![("no_pings".to_owned(), factory(no_pings)), ("blinded".to_owned(), factory(blinded))];
+    let handle =
+        Topology::builder("rag-api").sink("whole", whole.spec()).sink("short", spec).start().unwrap();
     let step = streamll::step("RagPipeline");
     for (n, kind) in (0..).zip(["start", "ping", "end"]) {
         handle.emit(Event::new(&step, kind).with("n", n).with("question", "why?"));

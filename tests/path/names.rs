@@ -2,16 +2,42 @@
 
 use std::collections::HashMap;
 
-use streamll::{Event, Topology, TopicPattern};
+use streamll::{Event, TopicPattern, Topology};
 
 use super::{Kept, end};
 
 /// Names as users, models and attackers make them.
 fn hostile() -> Vec<String> {
     let mut names: Vec<String> = [
-        "a.*.#", "#", "*", ".", "..", ".safe", "safe.", "safe.start", "x.safe", "safe.#", "safe\0", "\0", "safe\n",
-        "new\nline", "tab\t", "🦀", "safe🦀", "👩‍👩‍👧‍👦", "%", "%2E", "safe%2E", "safe ", " safe", "\u{7f}", "\u{202e}efas",
-        "{module_name}", "{{", "日本語", "\r\n",
+        "a.*.#",
+        "#",
+        "*",
+        ".",
+        "..",
+        ".safe",
+        "safe.",
+        "safe.start",
+        "x.safe",
+        "safe.#",
+        "safe\0",
+        "\0",
+        "safe\n",
+        "new\nline",
+        "tab\t",
+        "🦀",
+        "safe🦀",
+        "👩‍👩‍👧‍👦",
+        "%",
+        "%2E",
+        "safe%2E",
+        "safe ",
+        " safe",
+        "\u{7f}",
+        "\u{202e}efas",
+        "{module_name}",
+        "{{",
+        "日本語",
+        "\r\n",
     ]
     .map(str::to_owned)
     .into();
@@ -34,7 +60,8 @@ fn no_module_or_event_name_reaches_the_subscriber_of_another() {
     let (all, safe) = (Kept::default(), Kept::default());
     let mut only_safe = safe.spec();
     only_safe.topics = Some(vec![TopicPattern::parse("ai.safe.*").unwrap()]);
-    let handle = Topology::builder("rag-api").sink("all", all.spec()).sink("safe", only_safe).start().unwrap();
+    let handle =
+        Topology::builder("rag-api").sink("all", all.spec()).sink("safe", only_safe).start().unwrap();
     for name in hostile() {
         handle.emit(Event::new(&streamll::step(name.as_str()), "start").with("name", name.as_str()));
         handle.emit(Event::new(&streamll::step("Other"), name.as_str()).with("name", name.as_str()));
@@ -65,7 +92,9 @@ fn different_users_never_share_a_key() {
         .start()
         .unwrap();
     let mut users = hostile();
-    users.extend(["user.1", "user_1", "User_1", "user 1", "user%2E1", "user%2e1", "user\u{a0}1"].map(str::to_owned));
+    users.extend(
+        ["user.1", "user_1", "User_1", "user 1", "user%2E1", "user%2e1", "user\u{a0}1"].map(str::to_owned),
+    );
     users.extend([format!("{}1", "u".repeat(300)), format!("{}2", "u".repeat(300))]);
     for user in &users {
         let step = streamll::step("Chat").context(&streamll::context! { user = user });
@@ -88,8 +117,10 @@ fn different_users_never_share_a_key() {
 #[test]
 fn a_key_with_every_placeholder_overlong_is_still_one_key() {
     let kept = Kept::default();
-    let template = "{module_name}.{event_type}.{operation}.{method_name}.{execution_id}.{tags.x}.{data.x}.{service}";
-    let handle = Topology::builder("s".repeat(300)).routing_key(template).sink("kept", kept.spec()).start().unwrap();
+    let template =
+        "{module_name}.{event_type}.{operation}.{method_name}.{execution_id}.{tags.x}.{data.x}.{service}";
+    let handle =
+        Topology::builder("s".repeat(300)).routing_key(template).sink("kept", kept.spec()).start().unwrap();
     for end in ["1", "2"] {
         let long = "x".repeat(300) + end;
         let ids = streamll::context! { x = long, tags.x = long };

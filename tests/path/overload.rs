@@ -13,7 +13,11 @@ fn assert_every_hole_is_marked(arrivals: &[Arrival], emitted: u64) -> (u64, u64)
             let data = &arrival.json["data"];
             let [count, from, to] = ["count", "from_seq", "to_seq"].map(|key| data[key].as_u64().unwrap());
             assert_eq!(data["classes"]["token"], count, "only tokens are missing: {data}");
-            assert_eq!((from, to), (expected, expected + count - 1), "a marker stands in the place of its hole");
+            assert_eq!(
+                (from, to),
+                (expected, expected + count - 1),
+                "a marker stands in the place of its hole"
+            );
             expected += count;
             missing += count;
             markers += 1;
@@ -54,7 +58,8 @@ fn a_buffer_that_gets_twenty_times_what_it_holds_sheds_tokens_only_and_marks_eve
     assert_eq!(missing, numbers.shed);
     assert_eq!(markers, numbers.notices);
     assert_eq!(numbers.accepted, EVENTS);
-    let lifecycle = arrivals.iter().filter(|arrival| arrival.kind() != "gap" && arrival.kind() != "token").count();
+    let lifecycle =
+        arrivals.iter().filter(|arrival| arrival.kind() != "gap" && arrival.kind() != "token").count();
     assert_eq!(lifecycle as u64, EVENTS / 40, "no lifecycle event is lost");
     assert!(missing > EVENTS * 9 / 10, "{missing}");
 }

@@ -7,13 +7,14 @@ use streamll::topology::LoadOptions;
 use streamll::{Registry, Topology, TopologyError};
 
 fn read(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+        .unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 /// The one block of that language.
 fn block(language: &str) -> String {
-    let readme = read("README.md");
-    let mut blocks = readme.split(&format!("```{language}\n")).skip(1);
+    let (readme, fence) = (read("README.md"), format!("```{language}\n"));
+    let mut blocks = readme.split(&fence).skip(1);
     let (text, _) = blocks.next().expect("a block").split_once("```").expect("its end");
     assert!(blocks.next().is_none(), "two blocks of {language}");
     text.to_owned()
@@ -56,7 +57,8 @@ fn its_error_is_what_the_yaml_with_that_mistake_gives() {
 fn what_the_documents_link_to_is_there() {
     for document in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
         for target in read(document).split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
-            let there = target.starts_with("https://") || Path::new(env!("CARGO_MANIFEST_DIR")).join(target).exists();
+            let there =
+                target.starts_with("https://") || Path::new(env!("CARGO_MANIFEST_DIR")).join(target).exists();
             assert!(there, "{document} links to {target}");
         }
     }

@@ -19,7 +19,10 @@ struct Hook(HookConfig);
 
 impl Sink for Hook {
     async fn open(&mut self, _: &SinkContext) -> Result<(), DeliveryError> {
-        assert!(self.0.url.contains(CANARY) && self.0.token == CANARY, "the sink itself gets the whole value");
+        assert!(
+            self.0.url.contains(CANARY) && self.0.token == CANARY,
+            "the sink itself gets the whole value"
+        );
         Err(DeliveryError::unavailable("connection refused"))
     }
 
@@ -42,8 +45,13 @@ sinks:
 fn a_secret_shows_in_nothing_that_people_or_logs_read() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("right.yaml"), RIGHT).unwrap();
-    std::fs::write(folder.path().join("wrong.yaml"), RIGHT.to_owned() + "    tokn: 5\n    deliver_timeout: 3\n").unwrap();
-    std::fs::write(folder.path().join("literal.yaml"), RIGHT.replace("${SECRET}", CANARY) + "    tokn: 5\n").unwrap();
+    std::fs::write(
+        folder.path().join("wrong.yaml"),
+        RIGHT.to_owned() + "    tokn: 5\n    deliver_timeout: 3\n",
+    )
+    .unwrap();
+    std::fs::write(folder.path().join("literal.yaml"), RIGHT.replace("${SECRET}", CANARY) + "    tokn: 5\n")
+        .unwrap();
     let kinds = Registry::default().sink("hook", Hook);
     let options = LoadOptions {
         vars: [("SECRET", CANARY), ("DATA", folder.path().to_str().unwrap())]

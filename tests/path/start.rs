@@ -109,7 +109,9 @@ fn a_file_holds_every_event_when_the_shutdown_returns() {
     emit_ten(&handle);
     end(&handle);
     let lines = std::fs::read_to_string(path).unwrap();
-    let numbers = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["data"]["n"].clone());
+    let numbers = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["data"]["n"].clone());
     assert_eq!(numbers.collect::<Vec<_>>(), (0..10).map(serde_json::Value::from).collect::<Vec<_>>());
 }
 

@@ -88,9 +88,7 @@ fn two_streams_of_one_step_number_their_fields_apart() {
         words.tokens(field, |item: &&'static str| Some(*item)).of(&step).to(handle.emitter())
     };
     let (mut reasoning, mut answer) = (stream("reasoning"), stream("answer"));
-    block_on(async {
-        while reasoning.next().await.is_some() && answer.next().await.is_some() {}
-    });
+    block_on(async { while reasoning.next().await.is_some() && answer.next().await.is_some() {} });
     end(&handle);
     for field in ["reasoning", "answer"] {
         let arrivals = kept.arrivals();

@@ -47,8 +47,22 @@ fn a_start_a_token_an_end_and_an_error_look_exactly_like_this() {
     handle.emit(Event::new(&step(), "start").with("question", "six \"times\" seven?\n").at(later(0)));
     handle.emit(Event::token(&step(), "answer", " forty", 17).at(later(1)));
     handle.emit(Event::new(&step(), "end").with("answer", "forty-two").at(later(2)));
-    let error = Event::new(&Step::from(StepParts { method_name: None, operation: None, parent_id: None, ..step().parts().clone() }), "error");
-    handle.emit(error.with("error_type", "Timeout").with("error_message", "no answer").with("duration", 0.25).at(later(3)));
+    let error = Event::new(
+        &Step::from(StepParts {
+            method_name: None,
+            operation: None,
+            parent_id: None,
+            ..step().parts().clone()
+        }),
+        "error",
+    );
+    handle.emit(
+        error
+            .with("error_type", "Timeout")
+            .with("error_message", "no answer")
+            .with("duration", 0.25)
+            .at(later(3)),
+    );
     let begun = kept.clone();
     end(&handle);
     let head = r#"{"event_id":"<event_id>","execution_id":"run_1","span_id":"span_2","parent_id":"span_1""#;

@@ -134,6 +134,8 @@ pub(crate) struct SinkActor {
     /// Smaller batches, while a bad event is searched for.
     bisect: Option<usize>,
     last_probe_spent: bool,
+    /// Numbers the turns.
+    turns: u64,
 }
 
 /// What the actor is waiting for.
@@ -160,6 +162,7 @@ impl SinkActor {
             retry_at: None,
             bisect: None,
             last_probe_spent: false,
+            turns: 0,
         }
     }
 
@@ -222,10 +225,24 @@ impl SinkActor {
                 None => std::future::pending().await,
             }
         };
-        self.turn = Turn::Idle(ctx.spawn(wait.into_actor(self).map(|(), actor, ctx| actor.step(ctx))));
+        let number = self.next_turn();
+        let turn = wait.into_actor(self).map(move |(), actor, ctx| {
+            if actor.turns == number {
+                actor.step(ctx);
+            }
+        });
+        self.turn = Turn::Idle(ctx.spawn(turn));
+    }
+
+    /// A cancelled future that is ready in the same poll still runs to its end (actix 0.13.5): only the newest turn
+    /// may go on.
+    fn next_turn(&mut self) -> u64 {
+        self.turns += 1;
+        self.turns
     }
 
     fn deliver(&mut self, ctx: &mut Context<Self>, limit: usize, generation: u64) {
+        let number = self.next_turn();
         let attempt = Attempt {
             worker: self.worker.clone(),
             context: self.context.clone(),
@@ -235,6 +252,9 @@ impl SinkActor {
             limit: limit.min(self.worker.batch.max_events).min(self.bisect.unwrap_or(usize::MAX)).max(1),
         };
         let turn = attempt.run().into_actor(self).map(move |(sink, opened, end), actor, ctx| {
+            if actor.turns != number {
+                return;
+            }
             actor.sink = sink;
             actor.opened = opened;
             actor.settle(end, generation, ctx);
@@ -336,6 +356,7 @@ impl SinkActor {
             }
             Turn::Busy(handle) if self.worker.is_told(Control::Stop) => {
                 ctx.cancel_future(handle);
+                self.next_turn();
                 self.worker.buffer.revoke(false);
                 self.watch.because(Exit::Stopped);
                 ctx.stop();
@@ -346,6 +367,7 @@ impl SinkActor {
     }
 
     fn finish(&mut self, ctx: &mut Context<Self>) {
+        self.next_turn();
         let sink = self.sink.take();
         let close = async move {
             if let Some(mut sink) = sink {
