@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::mpsc as blocking;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub struct Handle {
     graph: GraphHandle,
     requests: mpsc::UnboundedSender<Request>,
     shutdown_timeout: Duration,
+    /// How it ended.
+    ended: Arc<OnceLock<Drained>>,
 }
 
 /// The handle behind [`install`].
@@ -43,7 +45,7 @@ pub fn install(handle: &Handle) {
 
 /// What must be done on the graph's own threads.
 enum Request {
-    Shutdown(Duration, oneshot::Sender<Drained>),
+    Shutdown(Duration, Box<dyn FnOnce(Drained) + Send>),
     Add(Box<SinkSpec>, oneshot::Sender<Result<(), StartError>>),
     Remove(String, Duration, oneshot::Sender<Option<SinkStatus>>),
 }
@@ -88,12 +90,14 @@ pub enum StartFailure {
 pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartError> {
     let (started, starting) = blocking::channel();
     let (requests, mut inbox) = mpsc::unbounded_channel();
+    let ended: Arc<OnceLock<Drained>> = Arc::default();
+    let last = ended.clone();
     let run = move || {
         actix_rt::System::new().block_on(async move {
             match GraphHandle::start(plan, Threads::Several).await {
                 Ok(graph) => {
                     let _ = started.send(Ok(graph.clone()));
-                    serve(&graph, &mut inbox, shutdown_timeout).await;
+                    serve(&graph, &mut inbox, shutdown_timeout, &last).await;
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));
@@ -104,10 +108,16 @@ pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartErro
     let thread = thread::Builder::new().name("streamll".to_owned()).spawn(run);
     thread.map_err(|e| StartError::Thread(e.to_string()))?;
     let graph = starting.recv().map_err(|e| StartError::Thread(e.to_string()))??;
-    Ok(Handle { graph, requests, shutdown_timeout })
+    Ok(Handle { graph, requests, shutdown_timeout, ended })
 }
 
-async fn serve(graph: &GraphHandle, inbox: &mut mpsc::UnboundedReceiver<Request>, shutdown_timeout: Duration) {
+/// Does what is asked for, until the end.
+async fn serve(
+    graph: &GraphHandle,
+    inbox: &mut mpsc::UnboundedReceiver<Request>,
+    shutdown_timeout: Duration,
+    ended: &OnceLock<Drained>,
+) {
     while let Some(request) = inbox.recv().await {
         let graph = graph.clone();
         match request {
@@ -119,8 +129,9 @@ async fn serve(graph: &GraphHandle, inbox: &mut mpsc::UnboundedReceiver<Request>
                 actix_rt::spawn(async move { answer.send(graph.remove_sink(&name, deadline).await) });
             }
             Request::Shutdown(deadline, answer) => {
-                let _ = answer.send(graph.drain(deadline).await);
-                return;
+                let drained = graph.drain(deadline).await;
+                let _ = ended.set(drained.clone());
+                return answer(drained);
             }
         }
     }
@@ -196,19 +207,21 @@ impl Handle {
     /// Ends the topology: takes no more events, delivers what waits until the deadline, and says how it went. Only the
     /// first call ends it; a later one gets the last status.
     pub async fn shutdown(&self, deadline: Duration) -> Drained {
-        match self.ask_to_end(deadline).await {
-            Ok(drained) => drained,
-            Err(_) => Drained { status: self.status(), complete: false },
-        }
+        let (answer, answered) = oneshot::channel();
+        self.ask_to_end(deadline, move |drained| {
+            let _ = answer.send(drained);
+        });
+        answered.await.unwrap_or_else(|_| self.last())
     }
 
-    /// Like [`shutdown`](Self::shutdown), for programs without an async runtime. Blocks for the deadline at most.
+    /// Like [`shutdown`](Self::shutdown), for code that does not await. Blocks its thread, for the deadline at most.
     #[must_use]
     pub fn shutdown_blocking(&self, deadline: Duration) -> Drained {
-        match self.ask_to_end(deadline).blocking_recv() {
-            Ok(drained) => drained,
-            Err(_) => Drained { status: self.status(), complete: false },
-        }
+        let (answer, answered) = blocking::channel();
+        self.ask_to_end(deadline, move |drained| {
+            let _ = answer.send(drained);
+        });
+        answered.recv().unwrap_or_else(|_| self.last())
     }
 
     /// The topology's `shutdown.timeout`; 25 s by default.
@@ -217,10 +230,14 @@ impl Handle {
         self.shutdown_timeout
     }
 
-    fn ask_to_end(&self, deadline: Duration) -> oneshot::Receiver<Drained> {
-        let (answer, answered) = oneshot::channel();
-        let _ = self.requests.send(Request::Shutdown(deadline, answer));
-        answered
+    fn ask_to_end(&self, deadline: Duration, answer: impl FnOnce(Drained) + Send + 'static) {
+        let _ = self.requests.send(Request::Shutdown(deadline, Box::new(answer)));
+    }
+
+    /// How it ended, when somebody else has ended it.
+    fn last(&self) -> Drained {
+        let unknown = || Drained { status: self.status(), complete: false };
+        self.ended.get().cloned().unwrap_or_else(unknown)
     }
 }
 

@@ -186,6 +186,7 @@ fn removing_a_sink_from_the_thread_of_the_spine_leaves_the_spine_alone() {
         }
         let drained = graph.drain(MINUTE).await;
         assert!(drained.complete && drained.status.balances(), "{:#?}", drained.status);
+        assert_eq!(drained.status.sink("first").unwrap().restarts, 0);
         assert!(first.numbers() == all(2000) && second.numbers() == all(1000));
     });
 }

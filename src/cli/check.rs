@@ -34,7 +34,13 @@ impl Check {
         let names = self.env.clone().map_or_else(|| environments(&self.topologies), |name| vec![name]);
         if names.is_empty() {
             let folder = self.topologies.display();
-            let _ = writeln!(io::stderr(), "streamll: no topologies in {folder}; name their folder with --topologies");
+            let why = format!("no topologies in {folder}; name their folder with --topologies");
+            if self.format == Format::Json {
+                let problem = json!({ "class": "missing", "severity": "error", "message": why });
+                let report = json!({ "ok": false, "environments": [], "problems": [problem] });
+                let _ = writeln!(io::stdout(), "{report}");
+            }
+            let _ = writeln!(io::stderr(), "streamll: {why}");
             return ExitCode::from(CONFIGURATION);
         }
         let options = LoadOptions { allow_unset: self.allow_unset, ..LoadOptions::from_process() };
@@ -60,7 +66,11 @@ impl Check {
                 }
             }
             let problems: Vec<_> = problems.iter().map(|problem| problem.to_json()).collect();
-            reports.push(json!({ "environment": name, "ok": loaded.is_ok(), "problems": problems }));
+            let mut report = json!({ "environment": name, "ok": loaded.is_ok(), "problems": problems });
+            if let (true, Ok(topology)) = (self.print, &loaded) {
+                report["merged"] = topology.render().into();
+            }
+            reports.push(report);
         }
         if self.format == Format::Json {
             text = format!("{}\n", json!({ "ok": !wrong, "environments": reports }));

@@ -12,6 +12,8 @@ use tracing::warn;
 
 /// How many lines may wait for their confirmation.
 const UNCONFIRMED: usize = 65_536;
+/// What some editors write at the start of a file.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How lines become events.
 pub(super) struct Input {
@@ -35,7 +37,8 @@ impl Input {
         let read = runtime.block_on(async {
             while !self.stop.load(Ordering::Relaxed) && next_line(&mut from, &mut line)? {
                 number += 1;
-                let text = line.trim_ascii();
+                let mark = if number == 1 { BYTE_ORDER_MARK } else { b"" };
+                let text = line.strip_prefix(mark).unwrap_or(&line).trim_ascii();
                 if text.is_empty() {
                     continue;
                 }

@@ -17,6 +17,8 @@ use crate::topology::{Registry, TopologyError};
 
 /// Something was shed, rejected, dead-lettered, or left in memory.
 const INCOMPLETE: u8 = 1;
+/// The command is wrong, as clap has it.
+const USAGE: u8 = 2;
 /// The topology is wrong (`EX_CONFIG` of sysexits).
 const CONFIGURATION: u8 = 78;
 

@@ -10,13 +10,15 @@ use crate::{Drained, GraphStatus, SinkStatus};
 /// One JSON object: the totals, and an object per sink under `sinks`.
 pub(super) fn json(status: &GraphStatus) -> Value {
     let mut report = serde_json::to_value(status.balance()).unwrap_or_default();
-    let mut sinks = Map::new();
-    for sink in status.sinks().iter().chain(status.removed()) {
-        sinks.insert(sink.name.to_string(), sink_json(sink));
-    }
+    let by_name = |sinks: &[SinkStatus]| -> Map<String, Value> {
+        sinks.iter().map(|sink| (sink.name.to_string(), sink_json(sink))).collect()
+    };
     if let Value::Object(report) = &mut report {
         report.insert("balanced".to_owned(), status.balances().into());
-        report.insert("sinks".to_owned(), sinks.into());
+        report.insert("sinks".to_owned(), by_name(status.sinks()).into());
+        if !status.removed().is_empty() {
+            report.insert("removed".to_owned(), by_name(status.removed()).into());
+        }
     }
     report
 }
@@ -104,11 +106,11 @@ fn listed(numbers: &[(&str, u64)]) -> String {
     first.chain(rest).map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Replaces a file by the current status, so that a reader never sees half of one.
-pub(super) fn write_status(path: &Path, status: &GraphStatus) -> std::io::Result<()> {
+/// Replaces a file, so that a reader never sees half of one.
+pub(super) fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let fresh = path.with_file_name(name);
-    std::fs::write(&fresh, format!("{}\n", json(status)))?;
+    std::fs::write(&fresh, text)?;
     std::fs::rename(fresh, path)
 }

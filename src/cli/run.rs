@@ -12,9 +12,9 @@ use streamll_actors::ingress::Patience;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::{Choice, Format, INCOMPLETE, input::Input, refuse, report};
+use super::{Choice, Format, INCOMPLETE, USAGE, input::Input, refuse, report};
 use crate::topology::{Registry, Topology};
-use crate::{Drained, Handle};
+use crate::{Drained, Handle, SinkState};
 
 /// How often the status file is renewed.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +38,8 @@ pub(super) struct Run {
     /// Keep a file with the current status as JSON
     #[arg(long, value_name = "FILE")]
     status_file: Option<PathBuf>,
+    #[arg(skip)]
+    status_fails: std::cell::Cell<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -60,6 +62,12 @@ impl Run {
         };
         for warning in topology.warnings() {
             let _ = write!(io::stderr(), "{}", warning.render(false));
+        }
+        if let Some(path) = &self.status_file
+            && let Err(error) = report::write(path, "{}\n")
+        {
+            let _ = writeln!(io::stderr(), "streamll: --status-file {}: {error}", path.display());
+            return ExitCode::from(USAGE);
         }
         let served = topology.start().map_err(|e| e.to_string()).and_then(|handle| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -88,7 +96,15 @@ impl Run {
                     let _ = tokio::time::timeout(LAST_LINE, &mut reader).await;
                     break Ok(());
                 }
-                _ = status.tick() => self.write_status(handle),
+                _ = status.tick() => {
+                    self.write_status(handle);
+                    let status = handle.status();
+                    if status.sinks().iter().all(|sink| sink.state == SinkState::Failed) {
+                        stop.store(true, Ordering::Relaxed);
+                        let _ = writeln!(io::stderr(), "streamll: no sink can deliver any more: the input ends here");
+                        break Ok(());
+                    }
+                }
             }
         };
         if let Err(error) = &read {
@@ -126,10 +142,14 @@ impl Run {
     }
 
     fn write_status(&self, handle: &Handle) {
-        if let Some(path) = &self.status_file
-            && let Err(error) = report::write_status(path, &handle.status())
-        {
-            tracing::warn!(path = %path.display(), %error, "the status file cannot be written");
+        let Some(path) = &self.status_file else { return };
+        let written = report::write(path, &format!("{}\n", report::json(&handle.status())));
+        // One word for each change, not one a second.
+        if self.status_fails.replace(written.is_err()) != written.is_err() {
+            match written {
+                Err(error) => tracing::warn!(path = %path.display(), %error, "the status file cannot be written"),
+                Ok(()) => tracing::warn!(path = %path.display(), "the status file is written again"),
+            }
         }
     }
 

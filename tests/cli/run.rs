@@ -132,13 +132,32 @@ fn a_terminal_whose_reader_went_away_does_not_hold_the_input_for_ever() {
     let mut child = command.spawn().unwrap();
     drop(child.stdout.take());
     let mut stdin = child.stdin.take().unwrap();
-    for n in 0..5000 {
-        writeln!(stdin, "{}", line(n)).unwrap();
+    // An input without an end: the command is to end it.
+    let mut n = 0;
+    while writeln!(stdin, "{}", line(n)).is_ok() {
+        n += 1;
     }
-    drop(stdin);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains("closed by its reader"), "{}", err(&output));
+    assert!(err(&output).contains("no sink can deliver any more"), "{}", err(&output));
+}
+
+#[test]
+fn a_byte_order_mark_and_line_ends_of_windows_are_no_mistakes() {
+    let folder = Folder::with(FILE);
+    let input = format!("\u{feff}{}\r\n{}\r\n", line(0), line(1));
+    let output = feed(streamll(&folder.path(""), &["run", "--env", "test"]), input.as_bytes());
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert_eq!(folder.read("log.ndjson").lines().count(), 2);
+}
+
+#[test]
+fn a_status_file_that_cannot_be_written_is_wrong_usage() {
+    let folder = Folder::with(FILE);
+    let output = feed(streamll(&folder.path(""), &["run", "--env", "test", "--status-file", "/nonexistent/s"]), b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("--status-file /nonexistent/s: "), "{}", err(&output));
 }
 
 #[test]

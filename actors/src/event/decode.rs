@@ -16,6 +16,8 @@ use super::{
 
 /// How deep the `data` of an incoming event may nest.
 const MAX_DEPTH: usize = 64;
+/// The longest id that every broker takes.
+const MAX_ID_BYTES: usize = 255;
 
 /// Why a text is no event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,18 +63,29 @@ impl Decoder {
         };
         let body = match token(&kind, data) {
             Some(token) => Body::Token(token),
-            None => Body::Raw(Box::new(Raw::new(Bytes::copy_from_slice(data.as_bytes())))),
+            None => {
+                let strict = serde_json::from_str::<Strict>(data);
+                strict.map_err(|error| WireError(format!("`data`: {}", said(&error))))?;
+                Body::Raw(Box::new(Raw::new(Bytes::copy_from_slice(data.as_bytes()))))
+            }
         };
         let step = self.step(&wire);
         let mut event = Event::with_body(step, kind, body).at(timestamp);
         let inner = event.edit();
-        inner.id =
-            wire.event_id.as_deref().map_or_else(|| EventId::generate(timestamp.as_micros()), EventId::from);
+        let given = wire.event_id.as_deref().filter(|id| !id.is_empty());
+        inner.id = given.map_or_else(|| EventId::generate(timestamp.as_micros()), EventId::from);
         inner.foreign = true;
         inner.extra = (!wire.extra.is_empty()).then(|| wire.extra.into());
         if let (Some(source), Some(seq)) = (&wire.source, wire.seq) {
             inner.foreign_source = Some(Arc::from(&**source));
             inner.seq = Some(seq);
+        }
+        let (size, id) = (event.size(), given.map_or(0, str::len));
+        if size > MAX_EVENT_BYTES {
+            return Err(WireError(format!("about {size} bytes as an event; it has at most {MAX_EVENT_BYTES}")));
+        }
+        if id > MAX_ID_BYTES {
+            return Err(WireError(format!("`event_id` has {id} bytes; it has at most {MAX_ID_BYTES}")));
         }
         Ok(event)
     }
@@ -249,6 +262,7 @@ impl<'de> Visitor<'de> for WireVisitor {
                 }
                 other => {
                     let value: &RawValue = map.next_value()?;
+                    named(other, serde_json::from_str::<Strict>(value.get()).map_err(de::Error::custom))?;
                     wire.extra.push(b',');
                     serde_json::to_writer(&mut wire.extra, other).map_err(de::Error::custom)?;
                     wire.extra.push(b':');
@@ -266,6 +280,58 @@ impl<'de> Visitor<'de> for WireVisitor {
 
 fn named<T, E: de::Error>(key: &str, value: Result<T, E>) -> Result<T, E> {
     value.map_err(|e| E::custom(format!("`{key}`: {e}")))
+}
+
+/// Any JSON value that a reader accepts: what is passed on unparsed must not hold what parsers refuse, such as half a
+/// surrogate pair or a number out of range.
+struct Strict;
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Strict)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Strict;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Strict, E> {
+        Ok(Strict)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Strict, E> {
+        Ok(Strict)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Strict, E> {
+        Ok(Strict)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Strict, E> {
+        Ok(Strict)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Strict, E> {
+        Ok(Strict)
+    }
+
+    fn visit_unit<E>(self) -> Result<Strict, E> {
+        Ok(Strict)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Strict, A::Error> {
+        while items.next_element::<Strict>()?.is_some() {}
+        Ok(Strict)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Strict, A::Error> {
+        while entries.next_entry::<Strict, Strict>()?.is_some() {}
+        Ok(Strict)
+    }
 }
 
 /// A string that borrows where it can (`Cow` alone never does inside `Option`).
@@ -346,6 +412,11 @@ mod tests {
             (r#"{"event_type":"x","event_type":"y"}"#, "`event_type` stands twice"),
             (r#"{"event_type":"x","seq":-1,"source":"s"}"#, "`seq`: invalid value"),
             (r#"{"event_type":"x"} {}"#, "trailing characters"),
+            (&format!(r#"{{"event_type":"x","event_id":"{}"}}"#, "i".repeat(256)), "`event_id` has 256 bytes"),
+            (r#"{"event_type":"x","data":{"s":"\ud800","api_key":"k"}}"#, "`data`: "),
+            (r#"{"event_type":"x","data":{"n":1e999}}"#, "`data`: number out of range"),
+            (r#"{"event_type":"x","mine":"\udfff"}"#, "`mine`: "),
+            (r#"{"event_type":"x","data":{"\ud800":1}}"#, "`data`: "),
         ] {
             let error = decode(line).unwrap_err();
             assert!(error.contains(reason), "{line}: {error}");

@@ -79,7 +79,7 @@ impl Event {
 
     /// A system event (`gap`, `sink_open`, …) of the machine itself, with the fixed topic `ai.streamll.<kind>`.
     pub(crate) fn system(kind: &str, data: Map<String, Value>) -> Event {
-        let mut event = Event::with_body(Step::new("streamll"), Kind::from(kind), Body::Map(data));
+        let mut event = Event::with_body(Step::machine(), Kind::from(kind), Body::Map(data));
         let inner = event.edit();
         inner.stamp = Some(Arc::new(Stamp { statics: Arc::default(), topic: Some(format!("ai.streamll.{kind}").into()) }));
         inner.system = true;

@@ -56,8 +56,10 @@ struct Shared {
     dry: Arc<Notify>,
     supervisor: Addr<GraphSupervisor>,
     sinks: Mutex<Vec<Arc<Member>>>,
-    /// Sinks that were removed while it ran: their numbers stand in the report.
-    removed: Mutex<Vec<Arc<Member>>>,
+    /// Sinks that are on no route any more, and deliver what waits.
+    leaving: Mutex<Vec<Arc<Member>>>,
+    /// What sinks that were removed while it ran left behind, one status a name: their numbers stand in the report.
+    removed: Mutex<Vec<SinkStatus>>,
     draining: AtomicBool,
     threads: Threads,
     spine: Arc<Place>,
@@ -116,6 +118,7 @@ impl GraphHandle {
             dry: Arc::new(Notify::new()),
             supervisor: GraphSupervisor::default().start(),
             sinks: Mutex::default(),
+            leaving: Mutex::default(),
             removed: Mutex::default(),
             draining: AtomicBool::new(false),
             threads,
@@ -149,7 +152,10 @@ impl GraphHandle {
         let status = |member: &Arc<Member>| {
             member.worker.cell.snapshot(&member.worker.name, member.worker.buffer.balance(now))
         };
-        let removed = lock(&self.0.removed).iter().map(status).collect();
+        let leaving = lock(&self.0.leaving);
+        let mut removed = lock(&self.0.removed).clone();
+        leaving.iter().map(status).for_each(|leaving| merge(&mut removed, leaving));
+        drop(leaving);
         let sinks = lock(&self.0.sinks).iter().map(status).collect();
         GraphStatus::new(self.0.ledger.balance(), sinks, removed)
     }
@@ -221,7 +227,7 @@ impl GraphHandle {
     /// the deadline, and stops. Its numbers stay in the report. Returns its last status, or `None` when there is no sink
     /// of that name.
     pub async fn remove_sink(&self, name: &str, deadline: Duration) -> Option<SinkStatus> {
-        let deadline = Instant::now() + deadline;
+        let deadline = after(deadline);
         self.sink(name)?;
         let _ = timeout_at(deadline, self.0.emitter.routed()).await;
         let member = {
@@ -230,7 +236,7 @@ impl GraphHandle {
             let member = sinks.remove(place);
             let routes = self.0.table.routes.load();
             self.publish_routes(routes.iter().filter(|route| &*route.name != name).cloned().collect());
-            lock(&self.0.removed).push(member.clone());
+            lock(&self.0.leaving).push(member.clone());
             member
         };
         self.dismiss(&member, deadline).await;
@@ -256,7 +262,7 @@ impl GraphHandle {
             check_references(&spec, |name| sinks.iter().any(|member| member.is(name)))?;
             let old = sinks.iter_mut().find(|old| old.is(&spec.name));
             let old = old.map(|old| std::mem::replace(old, member.clone()));
-            lock(&self.0.removed).extend(old.clone());
+            lock(&self.0.leaving).extend(old.clone());
             link(&sinks);
             let new = self.route(&spec, &member);
             let routes = self.0.table.routes.load();
@@ -265,7 +271,7 @@ impl GraphHandle {
             old
         };
         if let Some(old) = old {
-            self.dismiss(&old, Instant::now() + deadline).await;
+            self.dismiss(&old, after(deadline)).await;
         }
         self.employ(&member).await;
         Ok(())
@@ -279,6 +285,9 @@ impl GraphHandle {
         if !Arc::ptr_eq(&member.place, &self.0.spine) {
             member.place.close();
         }
+        let mut leaving = lock(&self.0.leaving);
+        leaving.retain(|other| !Arc::ptr_eq(other, member));
+        merge(&mut lock(&self.0.removed), SinkHandle(member.clone()).status());
     }
 
     async fn employ(&self, member: &Arc<Member>) {
@@ -292,7 +301,7 @@ impl GraphHandle {
     /// Ends the graph: takes no more events, runs the path dry in order, lets the sinks deliver what waits until the
     /// deadline, and stops them. Must be called on a thread with a tokio runtime; only the first call drains.
     pub async fn drain(&self, deadline: Duration) -> Drained {
-        drain::drain(self, Instant::now() + deadline).await
+        drain::drain(self, after(deadline)).await
     }
 
     fn member(&self, spec: &SinkSpec) -> Arc<Member> {
@@ -447,6 +456,23 @@ impl fmt::Debug for SinkHandle {
     }
 }
 
+/// The moment after so long; "for ever" is a month.
+fn after(time: Duration) -> Instant {
+    Instant::now() + time.min(Duration::from_secs(30 * 24 * 3600))
+}
+
+/// Adds the status of a removed sink to what earlier ones of its name left.
+fn merge(removed: &mut Vec<SinkStatus>, mut latest: SinkStatus) {
+    match removed.iter_mut().find(|earlier| earlier.name == latest.name) {
+        Some(earlier) => {
+            latest.balance.add(&earlier.balance);
+            latest.restarts += earlier.restarts;
+            *earlier = latest;
+        }
+        None => removed.push(latest),
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -547,4 +573,38 @@ fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
             tracing::error!(event = ?letter.event, %error, "an event is lost: its processor panicked, and");
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervise::{Abandon, Exit};
+    use crate::testkit::{Act, Journal, Rig, run, settle};
+
+    /// What the watchdog does, with an old incarnation that lives on: idle, or with a delivery under way.
+    #[test]
+    fn an_incarnation_that_was_given_up_delivers_nothing_more() {
+        for script in [vec![], vec![Act::Deliver, Act::Hang]] {
+            run(async move {
+                let journal = Journal::new(script);
+                let mut spec = journal.spec("live", Duration::from_millis(5));
+                spec.deliver_timeout = Duration::from_secs(1);
+                let rig = Rig::start(Plan::new("test").sink(spec)).await;
+                for round in 0..10 {
+                    rig.emit_all(round * 10..round * 10 + 10);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let exit = Exit::Failed("stuck".to_owned());
+                    assert_eq!(rig.graph.0.supervisor.send(Abandon("live".into(), exit)).await, Ok(true));
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                    settle().await;
+                }
+                let drained = rig.end().await;
+                assert!(drained.complete);
+                assert_eq!(journal.numbers(), (0..100).collect::<Vec<_>>());
+                let live = drained.status.sink("live").map(|live| (live.restarts, live.balance.delivered));
+                assert_eq!(live, Some((10, 100)));
+                assert_eq!(journal.opened_and_closed(), (11, 1));
+            });
+        }
+    }
 }

@@ -355,3 +355,35 @@ impl Ingress {
         self.relief.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Step;
+
+    fn emitter() -> Emitter {
+        Emitter::new(8, Arc::default(), Arc::default())
+    }
+
+    #[test]
+    fn what_the_last_reader_left_behind_is_counted_as_shed() {
+        let (emitter, step) = (emitter(), Step::new("M"));
+        // One of them is a token beyond the last quarter.
+        (0..7).for_each(|n| drop(emitter.emit(Event::token(&step, "answer", "x", n))));
+        emitter.0.close();
+        emitter.0.end();
+        assert_eq!(emitter.emit(Event::new(&step, "start")), Emitted::Closed);
+        let balance = emitter.0.ledger.balance();
+        assert_eq!((balance.received, balance.shed), (8, 8));
+    }
+
+    #[test]
+    fn an_event_that_slips_in_behind_the_last_reader_is_counted_too() {
+        let (emitter, step) = (emitter(), Step::new("M"));
+        // As if the look at `closed` had come before.
+        emitter.0.end();
+        assert_eq!(emitter.emit(Event::new(&step, "start")), Emitted::Accepted);
+        let balance = emitter.0.ledger.balance();
+        assert_eq!((balance.received, balance.shed), (1, 1));
+    }
+}

@@ -50,6 +50,19 @@ pub struct Balance {
 }
 
 impl Balance {
+    /// Adds the numbers of another sink.
+    pub(crate) fn add(&mut self, other: &Balance) {
+        self.recovered += other.recovered;
+        self.accepted += other.accepted;
+        self.delivered += other.delivered;
+        self.shed += other.shed;
+        self.dead_lettered += other.dead_lettered;
+        self.diverted += other.diverted;
+        self.waiting += other.waiting;
+        self.waiting_bytes += other.waiting_bytes;
+        self.notices += other.notices;
+    }
+
     /// Whether the numbers balance.
     #[must_use]
     pub fn holds(&self) -> bool {

@@ -99,6 +99,8 @@ struct Child {
 /// The root of a graph: one for one, with a factory, a restart policy and a back-off for each child.
 pub(crate) struct GraphSupervisor {
     children: HashMap<ChildId, Child>,
+    /// Numbers the incarnations of all children: no late report ever meets another child of its name.
+    incarnations: u64,
     reports: mpsc::UnboundedSender<Ended>,
     inbox: Option<mpsc::UnboundedReceiver<Ended>>,
 }
@@ -106,7 +108,7 @@ pub(crate) struct GraphSupervisor {
 impl Default for GraphSupervisor {
     fn default() -> GraphSupervisor {
         let (reports, inbox) = mpsc::unbounded_channel();
-        GraphSupervisor { children: HashMap::new(), reports, inbox: Some(inbox) }
+        GraphSupervisor { children: HashMap::new(), incarnations: 0, reports, inbox: Some(inbox) }
     }
 }
 
@@ -123,7 +125,8 @@ impl Actor for GraphSupervisor {
 impl GraphSupervisor {
     fn launch(&mut self, id: &ChildId) {
         if let Some(child) = self.children.get_mut(id) {
-            child.incarnation += 1;
+            self.incarnations += 1;
+            child.incarnation = self.incarnations;
             let watch = DeathWatch {
                 id: id.clone(),
                 incarnation: child.incarnation,
@@ -144,7 +147,8 @@ impl GraphSupervisor {
         if child.incarnation != ended.incarnation {
             return;
         }
-        child.incarnation += 1;
+        self.incarnations += 1;
+        child.incarnation = self.incarnations;
         let pending = child.incarnation;
         let (id, exit) = (ended.id, ended.exit);
         child.spec.observer.ended(&exit);
@@ -160,7 +164,10 @@ impl GraphSupervisor {
                     }
                 });
             }
-            Verdict::LeaveDown => info!(child = %id, "stopped"),
+            Verdict::LeaveDown => {
+                info!(child = %id, "stopped");
+                self.children.remove(&id);
+            }
             Verdict::GiveUp => {
                 error!(child = %id, %exit, restarts = child.tracker.recent(), "given up: too many restarts");
                 child.spec.observer.gave_up(&exit);
@@ -188,9 +195,8 @@ impl Handler<Adopt> for GraphSupervisor {
 
     fn handle(&mut self, Adopt(spec): Adopt, _: &mut Context<Self>) {
         let id = spec.id.clone();
-        let incarnation = self.children.get(&id).map_or(0, |old| old.incarnation + 1);
         let tracker = RestartTracker::new(spec.restart);
-        self.children.insert(id.clone(), Child { spec, tracker, incarnation });
+        self.children.insert(id.clone(), Child { spec, tracker, incarnation: 0 });
         self.launch(&id);
     }
 }
