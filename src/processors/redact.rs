@@ -12,7 +12,7 @@
 //! ```
 //!
 //! An event without such a field passes untouched and keeps its encoding. Not looked into are the tags of the topology,
-//! unknown keys beside `data`, JSON inside of strings, and secrets in running text.
+//! JSON inside of strings, and secrets in running text.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -30,8 +30,8 @@ const STEPS: usize = 64;
 #[serde(default)]
 pub struct RedactConfig {
     /// The fields, at least one: `data.user.email` (list items by their number from 0, `*` for any key or item:
-    /// `data.messages.*.content`), `tags.user`, or a bare name, `api_key`, for that key at any depth of data and for that
-    /// tag. Naming a streamed field (`data.answer`) redacts its tokens too.
+    /// `data.messages.*.content`), `tags.user`, or a bare name, `api_key`, for that key at any depth of data or of what came
+    /// in beside it, and for that tag. Naming a streamed field (`data.answer`) redacts its tokens too.
     pub fields: Vec<String>,
     /// What stands in the place of a value. Default: `[redacted]`.
     pub replacement: Option<String>,
@@ -77,6 +77,7 @@ impl Processor for Redact {
             event.set_step(step);
         }
         self.redact_body(&mut event);
+        self.redact_extra(&mut event);
         out.push(event);
     }
 }
@@ -104,6 +105,18 @@ impl Redact {
                 data.insert("token".to_owned(), Value::from(&*self.replacement));
             }
             self.redact(data);
+        }
+    }
+
+    /// What came in beside `data` and our own keys: a bare name means that key there, too.
+    fn redact_extra(&self, event: &mut Event) {
+        let Some(mut extra) = event.extra() else { return };
+        let bare = || self.fields.iter().filter(|field| matches!(field, Field::Key(_)));
+        if extra.iter().any(|(key, value)| bare().any(|field| field.is_in(key, value))) {
+            for (key, value) in &mut extra {
+                bare().for_each(|field| field.replace(key, value, &self.replacement));
+            }
+            event.set_extra(&extra);
         }
     }
 

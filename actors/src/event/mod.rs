@@ -270,6 +270,17 @@ impl Event {
         self.edit().body.map_mut()
     }
 
+    /// Keys that came in beside ours, where there are any; they pass through as they are.
+    #[must_use]
+    pub fn extra(&self) -> Option<Map<String, Value>> {
+        wire::read_extra(self.0.extra.as_deref()?)
+    }
+
+    /// Replaces the keys that came in beside ours.
+    pub fn set_extra(&mut self, extra: &Map<String, Value>) {
+        self.edit().extra = wire::extra(extra);
+    }
+
     /// Moves the event to another step, for example one with another context.
     pub fn set_step(&mut self, step: Step) {
         self.edit().step = step;

@@ -1,9 +1,11 @@
 //! The wire format: one JSON object per event. Keys are public surface; `tests/wire.rs` holds them.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::step::{Fragments, StepParts};
 use super::{Body, Context, Event, Statics};
@@ -151,6 +153,23 @@ pub(super) fn fragments(parts: &StepParts) -> Fragments {
     let tags =
         parts.context.tags().iter().map(|(key, value)| tag(key, value)).collect::<Vec<_>>().join(&b',');
     Fragments { ids, names, operation, token_context, tags }
+}
+
+/// Keys beside ours, as they stand at the end of an event: `,"key":value` each.
+pub(super) fn extra(map: &Map<String, Value>) -> Option<Arc<[u8]>> {
+    let mut out = Vec::new();
+    for (key, value) in map {
+        out.push(b',');
+        write(&**key, &mut out);
+        out.push(b':');
+        write(value, &mut out);
+    }
+    (!out.is_empty()).then(|| out.into())
+}
+
+pub(super) fn read_extra(extra: &[u8]) -> Option<Map<String, Value>> {
+    let inner = extra.strip_prefix(b",")?;
+    serde_json::from_slice(&[b"{", inner, b"}"].concat()).ok()
 }
 
 /// `"key":"value"`.

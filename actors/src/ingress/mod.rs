@@ -369,7 +369,9 @@ mod tests {
     fn what_the_last_reader_left_behind_is_counted_as_shed() {
         let (emitter, step) = (emitter(), Step::new("M"));
         // One of them is a token beyond the last quarter.
-        (0..7).for_each(|n| drop(emitter.emit(Event::token(&step, "answer", "x", n))));
+        for n in 0..7 {
+            emitter.emit(Event::token(&step, "answer", "x", n));
+        }
         emitter.0.close();
         emitter.0.end();
         assert_eq!(emitter.emit(Event::new(&step, "start")), Emitted::Closed);
