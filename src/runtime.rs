@@ -7,7 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use streamll_actors::event::Event;
-use streamll_actors::graph::{Drained, GraphHandle, GraphStatus, Plan, SinkHandle, SinkSpec, StartError, Threads};
+use streamll_actors::graph::{
+    Drained, GraphHandle, GraphStatus, Plan, SinkHandle, SinkSpec, StartError, Threads,
+};
 use streamll_actors::ingress::{Emitted, Emitter};
 use streamll_actors::route::Subscription;
 use streamll_actors::sink::SinkStatus;

@@ -200,7 +200,10 @@ fn memory() -> (f64, f64) {
 }
 
 fn main() {
-    println!("a token of {} bytes of JSON\n", Event::token(&step(), "answer", " forty", 17).json().len() + 95);
+    println!(
+        "a token of {} bytes of JSON\n",
+        Event::token(&step(), "answer", " forty", 17).json().len() + 95
+    );
     println!("{:<58} {:>22}   target", "what", "median");
     let (idle, full) = memory();
     row("memory, idle", format!("{idle:.1} MB"), "≤ 25 MB");

@@ -129,7 +129,8 @@ fn they_balance_at_random_moments_whatever_happens() {
                     _ => OnOpen::Buffer,
                 };
                 spec.dead_letter = (name == "three").then(|| "four".to_owned());
-                spec.topics = TopicPattern::parse(if name == "four" { "ai.*.end" } else { "#" }).ok().map(|t| vec![t]);
+                spec.topics =
+                    TopicPattern::parse(if name == "four" { "ai.*.end" } else { "#" }).ok().map(|t| vec![t]);
                 spec.except = TopicPattern::parse("ai.*.odd").into_iter().collect();
                 plan = plan.sink(spec);
             }

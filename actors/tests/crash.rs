@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use actix::prelude::{Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient, WrapFuture as _};
+use actix::prelude::{
+    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient, WrapFuture as _,
+};
 use streamll_actors::event::{Event, Step};
 use streamll_actors::graph::{GraphHandle, Plan, SinkSpec, Stage, Threads};
 use streamll_actors::ingress::Batch;
@@ -118,7 +120,8 @@ fn only_restarts_without_a_delivery_between_them_count() {
 #[test]
 fn a_broker_that_is_away_and_a_delivery_that_takes_too_long_cost_no_restart() {
     run(async {
-        let script = [[Act::Unavailable(0); 3], [Act::Hang; 3], [Act::Misconfigured; 3], [Act::Unknown(0); 3]];
+        let script =
+            [[Act::Unavailable(0); 3], [Act::Hang; 3], [Act::Misconfigured; 3], [Act::Unknown(0); 3]];
         let journal = Journal::new(script.concat()).opening([Act::Unavailable(0), Act::Hang, Act::Overload]);
         let mut spec = journal.spec("live", TAKES);
         spec.restart.max = 0;

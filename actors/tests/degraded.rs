@@ -37,7 +37,11 @@ fn with_its_broker_down_a_sink_is_open_from_the_start_and_says_since_when_and_wh
         let first = status(&rig, "live");
         assert_eq!((first.state, first.circuit_open, first.running), (SinkState::Open, true, true));
         let text = first.to_string();
-        assert!(text.starts_with("open (not sending since ") && text.ends_with(": connection refused; 1,204 waiting)"), "{text}");
+        assert!(
+            text.starts_with("open (not sending since ")
+                && text.ends_with(": connection refused; 1,204 waiting)"),
+            "{text}"
+        );
         assert!(first.since.since(began) < Duration::from_secs(5));
         // Through failed probes, and while one is under way, it is since then that nothing was sent.
         sleep(Duration::from_secs(60)).await;
@@ -71,7 +75,10 @@ fn the_others_hear_of_trouble_that_lasts_and_of_its_end_once_each() {
         rig.end().await;
         let alerts: Vec<_> = other.arrivals().into_iter().filter(|a| a.n().is_none()).collect();
         let kinds: Vec<_> = alerts.iter().map(|a| (a.kind(), &*a.key)).collect();
-        assert_eq!(kinds, [("sink_open", "ai.streamll.sink_open"), ("sink_recovered", "ai.streamll.sink_recovered")]);
+        assert_eq!(
+            kinds,
+            [("sink_open", "ai.streamll.sink_open"), ("sink_recovered", "ai.streamll.sink_recovered")]
+        );
         assert_eq!(alerts[0].json["data"]["reason"], "connection refused");
         assert_eq!(alerts[0].number("waiting"), Some(7));
         // Nobody tells a sink of itself.

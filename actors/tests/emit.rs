@@ -189,7 +189,8 @@ fn a_million_events_sent_from_eight_threads_all_arrive_in_the_order_of_their_thr
 fn whatever_is_emitted_while_the_graph_ends_is_counted() {
     for _ in 0..20 {
         on_threads(|| async {
-            let graph = GraphHandle::start(Plan::new("test").sink(Lanes::default().spec("live")), Threads::Several);
+            let graph =
+                GraphHandle::start(Plan::new("test").sink(Lanes::default().spec("live")), Threads::Several);
             let graph = graph.await.unwrap();
             let emitted = Arc::new(AtomicU64::new(0));
             let all = tokio::spawn({

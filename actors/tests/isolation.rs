@@ -99,7 +99,9 @@ fn a_healthy_sink_feels_nothing_of_the_trouble_beside_it() {
 fn a_sink_that_hangs_for_ever_is_open_and_the_others_deliver() {
     run(async {
         let healthy = Journal::new([]);
-        let mut hanging = Journal::new([]).whenever(|_| true, streamll_actors::testkit::Act::Hang).spec("hanging", Duration::ZERO);
+        let mut hanging = Journal::new([])
+            .whenever(|_| true, streamll_actors::testkit::Act::Hang)
+            .spec("hanging", Duration::ZERO);
         hanging.deliver_timeout = Duration::from_secs(5);
         let rig = Rig::start(Plan::new("test").sink(healthy.spec("healthy", TAKES)).sink(hanging)).await;
         rig.emit_all(0..100);

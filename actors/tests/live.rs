@@ -121,12 +121,18 @@ fn a_change_that_cannot_be_made_changes_nothing() {
         let mut spec = journal.spec("live", TAKES);
         spec.on_open = OnOpen::Fallback("nobody".into());
         let missing = rig.graph.replace_sink(spec, MINUTE).await.unwrap_err();
-        assert_eq!(missing.to_string(), "sink `live` names `nobody` as its fallback, but there is no such sink");
+        assert_eq!(
+            missing.to_string(),
+            "sink `live` names `nobody` as its fallback, but there is no such sink"
+        );
         rig.emit_all(0..10);
         assert!(rig.end().await.complete);
         assert_eq!(journal.numbers(), all(10));
         assert_eq!(rig.graph.add_sink(journal.spec("late", TAKES)).await, Err(StartError::Draining));
-        assert_eq!(rig.graph.replace_sink(journal.spec("live", TAKES), MINUTE).await, Err(StartError::Draining));
+        assert_eq!(
+            rig.graph.replace_sink(journal.spec("live", TAKES), MINUTE).await,
+            Err(StartError::Draining)
+        );
     });
 }
 
@@ -214,7 +220,10 @@ fn whoever_points_at_a_sink_that_is_replaced_points_at_the_new_one() {
         sleep(Duration::from_secs(1)).await;
         handle.auto();
         sleep(Duration::from_secs(1)).await;
-        assert_eq!((old.kinds(), new.kinds()), (vec!["dead_letter".to_owned()], ["dead_letter", "start", "start"].map(str::to_owned).to_vec()));
+        assert_eq!(
+            (old.kinds(), new.kinds()),
+            (vec!["dead_letter".to_owned()], ["dead_letter", "start", "start"].map(str::to_owned).to_vec())
+        );
         // Without it, letters go to the file, and events wait.
         rig.graph.remove_sink("spare", MINUTE).await;
         handle.force_open();
@@ -280,7 +289,10 @@ fn a_subscription_gets_its_events_drops_what_nobody_reads_and_counts_it() {
         assert!(rig.end().await.complete, "what a reader misses is no loss of the graph");
         assert_eq!(tenant.by_ref().count().await, 1024, "the end is the end of the stream");
         assert!(mine.next().await.is_none());
-        assert!(rig.graph.subscribe("n", "1").next().await.is_none(), "after the end there is nothing to come");
+        assert!(
+            rig.graph.subscribe("n", "1").next().await.is_none(),
+            "after the end there is nothing to come"
+        );
     });
 }
 
@@ -296,7 +308,10 @@ fn a_flush_waits_for_what_was_emitted_before_and_for_nothing_else() {
         assert_eq!(live.numbers(), all(1000));
         let (_, flow) = flow(&rig, 1000);
         for _ in 0..10 {
-            assert!(timeout(Duration::from_secs(1), rig.graph.flush()).await.is_ok(), "it waits for later ones");
+            assert!(
+                timeout(Duration::from_secs(1), rig.graph.flush()).await.is_ok(),
+                "it waits for later ones"
+            );
         }
         flow.abort();
         let both = futures_util::future::join(rig.graph.flush(), rig.graph.flush());

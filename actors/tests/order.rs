@@ -141,7 +141,8 @@ fn single_events_that_the_sink_wants_again_keep_their_place_in_the_buffer() {
         settle().await;
         rig.emit_all(0..90);
         assert!(rig.end().await.complete);
-        let late: Vec<u64> = journal.arrivals().iter().filter(|a| a.attempt > 1).filter_map(|a| a.n()).collect();
+        let late: Vec<u64> =
+            journal.arrivals().iter().filter(|a| a.attempt > 1).filter_map(|a| a.n()).collect();
         assert_eq!(late, (0..90).filter(|n| n % 3 == 0).collect::<Vec<_>>());
     });
 }
@@ -160,7 +161,8 @@ fn a_word_to_the_sink_that_meets_an_event_starts_no_second_delivery() {
             }
             Some(event)
         };
-        let make: streamll_actors::process::ProcessorFactory = std::sync::Arc::new(move || Box::new(word.clone()));
+        let make: streamll_actors::process::ProcessorFactory =
+            std::sync::Arc::new(move || Box::new(word.clone()));
         spec.processors.push(("word".to_owned(), make));
         let rig = Rig::start(Plan::new("test").sink(spec)).await;
         assert!(told.set(rig.graph.clone()).is_ok());

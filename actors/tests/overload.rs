@@ -121,7 +121,10 @@ fn lifecycle_events_go_only_when_no_token_is_left_and_audit_last_of_all() {
             let count = |a: &&Arrival| a.json["data"]["classes"][class].as_u64();
             markers(&arrivals).iter().filter_map(count).sum()
         };
-        assert_eq!((classes("token"), classes("lifecycle"), classes("audit")), (40, 80 - kinds("start") as u64, 0));
+        assert_eq!(
+            (classes("token"), classes("lifecycle"), classes("audit")),
+            (40, 80 - kinds("start") as u64, 0)
+        );
     });
 }
 
@@ -163,7 +166,11 @@ fn drop_newest_keeps_what_is_there_whatever_comes() {
         sleep(Duration::from_secs(1)).await;
         rig.end().await;
         let kinds = journal.kinds();
-        assert_eq!(kinds.iter().filter(|kind| *kind == "token").count(), 15, "a sixteenth is kept for others");
+        assert_eq!(
+            kinds.iter().filter(|kind| *kind == "token").count(),
+            15,
+            "a sixteenth is kept for others"
+        );
         assert_eq!(kinds.iter().filter(|kind| *kind == "start").count(), 1);
         assert_eq!(every_hole_has_its_marker(&journal.arrivals(), 40), (24, 0));
     });

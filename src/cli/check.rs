@@ -44,7 +44,8 @@ impl Check {
             return ExitCode::from(CONFIGURATION);
         }
         let options = LoadOptions { allow_unset: self.allow_unset, ..LoadOptions::from_process() };
-        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colour =
+            io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let (mut wrong, mut reports, mut text) = (false, Vec::new(), String::new());
         for name in names {
             let loaded = Topology::load_with(&self.topologies, &name, kinds, &options);
@@ -61,7 +62,8 @@ impl Check {
                 Ok(topology) if self.print => text.push_str(topology.render()),
                 Ok(_) => text.push_str(&format!("{name}: ok\n")),
                 Err(error) => {
-                    let n = error.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+                    let n =
+                        error.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
                     text.push_str(&format!("{name}: {n} {}\n", if n == 1 { "problem" } else { "problems" }));
                 }
             }

@@ -103,8 +103,10 @@ fn start_log(command: &Command) {
     let quiet = if matches!(command, Command::Demo(_)) { "off" } else { "warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("STREAMLL_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(quiet));
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_ansi(colour);
+    let colour =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let log =
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_ansi(colour);
     // A program of its own may have set up its log already.
     let _ = log.try_init();
 }
@@ -112,7 +114,8 @@ fn start_log(command: &Command) {
 /// Shows what is wrong with a topology, on standard error.
 fn refuse(error: &TopologyError) -> ExitCode {
     use std::io::Write as _;
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let _ = writeln!(std::io::stderr(), "{}", error.render(colour).trim_end());
     ExitCode::from(CONFIGURATION)
 }

@@ -130,7 +130,11 @@ impl Run {
         Ok(if read.is_err() { ExitCode::from(INCOMPLETE) } else { super::code(&drained) })
     }
 
-    fn start_reader(&self, handle: &Handle, stop: Arc<AtomicBool>) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+    fn start_reader(
+        &self,
+        handle: &Handle,
+        stop: Arc<AtomicBool>,
+    ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
         let patience = if self.when_full == WhenFull::Wait { Patience::Open } else { Patience::Healthy };
         let input = Input { emitter: handle.emitter().clone(), patience, ack: self.ack, stop };
         let (ended, ending) = oneshot::channel();
@@ -147,7 +151,9 @@ impl Run {
         // One word for each change, not one a second.
         if self.status_fails.replace(written.is_err()) != written.is_err() {
             match written {
-                Err(error) => tracing::warn!(path = %path.display(), %error, "the status file cannot be written"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "the status file cannot be written")
+                }
                 Ok(()) => tracing::warn!(path = %path.display(), "the status file is written again"),
             }
         }
@@ -170,7 +176,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     /// Waits for the next one; returns the exit code of a process that it ends.

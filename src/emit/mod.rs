@@ -6,8 +6,8 @@ mod tokens;
 pub use context::{__value, WithContext, current_context, with_context, with_context_sync};
 pub use tokens::{TokenStream, Tokens};
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use streamll_actors::event::{Event, Step};
@@ -32,7 +32,9 @@ pub fn emit(event: Event) -> Emitted {
         None => {
             SHED.fetch_add(1, Ordering::Relaxed);
             if !WARNED.swap(true, Ordering::Relaxed) {
-                warn!("events are emitted and shed: no topology is installed; call streamll::install(&handle)");
+                warn!(
+                    "events are emitted and shed: no topology is installed; call streamll::install(&handle)"
+                );
             }
             Emitted::Closed
         }

@@ -99,6 +99,9 @@ where
 
 impl<S, F> fmt::Debug for Tokens<S, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens").field("field", &self.field).field("index", &self.index).finish_non_exhaustive()
+        f.debug_struct("Tokens")
+            .field("field", &self.field)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
     }
 }

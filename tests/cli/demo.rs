@@ -16,7 +16,10 @@ fn it_shows_a_chat_with_every_token_and_everything_arrives() {
         let output = demo(&[], folder);
         assert_eq!(output.status.code(), Some(0), "{}", err(&output));
         let text = out(&output);
-        assert!(text.contains("▶ answer") && text.contains("'Moon '") && text.contains("◆ docs_found"), "{text}");
+        assert!(
+            text.contains("▶ answer") && text.contains("'Moon '") && text.contains("◆ docs_found"),
+            "{text}"
+        );
         assert!(text.contains("✖ tide_table") && text.contains("Timeout: upstream took 30 s"), "{text}");
         assert_eq!(text.lines().filter(|line| line.contains("■ llm_call")).count(), 2, "{text}");
         assert!(err(&output).contains("everything arrived: received 77, routed 77"), "{}", err(&output));

@@ -22,7 +22,8 @@ fn line(n: usize) -> String {
 fn every_line_arrives_in_order_and_the_numbers_balance() {
     let folder = Folder::with(FILE);
     let input: String = (0..20_000).map(|n| line(n) + "\n").collect();
-    let output = feed(streamll(&folder.path(""), &["run", "--env", "test", "--report", "json"]), input.as_bytes());
+    let output =
+        feed(streamll(&folder.path(""), &["run", "--env", "test", "--report", "json"]), input.as_bytes());
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     let report = report(&err(&output));
     assert_eq!(report["received"], 20_000);
@@ -36,7 +37,8 @@ fn every_line_arrives_in_order_and_the_numbers_balance() {
     assert_eq!((&log["state"], &log["reason"]), (&"closed".into(), &Value::Null));
     assert!(log.get("recovered").is_none() && log.get("diverted").is_none(), "zero, so left out");
     let written = folder.read("log.ndjson");
-    let numbers = written.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["data"]["n"].as_u64());
+    let numbers =
+        written.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["data"]["n"].as_u64());
     assert!(numbers.eq((0..20_000).map(Some)), "all lines, in order");
 }
 
@@ -65,7 +67,10 @@ fn a_malformed_line_is_reported_with_its_number_and_the_rest_arrives() {
     assert_eq!(output.status.code(), Some(1));
     let stderr = err(&output);
     assert_eq!(stderr.lines().filter(|line| line.starts_with("streamll: line ")).count(), wrong);
-    assert!(stderr.contains("streamll: line 18: `event_type`: EOF while parsing a value at column 14"), "{stderr}");
+    assert!(
+        stderr.contains("streamll: line 18: `event_type`: EOF while parsing a value at column 14"),
+        "{stderr}"
+    );
     assert!(stderr.contains("streamll: line 43: `event_type` is missing"), "{stderr}");
     assert!(stderr.contains("streamll: line 1002: "), "the last line needs no newline: {stderr}");
     let report = report(&stderr);
@@ -80,7 +85,8 @@ fn an_event_of_more_than_a_mebibyte_is_refused_and_its_neighbours_arrive() {
     let folder = Folder::with(FILE);
     let large = format!(r#"{{"event_type":"x","data":{{"text":"{}"}}}}"#, "x".repeat(2 << 20));
     let input = format!("{}\n{large}\n{}\n", line(0), line(1));
-    let output = feed(streamll(&folder.path(""), &["run", "--env", "test", "--report", "json"]), input.as_bytes());
+    let output =
+        feed(streamll(&folder.path(""), &["run", "--env", "test", "--report", "json"]), input.as_bytes());
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains("streamll: line 2: "), "{}", err(&output));
     assert_eq!(report(&err(&output))["rejected"], 1);
@@ -90,7 +96,8 @@ fn an_event_of_more_than_a_mebibyte_is_refused_and_its_neighbours_arrive() {
 #[test]
 fn acknowledged_lines_are_exactly_those_that_are_held() {
     let folder = Folder::with(FILE);
-    let input: String = (0..500).map(|n| if n % 50 == 7 { "oops\n".to_owned() } else { line(n) + "\n" }).collect();
+    let input: String =
+        (0..500).map(|n| if n % 50 == 7 { "oops\n".to_owned() } else { line(n) + "\n" }).collect();
     let output = feed(streamll(&folder.path(""), &["run", "--env", "test", "--ack"]), input.as_bytes());
     let acked: Vec<usize> = out(&output).lines().map(|line| line.parse().unwrap()).collect();
     let expected: Vec<usize> = (0..500).filter(|n| n % 50 != 7).map(|n| n + 1).collect();
@@ -118,10 +125,14 @@ fn filtered_and_unrouted_events_are_no_losses() {
          sinks: { log: { type: file, path: '{dir}/log.ndjson', topics: ['ai.*.start'] } }\n",
     );
     let input: String = (0..400).map(|n| line(n) + "\n").collect();
-    let output = feed(streamll(&folder.path(""), &["run", "--env", "test", "--report", "json"]), input.as_bytes());
+    let output =
+        feed(streamll(&folder.path(""), &["run", "--env", "test", "--report", "json"]), input.as_bytes());
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     let report = report(&err(&output));
-    assert_eq!((&report["filtered"], &report["unrouted"], &report["routed"]), (&100.into(), &200.into(), &100.into()));
+    assert_eq!(
+        (&report["filtered"], &report["unrouted"], &report["routed"]),
+        (&100.into(), &200.into(), &100.into())
+    );
 }
 
 #[test]
@@ -155,7 +166,8 @@ fn a_byte_order_mark_and_line_ends_of_windows_are_no_mistakes() {
 #[test]
 fn a_status_file_that_cannot_be_written_is_wrong_usage() {
     let folder = Folder::with(FILE);
-    let output = feed(streamll(&folder.path(""), &["run", "--env", "test", "--status-file", "/nonexistent/s"]), b"");
+    let output =
+        feed(streamll(&folder.path(""), &["run", "--env", "test", "--status-file", "/nonexistent/s"]), b"");
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).contains("--status-file /nonexistent/s: "), "{}", err(&output));
 }
@@ -185,10 +197,12 @@ fn a_second_signal_ends_at_once_and_says_what_is_left() {
         "sinks: { log: { type: file, path: '{dir}', circuit_breaker: { recovery_timeout: 1s } } }\nshutdown: { timeout: 1h }\n",
     );
     for (name, code) in [("TERM", 143), ("INT", 130)] {
-        let mut child =
-            streamll(&folder.path(""), &["run", "--env", "test", "--status-file", &folder.path("status").display().to_string()])
-                .spawn()
-                .unwrap();
+        let mut child = streamll(
+            &folder.path(""),
+            &["run", "--env", "test", "--status-file", &folder.path("status").display().to_string()],
+        )
+        .spawn()
+        .unwrap();
         let mut stdin = child.stdin.take().unwrap();
         writeln!(stdin, "{}", line(0)).unwrap();
         wait_until("the event waits", || folder.read("status").contains("\"waiting\":1"));

@@ -148,9 +148,13 @@ fn what_is_no_field_is_refused_with_a_way_out() {
 
 #[test]
 fn a_bare_name_is_redacted_also_beside_the_data_of_an_incoming_line() {
-    let line = br#"{"event_type":"start","data":{},"password":"hunter2","auth":{"password":"hunter3"},"kept":[1]}"#;
+    let line =
+        br#"{"event_type":"start","data":{},"password":"hunter2","auth":{"password":"hunter3"},"kept":[1]}"#;
     let event = streamll_actors::event::Decoder::default().decode(line).unwrap();
     let text = String::from_utf8(redacted(&["password"], event).json().to_vec()).unwrap();
     assert!(!text.contains("hunter"), "{text}");
-    assert!(text.ends_with(r#","password":"[redacted]","auth":{"password":"[redacted]"},"kept":[1]}"#), "{text}");
+    assert!(
+        text.ends_with(r#","password":"[redacted]","auth":{"password":"[redacted]"},"kept":[1]}"#),
+        "{text}"
+    );
 }

@@ -7,7 +7,7 @@ pub(crate) use actor::EnricherActor;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::event::{Context, Event, Stamp, Statics, Step, Timestamp};
+use crate::event::{Context, Event, MACHINE, Stamp, Statics, Step, Timestamp};
 
 /// How many open steps and runs are remembered, at least; at most twice as many.
 const REMEMBERED: usize = 10_000;
@@ -36,6 +36,11 @@ impl Enricher {
             return event.set_statics(&self.stamp.statics);
         }
         event.set_stamp(&self.stamp);
+        if event.module_name().eq_ignore_ascii_case(MACHINE) {
+            // Nobody else's event can be taken for a gap marker or an alert: their topics are the machine's own.
+            let step = event.step().clone().module(format!("{MACHINE}_"));
+            event.set_step(step);
+        }
         if event.is_foreign() {
             self.remember_run(event);
         }
@@ -156,6 +161,18 @@ mod tests {
         }
         let expected = [Some("c1"), Some("c2"), Some("c1"), Some("own"), None];
         assert_eq!(seen, expected.map(|id| id.map(str::to_owned)));
+    }
+
+    #[test]
+    fn nobody_elses_event_bears_the_name_of_the_machine() {
+        for name in ["streamll", "StreamLL", "STREAMLL"] {
+            let mut forged = Event::new(&Step::new(name), "gap");
+            enricher().enrich(&mut forged);
+            assert_eq!(forged.module_name(), "streamll_");
+        }
+        let mut own = Event::system("gap", serde_json::Map::new());
+        enricher().enrich(&mut own);
+        assert_eq!(own.module_name(), "streamll");
     }
 
     #[test]

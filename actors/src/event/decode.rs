@@ -10,9 +10,7 @@ use serde::de::{self, Deserialize, DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::body::Raw;
-use super::{
-    Body, Context, Event, EventId, Kind, MAX_EVENT_BYTES, Step, StepParts, Timestamp, Token, id,
-};
+use super::{Body, Context, Event, EventId, Kind, MAX_EVENT_BYTES, Step, StepParts, Timestamp, Token, id};
 
 /// How deep the `data` of an incoming event may nest.
 const MAX_DEPTH: usize = 64;
@@ -82,7 +80,9 @@ impl Decoder {
         }
         let (size, id) = (event.size(), given.map_or(0, str::len));
         if size > MAX_EVENT_BYTES {
-            return Err(WireError(format!("about {size} bytes as an event; it has at most {MAX_EVENT_BYTES}")));
+            return Err(WireError(format!(
+                "about {size} bytes as an event; it has at most {MAX_EVENT_BYTES}"
+            )));
         }
         if id > MAX_ID_BYTES {
             return Err(WireError(format!("`event_id` has {id} bytes; it has at most {MAX_ID_BYTES}")));
@@ -412,7 +412,10 @@ mod tests {
             (r#"{"event_type":"x","event_type":"y"}"#, "`event_type` stands twice"),
             (r#"{"event_type":"x","seq":-1,"source":"s"}"#, "`seq`: invalid value"),
             (r#"{"event_type":"x"} {}"#, "trailing characters"),
-            (&format!(r#"{{"event_type":"x","event_id":"{}"}}"#, "i".repeat(256)), "`event_id` has 256 bytes"),
+            (
+                &format!(r#"{{"event_type":"x","event_id":"{}"}}"#, "i".repeat(256)),
+                "`event_id` has 256 bytes",
+            ),
             (r#"{"event_type":"x","data":{"s":"\ud800","api_key":"k"}}"#, "`data`: "),
             (r#"{"event_type":"x","data":{"n":1e999}}"#, "`data`: number out of range"),
             (r#"{"event_type":"x","mine":"\udfff"}"#, "`mine`: "),

@@ -28,8 +28,7 @@ impl Gap {
     /// Tokens and others that the ingress shed, numbered from `from`.
     pub(crate) fn ingress(tokens: u64, others: u64, from: u64) -> Gap {
         let to = (from + tokens + others).saturating_sub(1);
-        let mut gap =
-            Gap { classes: [tokens, others, 0], from: Some(from), to: Some(to), ..Gap::default() };
+        let mut gap = Gap { classes: [tokens, others, 0], from: Some(from), to: Some(to), ..Gap::default() };
         gap.because(GapReason::IngressFull);
         gap
     }

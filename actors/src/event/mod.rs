@@ -34,6 +34,9 @@ use serde_json::{Map, Value};
 /// The largest event that enters a graph, in bytes of JSON (as estimated before it is encoded): 1 MiB.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
 
+/// The module name of the machine's own events. In a graph nobody else's event bears it.
+pub(crate) const MACHINE: &str = "streamll";
+
 /// One thing that happened inside an instrumented module: the step that it belongs to and a body of its own.
 ///
 /// Clones are cheap and share one JSON encoding, which is made when the first reader asks. Changing a clone copies
@@ -79,9 +82,12 @@ impl Event {
 
     /// A system event (`gap`, `sink_open`, …) of the machine itself, with the fixed topic `ai.streamll.<kind>`.
     pub(crate) fn system(kind: &str, data: Map<String, Value>) -> Event {
-        let mut event = Event::with_body(Step::machine(), Kind::from(kind), Body::Map(data));
+        let mut event = Event::with_body(Step::new(MACHINE), Kind::from(kind), Body::Map(data));
         let inner = event.edit();
-        inner.stamp = Some(Arc::new(Stamp { statics: Arc::default(), topic: Some(format!("ai.streamll.{kind}").into()) }));
+        inner.stamp = Some(Arc::new(Stamp {
+            statics: Arc::default(),
+            topic: Some(format!("ai.streamll.{kind}").into()),
+        }));
         inner.system = true;
         event
     }

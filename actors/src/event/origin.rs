@@ -38,7 +38,13 @@ impl Statics {
     ) -> Statics {
         let tags: Vec<_> = tags.into_iter().collect();
         let encoded = tags.iter().map(|(key, value)| super::wire::tag(key, value)).collect();
-        Statics { service: service.into(), environment: environment.into(), source: Arc::default(), tags, encoded }
+        Statics {
+            service: service.into(),
+            environment: environment.into(),
+            source: Arc::default(),
+            tags,
+            encoded,
+        }
     }
 
     /// The same for a process of that name.

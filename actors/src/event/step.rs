@@ -5,9 +5,6 @@ use std::sync::{Arc, OnceLock};
 use super::wire;
 use super::{Context, id};
 
-/// The module name of the machine's own events.
-const RESERVED: &str = "streamll";
-
 /// One step of a run: its start, tokens and end share it. Clones are cheap; it never changes.
 ///
 /// Made once per step, so that a token costs no more than its own text.
@@ -134,22 +131,8 @@ impl Step {
     }
 }
 
-impl Step {
-    /// The step of the machine's own events.
-    pub(super) fn machine() -> Step {
-        let parts = Step::new("").0.parts.clone();
-        let parts = StepParts { module_name: RESERVED.into(), ..parts };
-        Step(Arc::new(Inner { parts, fragments: OnceLock::new() }))
-    }
-}
-
 impl From<StepParts> for Step {
-    /// The module name `streamll`, in any case, is the machine's own: nobody else's events can be taken for its gap
-    /// markers and alerts. As another's name it becomes `streamll_`.
-    fn from(mut parts: StepParts) -> Step {
-        if parts.module_name.eq_ignore_ascii_case(RESERVED) {
-            parts.module_name = format!("{RESERVED}_").into();
-        }
+    fn from(parts: StepParts) -> Step {
         Step(Arc::new(Inner { parts, fragments: OnceLock::new() }))
     }
 }
@@ -157,14 +140,6 @@ impl From<StepParts> for Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nobody_else_can_bear_the_name_of_the_machine() {
-        for name in ["streamll", "StreamLL", "STREAMLL"] {
-            assert_eq!(&*Step::new(name).parts().module_name, "streamll_");
-        }
-        assert_eq!(&*Step::machine().parts().module_name, "streamll");
-    }
 
     #[test]
     fn a_child_stays_in_the_run_and_names_its_parent() {

@@ -33,7 +33,10 @@ impl Fenced {
         self.call(|sink| sink.open_dyn(ctx))
     }
 
-    pub(super) fn deliver<'a>(&'a mut self, batch: &'a mut Deliveries) -> Call<'a, Result<(), DeliveryError>> {
+    pub(super) fn deliver<'a>(
+        &'a mut self,
+        batch: &'a mut Deliveries,
+    ) -> Call<'a, Result<(), DeliveryError>> {
         self.call(|sink| sink.deliver_dyn(batch))
     }
 
@@ -41,7 +44,10 @@ impl Fenced {
         self.call(|sink| sink.close_dyn())
     }
 
-    fn call<'a, T>(&'a mut self, call: impl FnOnce(&'a mut dyn DynSink) -> LocalBoxFuture<'a, T>) -> Call<'a, T> {
+    fn call<'a, T>(
+        &'a mut self,
+        call: impl FnOnce(&'a mut dyn DynSink) -> LocalBoxFuture<'a, T>,
+    ) -> Call<'a, T> {
         let Some(sink) = self.0.as_deref_mut() else { return Call(Stage::Over) };
         Call(match catch_unwind(AssertUnwindSafe(|| call(sink))) {
             Ok(future) => Stage::Running(future),

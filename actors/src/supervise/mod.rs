@@ -11,7 +11,9 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use actix::prelude::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, MessageResult, StreamHandler};
+use actix::prelude::{
+    Actor, ActorContext as _, AsyncContext as _, Context, Handler, Message, MessageResult, StreamHandler,
+};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
