@@ -181,7 +181,7 @@ fn a_panic_in_a_processor_costs_one_event_which_is_dead_lettered_and_the_process
             Some(event)
         };
         let plan = plan(data.path())
-            .stage(Stage::processor("counts", move || counts.clone()))
+            .stage(Stage::processor("counts", move || counts))
             .sink(journal.spec("live", Duration::ZERO));
         let rig = Rig::start(plan).await;
         rig.emit_all(0..10);

@@ -187,6 +187,8 @@ fn removing_a_sink_from_the_thread_of_the_spine_leaves_the_spine_alone() {
         for n in 0..2000 {
             if n == 1000 {
                 assert!(graph.remove_sink("second", MINUTE).await.is_some());
+                // A thread that was told to stop does so a little later.
+                sleep(Duration::from_millis(50)).await;
             }
             graph.emitter().emit(Event::new(&step, "start").with("n", n));
         }

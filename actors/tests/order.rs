@@ -117,7 +117,7 @@ fn single_events_that_the_sink_wants_again_keep_their_place_in_the_buffer() {
             for i in 0..batch.len() {
                 let delivery = &batch.as_slice()[i];
                 let n = delivery.event.data("n").unwrap().as_u64().unwrap();
-                if n % 3 == 0 && delivery.attempt == 1 {
+                if n.is_multiple_of(3) && delivery.attempt == 1 {
                     batch.retry(i);
                 } else {
                     good.push(delivery.clone());

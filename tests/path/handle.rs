@@ -188,10 +188,7 @@ fn the_processors_of_one_sink_change_nothing_for_the_others() {
     assert_eq!((numbers.processed.filtered, numbers.balance.accepted), (1, 2));
 }
 
-fn factory<P: Processor>(processor: P) -> ProcessorFactory
-where
-    P: Clone + Send + Sync,
-{
+fn factory<P: Processor + Clone + Send + Sync>(processor: P) -> ProcessorFactory {
     Arc::new(move || Box::new(processor.clone()))
 }
 

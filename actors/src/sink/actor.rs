@@ -370,10 +370,10 @@ impl SinkActor {
         self.next_turn();
         let sink = self.sink.take();
         let close = async move {
-            if let Some(mut sink) = sink {
-                if !matches!(timeout(CLOSE_TIMEOUT, sink.close()).await, Ok(Ok(()))) {
-                    debug!("a sink did not close, or not in time");
-                }
+            if let Some(mut sink) = sink
+                && !matches!(timeout(CLOSE_TIMEOUT, sink.close()).await, Ok(Ok(())))
+            {
+                debug!("a sink did not close, or not in time");
             }
         };
         ctx.spawn(close.into_actor(self).map(|(), actor, ctx| {
