@@ -24,8 +24,8 @@ pub struct Handle {
     graph: GraphHandle,
     requests: mpsc::UnboundedSender<Request>,
     shutdown_timeout: Duration,
-    /// How it ended.
-    ended: Arc<OnceLock<Drained>>,
+    /// Whether everything had arrived when it ended.
+    ended: Arc<OnceLock<bool>>,
 }
 
 /// The handle behind [`install`].
@@ -92,7 +92,7 @@ pub enum StartFailure {
 pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartError> {
     let (started, starting) = blocking::channel();
     let (requests, mut inbox) = mpsc::unbounded_channel();
-    let ended: Arc<OnceLock<Drained>> = Arc::default();
+    let ended: Arc<OnceLock<bool>> = Arc::default();
     let last = ended.clone();
     let run = move || {
         actix_rt::System::new().block_on(async move {
@@ -118,7 +118,7 @@ async fn serve(
     graph: &GraphHandle,
     inbox: &mut mpsc::UnboundedReceiver<Request>,
     shutdown_timeout: Duration,
-    ended: &OnceLock<Drained>,
+    ended: &OnceLock<bool>,
 ) {
     while let Some(request) = inbox.recv().await {
         let graph = graph.clone();
@@ -132,7 +132,7 @@ async fn serve(
             }
             Request::Shutdown(deadline, answer) => {
                 let drained = graph.drain(deadline).await;
-                let _ = ended.set(drained.clone());
+                let _ = ended.set(drained.complete);
                 return answer(drained);
             }
         }
@@ -236,10 +236,9 @@ impl Handle {
         let _ = self.requests.send(Request::Shutdown(deadline, Box::new(answer)));
     }
 
-    /// How it ended, when somebody else has ended it.
+    /// The status as of now, and how it ended, when somebody else has ended it.
     fn last(&self) -> Drained {
-        let unknown = || Drained { status: self.status(), complete: false };
-        self.ended.get().cloned().unwrap_or_else(unknown)
+        Drained { status: self.status(), complete: self.ended.get().is_some_and(|complete| *complete) }
     }
 }
 

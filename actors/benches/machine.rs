@@ -18,7 +18,17 @@ use tokio::sync::oneshot;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const ROUNDS: usize = 5;
+/// How often each figure is measured, and of how many thousand events. `cargo test` runs this file once, with few, to
+/// see that it works; `cargo bench` measures.
+struct Effort {
+    rounds: usize,
+    thousands: u64,
+}
+
+fn effort() -> Effort {
+    let thorough = std::env::args().any(|argument| argument == "--bench");
+    if thorough { Effort { rounds: 5, thousands: 2000 } } else { Effort { rounds: 1, thousands: 20 } }
+}
 
 /// Encodes every event, and forgets it.
 struct Null;
@@ -97,14 +107,15 @@ fn emit(emitter: &Emitter, step: &Step, index: u64) {
 /// The mean of emits in a row, and the 99th percentile of single ones, in nanoseconds.
 fn emit_cost<S: Sink>(make: fn() -> S, rate: Option<u64>) -> (f64, f64) {
     const CHUNK: u64 = 500;
+    let Effort { rounds, thousands } = effort();
     let (mut means, mut highs) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         let running = Running::start(make);
         thread::sleep(Duration::from_millis(50));
         let step = step();
         let mut chunks = Vec::new();
         let began = Instant::now();
-        for chunk in 0..400 {
+        for chunk in 0..thousands / 5 {
             if let Some(rate) = rate {
                 let due = Duration::from_secs_f64((chunk * CHUNK) as f64 / rate as f64);
                 thread::sleep(due.saturating_sub(began.elapsed()));
@@ -114,7 +125,7 @@ fn emit_cost<S: Sink>(make: fn() -> S, rate: Option<u64>) -> (f64, f64) {
             chunks.push(at.elapsed().as_nanos() as f64 / CHUNK as f64);
         }
         means.push(chunks.iter().sum::<f64>() / chunks.len() as f64);
-        let mut singles: Vec<f64> = (0..100_000)
+        let mut singles: Vec<f64> = (0..thousands * 50)
             .map(|index| {
                 if index % CHUNK == 0 && rate.is_some() {
                     thread::sleep(Duration::from_millis(1));
@@ -133,9 +144,10 @@ fn emit_cost<S: Sink>(make: fn() -> S, rate: Option<u64>) -> (f64, f64) {
 
 /// Events a second, and nanoseconds of processor time an event, from `senders` threads to a sink that encodes.
 fn throughput(senders: u64) -> (f64, f64) {
-    const EVENTS: u64 = 2_000_000;
+    let Effort { rounds, thousands } = effort();
+    let events = thousands * 1000;
     let (mut rates, mut costs) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         let running = Running::start(|| Null);
         let (began, cpu) = (Instant::now(), processor_time());
         let threads: Vec<_> = (0..senders)
@@ -145,7 +157,7 @@ fn throughput(senders: u64) -> (f64, f64) {
                     let step = step();
                     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
                     runtime.block_on(async {
-                        for index in 0..EVENTS / senders {
+                        for index in 0..events / senders {
                             emitter.send(Event::token(&step, "answer", " forty", index)).await;
                         }
                     });
@@ -156,9 +168,9 @@ fn throughput(senders: u64) -> (f64, f64) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         assert_eq!(runtime.block_on(running.graph.flush()), 0);
         let took = began.elapsed();
-        rates.push(EVENTS as f64 / took.as_secs_f64());
-        costs.push((processor_time() - cpu).as_nanos() as f64 / EVENTS as f64);
-        assert_eq!(running.graph.status().sinks()[0].balance.delivered, EVENTS);
+        rates.push(events as f64 / took.as_secs_f64());
+        costs.push((processor_time() - cpu).as_nanos() as f64 / events as f64);
+        assert_eq!(running.graph.status().sinks()[0].balance.delivered, events);
         running.end();
     }
     (median(rates), median(costs))
