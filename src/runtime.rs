@@ -31,7 +31,7 @@ pub struct Handle {
 /// The handle behind [`install`].
 static DEFAULT: Mutex<Option<Handle>> = Mutex::new(None);
 
-/// Makes a topology the process-wide default, for [`emit`](crate::emit) and for token streams that name none. Libraries
+/// Makes a topology the process-wide default, for [`emit`](crate::emit()) and for token streams that name none. Libraries
 /// and tests pass a handle around instead. A later call replaces it.
 ///
 /// ```
