@@ -11,6 +11,7 @@ use crate::sinks::{FileConfig, TerminalConfig};
 
 use super::error::{Class, Problem, TopologyError};
 use super::layers::is_name;
+use super::validate::{SERVICE_HELP, is_service_name};
 use super::{LoadOptions, Topology, compile};
 
 /// What can become a sink of a topology in code: the configuration of a built-in kind, or a [`SinkSpec`].
@@ -160,6 +161,11 @@ impl Builder {
     /// # Errors
     /// Everything that was wrong in the calls before.
     pub fn build(mut self) -> Result<Topology, TopologyError> {
+        if !is_service_name(&self.plan.service) {
+            let problem =
+                Problem::new(Class::Range, "this cannot be the name of a service").help(SERVICE_HELP);
+            self.problems.push(Problem { path: "service".to_owned(), ..problem });
+        }
         if self.plan.sinks.is_empty() {
             self.wrong(Class::Missing, "sinks".to_owned(), "there are no sinks".to_owned());
         }

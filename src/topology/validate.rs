@@ -259,13 +259,13 @@ impl Check<'_> {
         let root = KeyPath::default();
         self.template(&settings.routing_key, &root.key("routing_key"));
         let service = &settings.service;
-        if service.is_empty()
-            || service.len() > 128
-            || service.contains(|c: char| c.is_control() || c == '/' || c == '\\')
-            || service.starts_with('.')
-        {
-            let help = "it names a folder, too: 1 to 128 bytes, no slash, no line break, no dot in front";
-            self.report(Class::Range, "this cannot be the name of a service", help, &root.key("service"));
+        if !is_service_name(service) {
+            self.report(
+                Class::Range,
+                "this cannot be the name of a service",
+                SERVICE_HELP,
+                &root.key("service"),
+            );
         }
         for (class, patterns) in [
             ("audit", &settings.classes.audit),
@@ -383,4 +383,15 @@ impl Check<'_> {
 fn is_or_are<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
     let verb = if names.clone().count() == 1 { "is" } else { "are" };
     format!("{} {verb}", listed(names))
+}
+
+/// What a service may be called, for the help of an error.
+pub(crate) const SERVICE_HELP: &str =
+    "it names a folder, too: 1 to 128 bytes, no slash, no line break, no dot in front";
+
+/// Whether a service may be called so: its name is that of a folder, too.
+pub(crate) fn is_service_name(name: &str) -> bool {
+    (1..=128).contains(&name.len())
+        && !name.contains(|c: char| c.is_control() || c == '/' || c == '\\')
+        && !name.starts_with('.')
 }

@@ -134,3 +134,14 @@ fn a_mistake_in_code_is_told_before_anything_starts() {
     };
     assert!(dangling.contains("`live` names `nowhere` as its dead_letter"), "{dangling}");
 }
+
+#[test]
+fn code_is_held_to_the_names_that_files_are_held_to() {
+    for service in ["", "../elsewhere", "a\nb", ".hidden"] {
+        let wrong = streamll::Topology::builder(service)
+            .sink("kept", streamll::sinks::file("x"))
+            .build()
+            .unwrap_err();
+        assert!(wrong.to_string().contains("cannot be the name of a service"), "{wrong}");
+    }
+}
