@@ -54,12 +54,17 @@ pub use runtime::{Handle, StartFailure, install, start};
 pub use topology::{Registry, Topology, TopologyError};
 
 pub use secrecy::{ExposeSecret, SecretString as Secret};
-pub use streamll_actors::event::{Class, Confirmation, Context, Delivery, Event, Kind, Step, Timestamp};
+pub use streamll_actors::event::{
+    Class, Confirmation, Context, Delivery, Event, Kind, Step, StepParts, Timestamp,
+};
 pub use streamll_actors::graph::{Drained, GraphStatus, Plan, SinkHandle, SinkSpec, Stage, StartError};
 pub use streamll_actors::ingress::{Batch, Emitted, Emitter, Patience};
-pub use streamll_actors::process::{Output, Processor};
+pub use streamll_actors::process::{Output, Processor, ProcessorFactory};
 pub use streamll_actors::route::{Subscription, Template, TopicPattern};
+pub use streamll_actors::sink::breaker::BreakerPolicy;
 pub use streamll_actors::sink::{
-    Deliveries, DeliveryError, ErrorClass, Sink, SinkContext, SinkState, SinkStatus,
+    BatchPolicy, BufferPolicy, Deliveries, DeliveryError, ErrorClass, OnOpen, Placement, Sink, SinkContext,
+    SinkState, SinkStatus, WhenFull,
 };
+pub use streamll_actors::supervise::RestartPolicy;
 pub use streamll_actors::testkit;

@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Everything that is wrong with a topology, in file order.
 ///
 /// [`Display`](fmt::Display) shows each problem with its source line and a caret, without colour.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct TopologyError {
     /// The problems: at least one error, and the warnings found on the way.
     pub problems: Vec<Problem>,
@@ -201,6 +201,13 @@ impl TopologyError {
 impl From<Problem> for TopologyError {
     fn from(problem: Problem) -> Self {
         Self { problems: vec![problem] }
+    }
+}
+
+/// The same as for people: it is what `fn main() -> Result<(), TopologyError>` shows.
+impl fmt::Debug for TopologyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
