@@ -279,3 +279,127 @@ fn a_block_whose_end_was_never_heard_does_not_last_for_ever() {
         assert_eq!(journal.numbers(), all(10));
     });
 }
+
+/// Marks every event with `mark` for so many deliveries, and gives `answer`.
+struct Marking {
+    journal: Journal,
+    left: Arc<Mutex<u32>>,
+    mark: fn(&mut Deliveries, usize),
+    answer: fn() -> Result<(), DeliveryError>,
+}
+
+impl Marking {
+    fn spec(
+        journal: &Journal,
+        times: u32,
+        mark: fn(&mut Deliveries, usize),
+        answer: fn() -> Result<(), DeliveryError>,
+    ) -> SinkSpec {
+        let (journal, left) = (journal.clone(), Arc::new(Mutex::new(times)));
+        let make = move || Marking { journal: journal.clone(), left: left.clone(), mark, answer };
+        let mut spec = SinkSpec::new("live", make);
+        spec.placement = Placement::Spine;
+        spec
+    }
+}
+
+impl Sink for Marking {
+    async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
+        if let Some(left) = { *self.left.lock().unwrap() }.checked_sub(1) {
+            *self.left.lock().unwrap() = left;
+            (0..batch.len()).for_each(|i| (self.mark)(batch, i));
+            return (self.answer)();
+        }
+        self.journal.sink(Duration::ZERO).deliver(batch).await
+    }
+}
+
+#[test]
+fn events_that_a_sink_wants_again_do_not_move_its_breaker() {
+    run(async {
+        let journal = Journal::new([]);
+        let rig = Rig::start(Plan::new("test").sink(Marking::spec(
+            &journal,
+            12,
+            |batch, i| batch.retry(i),
+            || Ok(()),
+        )))
+        .await;
+        rig.emit_all(0..5);
+        for _ in 0..40 {
+            settle().await;
+            let now = status(&rig, "live");
+            assert_eq!((now.state, now.failures), (SinkState::Closed, 0));
+            sleep(Duration::from_secs(2)).await;
+        }
+        assert!(rig.end().await.complete);
+        assert_eq!(journal.numbers(), all(5));
+        assert!(journal.arrivals().iter().all(|arrival| arrival.attempt == 13));
+    });
+}
+
+#[test]
+fn what_never_left_is_no_repeat() {
+    run(async {
+        let journal = Journal::new([]);
+        let refuse = || Err(DeliveryError::overload("blocked"));
+        let rig = Rig::start(Plan::new("test").sink(Marking::spec(
+            &journal,
+            5,
+            |batch, i| batch.unsent(i),
+            refuse,
+        )))
+        .await;
+        rig.emit_all(0..5);
+        sleep(Duration::from_secs(400)).await;
+        assert!(rig.end().await.complete);
+        assert_eq!(journal.numbers(), all(5));
+        assert!(journal.arrivals().iter().all(|arrival| arrival.attempt == 1), "marked as repeats");
+    });
+}
+
+/// Is away at first; then it wants each event six times.
+struct Reluctant {
+    journal: Journal,
+    away: Arc<Mutex<u32>>,
+}
+
+impl Sink for Reluctant {
+    async fn open(&mut self, _: &SinkContext) -> Result<(), DeliveryError> {
+        let mut away = self.away.lock().unwrap();
+        *away = away.saturating_sub(1);
+        if *away > 0 { Err(DeliveryError::unavailable("away")) } else { Ok(()) }
+    }
+
+    async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
+        let due: Vec<bool> = batch.iter().map(|delivery| delivery.attempt > 5).collect();
+        (0..due.len()).filter(|i| !due[*i]).for_each(|i| batch.retry(i));
+        let arrived = batch.iter().zip(&due).filter(|(_, due)| **due).map(|(delivery, _)| delivery.clone());
+        let arrived: Vec<_> = arrived.collect();
+        if arrived.is_empty() {
+            return Ok(());
+        }
+        self.journal.sink(Duration::ZERO).deliver(&mut Deliveries::new(arrived)).await
+    }
+}
+
+#[test]
+fn a_probe_that_the_sink_wants_again_closes_the_circuit_as_the_sink_works() {
+    run(async {
+        let (journal, away) = (Journal::new([]), Arc::new(Mutex::new(3)));
+        let make = {
+            let journal = journal.clone();
+            move || Reluctant { journal: journal.clone(), away: away.clone() }
+        };
+        let mut spec = SinkSpec::new("live", make);
+        spec.placement = Placement::Spine;
+        let rig = Rig::start(Plan::new("test").sink(spec)).await;
+        rig.emit_all(0..100);
+        settle().await;
+        assert_eq!(status(&rig, "live").state, SinkState::Open);
+        sleep(Duration::from_secs(200)).await;
+        let now = status(&rig, "live");
+        assert_eq!((now.state, now.balance.delivered), (SinkState::Closed, 100), "{now}");
+        assert!(rig.end().await.complete);
+    });
+}

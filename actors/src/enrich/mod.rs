@@ -5,12 +5,19 @@ mod actor;
 pub(crate) use actor::EnricherActor;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
-use crate::event::{Context, Event, MACHINE, Stamp, Statics, Step, Timestamp};
+use crate::event::{Class, Context, Event, MACHINE, Stamp, Statics, Step, Timestamp};
 
 /// How many open steps and runs are remembered, at least; at most twice as many.
 const REMEMBERED: usize = 10_000;
+
+/// Tells the class of events whose topic the router has not seen yet. The routes implement it.
+pub(crate) trait Classes: fmt::Debug {
+    /// The class that the topology gives this event, if it does.
+    fn class_of(&self, event: &Event) -> Option<Class>;
+}
 
 /// Enriches events one by one. Remembers open steps and runs, within a bound.
 #[derive(Debug)]
@@ -23,12 +30,14 @@ pub(crate) struct Enricher {
     runs: Recent<Context>,
     /// The last foreign step, as it came and as it left: a run of tokens shares one.
     last: Option<(Step, Step)>,
+    /// Where processors want to know what the router will say.
+    classes: Option<Arc<dyn Classes>>,
 }
 
 impl Enricher {
-    pub(crate) fn new(statics: Arc<Statics>) -> Enricher {
+    pub(crate) fn new(statics: Arc<Statics>, classes: Option<Arc<dyn Classes>>) -> Enricher {
         let stamp = Arc::new(Stamp { statics, topic: None });
-        Enricher { stamp, opened: Recent::default(), runs: Recent::default(), last: None }
+        Enricher { stamp, opened: Recent::default(), runs: Recent::default(), last: None, classes }
     }
 
     pub(crate) fn enrich(&mut self, event: &mut Event) {
@@ -51,6 +60,9 @@ impl Enricher {
             && event.data("duration").is_none()
         {
             event.set_data("duration", event.timestamp().since(began).as_secs_f64());
+        }
+        if let Some(class) = self.classes.as_ref().and_then(|classes| classes.class_of(event)) {
+            event.set_class(class);
         }
     }
 
@@ -122,7 +134,8 @@ mod tests {
     use crate::event::Decoder;
 
     fn enricher() -> Enricher {
-        Enricher::new(Arc::new(Statics::new("rag-api", "test", [("service".into(), "rag-api".into())])))
+        let tags = [("service".into(), "rag-api".into())];
+        Enricher::new(Arc::new(Statics::new("rag-api", "test", tags)), None)
     }
 
     fn json(event: &Event) -> serde_json::Value {

@@ -332,6 +332,12 @@ impl Event {
         self.edit().receipt = Some(receipt);
     }
 
+    /// Whether its sender waits to hear that it is held: then it must not leave inside of another one.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.0.receipt.is_some()
+    }
+
     pub(crate) fn receipt(&self) -> Option<&Arc<Receipt>> {
         self.0.receipt.as_ref()
     }

@@ -7,7 +7,7 @@ use tracing::error;
 
 use super::plan::StageKind;
 use super::{Stage, on_failed};
-use crate::enrich::{Enricher, EnricherActor};
+use crate::enrich::{Classes, Enricher, EnricherActor};
 use crate::ingress::{Batch, Emitter, IngressActor};
 use crate::process::{self, ProcessorActor};
 use crate::route::{RouterActor, RouterParts};
@@ -42,7 +42,11 @@ impl Spine {
                 }
             };
         }
-        let enricher = Enricher::new(self.router.table.statics.clone());
+        let table = &self.router.table;
+        // The router tells it anyway; who drops events before must not drop what is to be kept.
+        let is_asked = !self.stages.is_empty() && !table.classes.is_empty();
+        let classes = is_asked.then(|| table.clone() as Arc<dyn Classes>);
+        let enricher = Enricher::new(table.statics.clone(), classes);
         let next = EnricherActor { enricher, next, watch: watch.another() }.start().recipient();
         IngressActor::new(&self.emitter, Arc::clone(&self.router.seq), next, watch).start();
     }

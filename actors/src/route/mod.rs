@@ -28,20 +28,31 @@ pub(crate) struct Named<'a>(pub(crate) &'a Event, pub(crate) &'a Statics);
 
 impl Fields for Named<'_> {
     fn field(&self, field: &Field) -> Option<Cow<'_, str>> {
-        let Named(event, statics) = self;
-        let parts = event.step().parts();
+        Some(match field {
+            Field::Service => Cow::Borrowed(&self.1.service),
+            Field::Environment => Cow::Borrowed(&self.1.environment),
+            Field::Tag(name) => Cow::Borrowed(self.0.tag(name).or_else(|| self.1.tag(name))?),
+            _ => return self.0.field(field),
+        })
+    }
+}
+
+/// For templates of a sink's own; service, environment and tags are those that its graph gave it.
+impl Fields for Event {
+    fn field(&self, field: &Field) -> Option<Cow<'_, str>> {
+        let parts = self.step().parts();
         match field {
             Field::ModuleName => Some(Cow::Borrowed(&parts.module_name)),
-            Field::EventType => Some(Cow::Borrowed(event.kind().as_str())),
+            Field::EventType => Some(Cow::Borrowed(self.kind().as_str())),
             Field::Operation => parts.operation.as_deref().map(Cow::Borrowed),
             Field::MethodName => parts.method_name.as_deref().map(Cow::Borrowed),
             Field::ExecutionId => Some(Cow::Borrowed(&parts.execution_id)),
-            Field::Service => Some(Cow::Borrowed(&statics.service)),
-            Field::Environment => Some(Cow::Borrowed(&statics.environment)),
-            Field::Tag(name) => event.tag(name).or_else(|| statics.tag(name)).map(Cow::Borrowed),
+            Field::Service => self.statics().map(|statics| Cow::Borrowed(&*statics.service)),
+            Field::Environment => self.statics().map(|statics| Cow::Borrowed(&*statics.environment)),
+            Field::Tag(name) => self.tag(name).map(Cow::Borrowed),
             Field::Data(path) => {
                 let (first, rest) = path.split_first()?;
-                let value = event.data(first)?;
+                let value = self.data(first)?;
                 let found = rest.iter().try_fold(&*value, |value, name| value.get(&**name))?;
                 match found {
                     Value::String(text) => Some(Cow::Owned(text.clone())),

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::{Named, Template, TopicPattern};
+use crate::enrich::Classes;
 use crate::event::{Class, Delivery, Event, Statics};
 use crate::ingress::{Patience, Pressure};
 use crate::process::{OnFailed, ProcessorFactory};
@@ -61,6 +62,12 @@ impl Table {
         for route in self.routes.load().iter().filter(|route| &*route.name != about && route.wants(&topic)) {
             route.buffer.notice(Delivery::by_topic(event.clone()), now);
         }
+    }
+}
+
+impl Classes for Table {
+    fn class_of(&self, event: &Event) -> Option<Class> {
+        self.class(&self.topic(event))
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) enum Mark {
     Open,
     Delivered,
     Retry,
+    Unsent,
     Poison(String),
 }
 
@@ -57,9 +58,15 @@ impl Deliveries {
         self.mark(i, Mark::Delivered);
     }
 
-    /// Event `i` did not arrive and is to be tried again, also when `deliver` returns `Ok`.
+    /// Event `i` did not arrive and is to be tried again, also when `deliver` returns `Ok`. This never counts against the
+    /// breaker: an error does.
     pub fn retry(&mut self, i: usize) {
         self.mark(i, Mark::Retry);
+    }
+
+    /// Event `i` never left: like [`retry`](Deliveries::retry), but its next attempt is not marked as a repeat.
+    pub fn unsent(&mut self, i: usize) {
+        self.mark(i, Mark::Unsent);
     }
 
     /// Event `i` can never arrive: it is dead-lettered with this reason. This never moves the breaker.

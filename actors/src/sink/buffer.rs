@@ -353,12 +353,19 @@ impl Buffer {
         self.publish(inner, true);
     }
 
-    /// Ends a lease: what is not marked stays, in its place, one attempt older if it was really tried.
-    pub(crate) fn release(&self, lease: &Lease, tried: bool) {
+    /// Ends a lease: what has not left stays, in its place, one attempt older unless its mark says that it was not
+    /// sent. Without marks nothing was.
+    pub(crate) fn release(&self, lease: &Lease, marks: &[Mark]) {
         let mut inner = self.lock();
         if lease.incarnation == inner.incarnation {
-            let leased = inner.leased;
-            inner.entries.iter_mut().take(leased).for_each(|entry| entry.attempts += u32::from(tried));
+            for (position, mark) in lease.positions.iter().zip(marks) {
+                if *mark != Mark::Unsent
+                    && let Some(index) = inner.at(*position)
+                    && let Some(entry) = inner.entries.get_mut(index)
+                {
+                    entry.attempts += 1;
+                }
+            }
             inner.unlease();
         }
         self.publish(inner, true);

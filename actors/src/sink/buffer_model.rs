@@ -18,7 +18,8 @@ enum Action {
     /// For each event of the lease: 0 leaves it open, 1 is delivered, 2 is tried again.
     Settle(Vec<u8>),
     Bury(usize),
-    Release(bool),
+    /// What was not sent.
+    Release(Vec<bool>),
     Revoke(bool),
     Open(bool),
 }
@@ -37,7 +38,7 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (1_usize..6).prop_map(Action::Lease),
         3 => proptest::collection::vec(0_u8..3, 6).prop_map(Action::Settle),
         1 => (0_usize..6).prop_map(Action::Bury),
-        2 => any::<bool>().prop_map(Action::Release),
+        2 => proptest::collection::vec(any::<bool>(), 0..20).prop_map(Action::Release),
         1 => any::<bool>().prop_map(Action::Revoke),
         1 => any::<bool>().prop_map(Action::Open),
     ]
@@ -134,7 +135,7 @@ impl Model {
             }
             Action::Lease(max) => {
                 if let Some((old, _)) = self.lease.take() {
-                    self.buffer.release(&old, false);
+                    self.buffer.release(&old, &[]);
                 }
                 let incarnation = self.buffer.incarnation();
                 let leased = self.buffer.lease(incarnation, max, 8_000, now);
@@ -191,10 +192,13 @@ impl Model {
                     }
                 }
             }
-            Action::Release(tried) => {
-                let Some((lease, marked)) = self.lease.take() else { return };
-                self.buffer.release(&lease, tried);
-                self.grow_older(&lease, &marked, u32::from(tried), 0);
+            Action::Release(unsent) => {
+                let Some((lease, mut marked)) = self.lease.take() else { return };
+                let unsent = |i: usize| unsent.get(i).copied().unwrap_or(false);
+                let marks = |i| if unsent(i) { Mark::Unsent } else { Mark::Open };
+                self.buffer.release(&lease, &(0..lease.items.len()).map(marks).collect::<Vec<_>>());
+                marked.iter_mut().enumerate().for_each(|(i, marked)| *marked |= unsent(i));
+                self.grow_older(&lease, &marked, 1, 0);
             }
             Action::Revoke(crashed) => {
                 self.buffer.revoke(crashed);
@@ -317,7 +321,7 @@ proptest! {
                 let before = model.buffer.balance(model.now);
                 model.buffer.settle(stale, &vec![Mark::Delivered; stale.items.len()], model.now);
                 model.buffer.bury(stale, 0);
-                model.buffer.release(stale, true);
+                model.buffer.release(stale, &vec![Mark::Open; stale.items.len()]);
                 prop_assert_eq!(before, model.buffer.balance(model.now), "a stale lease changed something");
             }
         }

@@ -1,6 +1,7 @@
 //! A destination for events: the trait, its buffer and breaker, and the supervised actor around it.
 
 mod actor;
+mod attempt;
 mod batch;
 pub mod breaker;
 mod buffer;

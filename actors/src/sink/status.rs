@@ -356,23 +356,31 @@ impl StatusCell {
 pub struct SinkContext {
     name: Arc<str>,
     cell: Arc<StatusCell>,
+    deliver_timeout: Duration,
 }
 
 impl SinkContext {
-    pub(crate) fn new(name: Arc<str>, cell: Arc<StatusCell>) -> SinkContext {
-        SinkContext { name, cell }
+    pub(crate) fn new(name: Arc<str>, cell: Arc<StatusCell>, deliver_timeout: Duration) -> SinkContext {
+        SinkContext { name, cell, deliver_timeout }
     }
 
     /// A context that nobody listens to, for a sink's own tests.
     #[must_use]
     pub fn detached(name: &str) -> SinkContext {
-        SinkContext { name: name.into(), cell: StatusCell::new() }
+        SinkContext { name: name.into(), cell: StatusCell::new(), deliver_timeout: Duration::from_secs(30) }
     }
 
     /// The sink's name in the topology.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How long one delivery may take before it is dropped, 30 s by default. A sink that settles many events one after
+    /// the other stops in time, and says of the rest that they are `unsent`.
+    #[must_use]
+    pub fn deliver_timeout(&self) -> Duration {
+        self.deliver_timeout
     }
 
     /// The broker asks to be left alone: the circuit opens, with this reason, until [`unblock`](Self::unblock), or
