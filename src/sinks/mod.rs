@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | [`terminal`](mod@terminal) | people who watch, and `grep` | in order; what is on the screen is gone |
 //! | [`file`](mod@file) | keeping events, reading them with other tools, dead letters | in order; survives the process, not the power |
+//! | `redis` (feature `redis`) | live views, readers of Redis Streams | in order; as durable as the server's memory and disk |
+//! | `rabbitmq` (feature `rabbitmq`) | durable workflows, audit, alerts | in order but for what the broker refuses; on the broker's disk when confirmed |
 //!
 //! A configuration is what YAML says under `sinks.<name>`; in code it is made here and changed with its setters:
 //!
@@ -16,11 +18,19 @@
 //! ```
 
 pub mod file;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod terminal;
 
 use std::path::PathBuf;
 
 pub use file::FileConfig;
+#[cfg(feature = "rabbitmq")]
+pub use rabbitmq::RabbitMqConfig;
+#[cfg(feature = "redis")]
+pub use redis::RedisConfig;
 pub use terminal::TerminalConfig;
 
 /// Events as readable lines on standard output, in colour where that is a terminal.
@@ -33,4 +43,18 @@ pub fn terminal() -> TerminalConfig {
 #[must_use]
 pub fn file(path: impl Into<PathBuf>) -> FileConfig {
     FileConfig { path: path.into() }
+}
+
+/// Events as persistent, confirmed messages of a RabbitMQ exchange; `url` is one address or several, by commas.
+#[cfg(feature = "rabbitmq")]
+#[must_use]
+pub fn rabbitmq(url: impl AsRef<str>) -> RabbitMqConfig {
+    RabbitMqConfig { url: url.into(), ..RabbitMqConfig::default() }
+}
+
+/// Events as entries of Redis Streams on the server at `url`.
+#[cfg(feature = "redis")]
+#[must_use]
+pub fn redis(url: impl Into<secrecy::SecretString>) -> RedisConfig {
+    RedisConfig::new(url)
 }

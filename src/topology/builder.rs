@@ -6,6 +6,8 @@ use std::time::Duration;
 use streamll_actors::graph::{Plan, SinkSpec, Stage};
 use streamll_actors::process::Processor;
 use streamll_actors::route::{Template, TopicPattern};
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+use streamll_actors::sink::{BatchPolicy, DynSink, Placement, Sink};
 
 use crate::sinks::{FileConfig, TerminalConfig};
 
@@ -18,6 +20,14 @@ use super::{LoadOptions, Topology, compile};
 pub trait IntoSink {
     /// The sink, by this name.
     fn into_sink(self, name: &str) -> SinkSpec;
+
+    /// Says what is wrong with it, as `key: what is wrong; what would mend it`.
+    ///
+    /// # Errors
+    /// When no sink can be made of it.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl IntoSink for SinkSpec {
@@ -37,6 +47,43 @@ impl IntoSink for FileConfig {
     fn into_sink(self, name: &str) -> SinkSpec {
         SinkSpec::new(name, move || self.build())
     }
+}
+
+#[cfg(feature = "rabbitmq")]
+impl IntoSink for crate::sinks::RabbitMqConfig {
+    fn into_sink(self, name: &str) -> SinkSpec {
+        checked(name, crate::sinks::rabbitmq::BATCH, Placement::Own, move || self.build())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.build().map(drop)
+    }
+}
+
+#[cfg(feature = "redis")]
+impl IntoSink for crate::sinks::RedisConfig {
+    fn into_sink(self, name: &str) -> SinkSpec {
+        checked(name, crate::sinks::redis::BATCH, crate::sinks::redis::PLACEMENT, move || self.build())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.build().map(drop)
+    }
+}
+
+/// A sink of a kind that can find its configuration wrong: by then it has been checked.
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+fn checked<S: Sink>(
+    name: &str,
+    batch: BatchPolicy,
+    placement: Placement,
+    build: impl Fn() -> Result<S, String> + Send + Sync + 'static,
+) -> SinkSpec {
+    let made = move || match build() {
+        Ok(sink) => Box::new(sink) as Box<dyn DynSink>,
+        Err(why) => Box::new(super::registry::Unbuildable(why)),
+    };
+    SinkSpec { batch, placement, ..SinkSpec::from_factory(name, std::sync::Arc::new(made)) }
 }
 
 /// Builds a [`Topology`] in code. Mistakes are kept, and told by [`build`](Self::build).
@@ -151,6 +198,9 @@ impl Builder {
             );
         } else if self.plan.sinks.iter().any(|sink| sink.name == name) {
             self.wrong(Class::Duplicate, path, format!("two sinks are named `{name}`"));
+        }
+        if let Err(why) = sink.check() {
+            self.wrong(Class::Range, format!("sinks.{name}"), why);
         }
         self.plan.sinks.push(sink.into_sink(name));
         self

@@ -99,11 +99,13 @@ fn sink(sink: &CheckedSink) -> Option<SinkSpec> {
     };
     spec.restart = RestartPolicy { max: settings.restart.max, within: settings.restart.within.0 };
     let batch = &settings.batch;
+    let (preferred, placement) = sink.prefers;
     spec.batch = BatchPolicy {
-        max_events: count(batch.max_events.into()),
-        max_size: count(batch.max_size.0),
-        linger: batch.linger.0,
+        max_events: batch.max_events.map_or(preferred.max_events, |events| count(events.into())),
+        max_size: batch.max_size.map_or(preferred.max_size, |size| count(size.0)),
+        linger: batch.linger.map_or(preferred.linger, |linger| linger.0),
     };
+    spec.placement = placement;
     spec.deliver_timeout = settings.deliver_timeout.0;
     spec.poison_after = settings.poison_after;
     spec.dead_letter.clone_from(&settings.dead_letter);

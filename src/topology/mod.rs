@@ -11,7 +11,7 @@
 
 mod builder;
 mod compile;
-
+mod coverage;
 mod error;
 mod layers;
 mod locate;
@@ -24,7 +24,6 @@ mod scan;
 mod schema;
 mod secrets;
 mod sources;
-mod units;
 mod validate;
 mod variables;
 
@@ -33,10 +32,10 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+pub use crate::units::{Period, Size};
 pub use builder::{Builder, IntoSink};
 pub use error::{Class, Location, Problem, Severity, TopologyError};
 pub use registry::Registry;
-pub use units::{Period, Size};
 
 use streamll_actors::graph::Plan;
 

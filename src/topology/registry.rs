@@ -11,9 +11,13 @@ use streamll_actors::event::Event;
 use streamll_actors::graph::ActorFactory;
 use streamll_actors::ingress::Batch;
 use streamll_actors::process::{Processor, ProcessorFactory};
-use streamll_actors::sink::{Deliveries, DeliveryError, DynSink, Sink, SinkFactory};
+use streamll_actors::sink::{BatchPolicy, Deliveries, DeliveryError, DynSink, Placement, Sink, SinkFactory};
 
-use crate::processors::{FilterConfig, RedactConfig};
+use crate::processors::{CoalesceConfig, FilterConfig, RedactConfig, SampleConfig};
+#[cfg(feature = "rabbitmq")]
+use crate::sinks::RabbitMqConfig;
+#[cfg(feature = "redis")]
+use crate::sinks::RedisConfig;
 use crate::sinks::{FileConfig, TerminalConfig};
 
 use super::error::{Class, Problem};
@@ -39,7 +43,14 @@ pub(crate) type Check<F> = Arc<dyn Fn(&mut Reader<'_>, Value, &KeyPath) -> Optio
 pub(crate) struct SinkKind {
     pub(crate) check: Check<SinkFactory>,
     pub(crate) fields: &'static [&'static str],
+    pub(crate) batch: BatchPolicy,
+    pub(crate) placement: Placement,
+    pub(crate) keeps: Option<ReadKeeps>,
 }
+
+/// The patterns under which a broker keeps events, by the name of what keeps them.
+pub(crate) type Keeps = Vec<(String, Vec<String>)>;
+type ReadKeeps = Arc<dyn Fn(&Value) -> Option<Keeps> + Send + Sync>;
 
 /// How a processor is made.
 #[derive(Clone)]
@@ -90,7 +101,31 @@ impl Registry {
                 Err(why) => Box::new(Unbuildable(why)),
             }) as SinkFactory)
         });
-        self.sinks.insert(name.to_owned(), SinkKind { check, fields });
+        let (batch, placement) = (BatchPolicy::default(), Placement::default());
+        self.sinks.insert(name.to_owned(), SinkKind { check, fields, batch, placement, keeps: None });
+        self
+    }
+
+    /// Says what a kind of sink prefers: the limits of its batches where YAML sets none, and where its actor runs. By
+    /// default the default [`BatchPolicy`], and a thread of its own. Without effect for a kind that is not there.
+    #[must_use]
+    pub fn sink_defaults(mut self, name: &str, batch: BatchPolicy, placement: Placement) -> Self {
+        if let Some(kind) = self.sinks.get_mut(name) {
+            (kind.batch, kind.placement) = (batch, placement);
+        }
+        self
+    }
+
+    /// Says how to find out which topics a kind's broker keeps, to warn about events that would get lost there.
+    #[allow(dead_code, reason = "only kinds behind a feature have such a broker")]
+    pub(crate) fn sink_keeps<C: DeserializeOwned>(
+        mut self,
+        name: &str,
+        keeps: impl Fn(&C) -> Option<Keeps> + Send + Sync + 'static,
+    ) -> Self {
+        if let Some(kind) = self.sinks.get_mut(name) {
+            kind.keeps = Some(Arc::new(move |value| keeps(&again::<C>(value)?)));
+        }
         self
     }
 
@@ -175,11 +210,25 @@ impl Registry {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self::empty()
+        let kinds = Self::empty();
+        #[cfg(feature = "rabbitmq")]
+        let kinds = kinds
+            .try_sink("rabbitmq", |config: RabbitMqConfig| config.build())
+            .sink_defaults("rabbitmq", crate::sinks::rabbitmq::BATCH, Placement::Own)
+            .sink_keeps("rabbitmq", RabbitMqConfig::keeps);
+        #[cfg(feature = "redis")]
+        let kinds = kinds.try_sink("redis", |config: RedisConfig| config.build()).sink_defaults(
+            "redis",
+            crate::sinks::redis::BATCH,
+            crate::sinks::redis::PLACEMENT,
+        );
+        kinds
             .sink("terminal", |config: TerminalConfig| config.build())
             .sink("file", |config: FileConfig| config.build())
+            .try_processor("coalesce", |config: CoalesceConfig| config.build())
             .try_processor("filter", |config: FilterConfig| config.build())
             .try_processor("redact", |config: RedactConfig| config.build())
+            .try_processor("sample", |config: SampleConfig| config.build())
     }
 }
 
@@ -228,7 +277,7 @@ fn refused(reader: &mut Reader<'_>, why: &str, value: &Value, base: &KeyPath) {
 }
 
 /// Stands in for a sink whose constructor refuses what it took when the topology was checked.
-struct Unbuildable(String);
+pub(super) struct Unbuildable(pub(super) String);
 
 impl Sink for Unbuildable {
     async fn deliver(&mut self, _: &mut Deliveries) -> Result<(), DeliveryError> {

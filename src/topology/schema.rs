@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::units::{Period, Size};
+use crate::units::{Period, Size};
 
 /// The keys at the top of a file.
 pub(crate) const TOP_KEYS: [&str; 11] = [
@@ -266,22 +266,17 @@ impl Default for Restart {
     }
 }
 
-/// How many events a sink takes at once. Batches grow by themselves: these are their limits.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+/// How many events a sink takes at once. Batches grow by themselves: these are their limits. What is not said is as the
+/// sink's kind prefers.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Batch {
-    /// Most events. Default 256.
-    pub(crate) max_events: u32,
+    /// Most events. Default 256, for brokers more.
+    pub(crate) max_events: Option<u32>,
     /// Most bytes. Default 1 MiB.
-    pub(crate) max_size: Size,
+    pub(crate) max_size: Option<Size>,
     /// How long to wait for more before a batch leaves. Default `0s`.
-    pub(crate) linger: Period,
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self { max_events: 256, max_size: Size(1 << 20), linger: Period::millis(0) }
-    }
+    pub(crate) linger: Option<Period>,
 }
 
 #[cfg(test)]
@@ -318,10 +313,30 @@ mod tests {
             assert!(key_line.contains(" # "), "{path} says no reason: {key_line}");
             let pointer: String = path.to_string().split('.').map(|key| format!("/{key}")).collect();
             let shown = written.pointer(&pointer).expect("value");
-            let is_example =
-                ["service", "tags", "processors", "sinks.live.type"].contains(&path.to_string().as_str());
+            let is_example = ["service", "tags", "processors", "sinks.live.type", "sinks.live.processors"]
+                .contains(&path.to_string().as_str());
             let has_default = !(default.is_null() || default.is_object() || is_example);
             assert!(!has_default || *shown == default, "{path}: the default is {default}, not {shown}");
+        }
+    }
+
+    #[test]
+    fn the_reference_shows_every_key_of_every_kind_of_sink_with_a_reason() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/topologies/reference.yaml");
+        let text = std::fs::read_to_string(file).expect("reference.yaml");
+        let written: Value = Document::read(file, text.clone()).root.try_deserialize().expect("json");
+        let kinds = super::super::Registry::default();
+        let sinks = written["sinks"].as_object().expect("sinks");
+        for kind in kinds.sinks() {
+            let fields = kinds.sink_kind(kind).expect("a kind").fields;
+            let shown = sinks.values().find(|sink| sink["type"] == kind);
+            let shown = shown.unwrap_or_else(|| panic!("reference.yaml has no sink of the kind `{kind}`"));
+            for field in fields {
+                assert!(shown.get(*field).is_some(), "reference.yaml lacks `{field}` of `{kind}`");
+                let says =
+                    |line: &str| line.trim_start().starts_with(&format!("{field}:")) && line.contains(" # ");
+                assert!(text.lines().any(says), "`{field}` of `{kind}` says no reason");
+            }
         }
     }
 

@@ -4,16 +4,16 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 use streamll_actors::route::{Template, TopicPattern};
-use streamll_actors::sink::SinkFactory;
+use streamll_actors::sink::{BatchPolicy, Placement, SinkFactory};
 
 use super::error::{Class, Problem, Severity, TopologyError, listed};
 use super::layers::{Merged, is_name};
 use super::locate::KeyPath;
 use super::read::{Reader, keys_of, unknown_key};
-use super::registry::{Registry, Step};
+use super::registry::{Keeps, Registry, Step};
 use super::schema::{BufferKind, SINK_KEYS, Settings, SinkSettings};
 use super::sources::At;
-use super::units::{Period, Size};
+use crate::units::{Period, Size};
 
 /// A topology in which nothing is wrong.
 #[derive(Clone)]
@@ -32,6 +32,10 @@ pub(crate) struct CheckedSink {
     pub(crate) settings: SinkSettings,
     pub(crate) processors: Vec<(String, Step)>,
     pub(crate) factory: Option<SinkFactory>,
+    /// What its kind prefers where the settings say nothing.
+    pub(crate) prefers: (BatchPolicy, Placement),
+    /// The topics that its broker keeps, where its configuration tells.
+    pub(crate) keeps: Option<Keeps>,
 }
 
 /// Checks everything.
@@ -166,8 +170,11 @@ impl Check<'_> {
                 self.reader.report(problem.help("name it under `processors` at the top"), &path, At::Key);
             }
         }
+        let (mut prefers, mut keeps) = <_>::default();
         let factory = kind.and_then(|kind| {
             let kind = self.kinds.sink_kind(&kind)?;
+            prefers = (kind.batch, kind.placement);
+            keeps = kind.keeps.as_ref().and_then(|keeps| keeps(&Value::Object(all.clone())));
             let fields: Vec<&str> = kind.fields.iter().copied().chain(SINK_KEYS).collect();
             let before = self.reader.problems.len();
             let kind = kind.clone();
@@ -188,7 +195,7 @@ impl Check<'_> {
             }
             factory
         });
-        Some(CheckedSink { name, settings, processors, factory })
+        Some(CheckedSink { name, settings, processors, factory, prefers, keeps })
     }
 
     /// The kind of a sink, if it is one that exists.
@@ -322,9 +329,16 @@ impl Check<'_> {
         }
         self.range(s.restart.max, 0..=1_000, &at(["restart", "max"]));
         self.range(s.restart.within, Period::secs(1)..=Period::secs(86_400), &at(["restart", "within"]));
-        self.range(s.batch.max_events, 1..=65_536, &at(["batch", "max_events"]));
-        self.range(s.batch.max_size, Size(1 << 10)..=Size(64 << 20), &at(["batch", "max_size"]));
-        self.range(s.batch.linger, Period::millis(0)..=Period::secs(60), &at(["batch", "linger"]));
+        if let Some(events) = s.batch.max_events {
+            self.range(events, 1..=65_536, &at(["batch", "max_events"]));
+        }
+        if let Some(size) = s.batch.max_size {
+            self.range(size, Size(1 << 10)..=Size(64 << 20), &at(["batch", "max_size"]));
+        }
+        if let Some(linger) = s.batch.linger {
+            self.range(linger, Period::millis(0)..=Period::secs(60), &at(["batch", "linger"]));
+        }
+        self.coverage(sink, topics);
         self.range(s.deliver_timeout, Period::millis(10)..=Period::secs(3_600), &base.key("deliver_timeout"));
         self.range(s.poison_after, 1..=1_000, &base.key("poison_after"));
     }

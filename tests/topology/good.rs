@@ -1,5 +1,6 @@
 //! The topologies in the tree load, and say what they seem to say.
 
+use std::path::Path;
 use std::time::Duration;
 
 use streamll::topology::{LoadOptions, Registry, Topology, environments};
@@ -18,13 +19,52 @@ fn every_topology_in_the_tree_loads_without_a_warning() {
     let names = environments(TREE);
     assert_eq!(names, ["development", "production", "reference", "staging"]);
     for name in names {
-        let options = LoadOptions::default();
+        let urls = [("REDIS_URL", "redis://localhost"), ("RABBITMQ_URL", "amqp://localhost")];
+        let vars = urls.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let options = LoadOptions { vars, ..LoadOptions::default() };
         let loaded = Topology::load_with(TREE, &name, &Registry::default(), &options);
         let loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(loaded.warnings(), [], "{name}");
         let plan = loaded.plan().expect("complete");
         assert_eq!((plan.environment.as_str(), plan.service.as_str()), (name.as_str(), "rag-api"));
         assert!(!plan.sinks.is_empty(), "{name}");
+    }
+}
+
+/// Those that are to be refused are elsewhere, and have tests of their own.
+#[test]
+fn every_yaml_in_the_tree_can_be_read() {
+    let (mut open, mut read) = (vec![Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()], Vec::new());
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            let is_yaml = path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml");
+            if path.is_dir() && !["target", ".git", "bad"].contains(&&*name.to_string_lossy()) {
+                open.push(path);
+            } else if is_yaml {
+                let text = std::fs::read_to_string(&path).expect("UTF-8");
+                for event in saphyr_parser::Parser::new_from_str(&text) {
+                    event.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                }
+                read.push(name.to_string_lossy().into_owned());
+            }
+        }
+    }
+    assert!(
+        read.contains(&"compose.yaml".to_owned()) && read.contains(&"production.yaml".to_owned()),
+        "{read:?}"
+    );
+}
+
+#[test]
+fn what_is_tried_with_docker_is_on_the_loopback_and_has_a_version() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compose.yaml");
+    let text = std::fs::read_to_string(file).expect("compose.yaml");
+    let images: Vec<_> = text.lines().filter(|line| line.contains("image: ")).collect();
+    assert_eq!(images.len(), 2, "{text}");
+    assert!(images.iter().all(|image| image.contains(|c: char| c.is_ascii_digit())), "{images:?}");
+    for port in ["6379", "5672", "15672"] {
+        assert!(text.contains(&format!("\"127.0.0.1:{port}:{port}\"")), "{port}");
     }
 }
 

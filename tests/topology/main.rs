@@ -2,6 +2,10 @@
 
 mod bad;
 mod bombs;
+#[cfg(all(feature = "redis", feature = "rabbitmq"))]
+mod brokers;
+#[cfg(feature = "rabbitmq")]
+mod coverage;
 mod environment;
 mod fuzz;
 mod good;

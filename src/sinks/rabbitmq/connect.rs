@@ -1,0 +1,270 @@
+//! Connecting with a deadline, so that neither a frozen broker nor a dropped future leaves a thread or a descriptor.
+//!
+//! The client keeps a thread for each connection, which ends when its socket does: the sink holds a second handle of
+//! that socket, and shuts it down where an attempt is given up or a connection is dropped. What the client runs besides
+//! (heartbeats, its own commands) runs on one small runtime of the process, so that it goes on while the thread of a sink
+//! is busy, and does not panic when that thread ends.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_rs::traits::Reactor;
+use async_rs::{Tokio, TokioRuntime};
+use futures_util::Stream;
+use lapin::tcp::{AsyncTcpStream, RustlsConnector, RustlsConnectorConfig};
+use lapin::{Connection, ConnectionProperties, ConnectionStatus, Event};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use socket2::{SockRef, TcpKeepalive};
+use streamll_actors::sink::SinkContext;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::error::Trouble;
+use super::place::Target;
+
+/// How long one address may take.
+const CONNECT: Duration = Duration::from_secs(3);
+/// When data that nobody acknowledges ends the connection. Heartbeats notice earlier, but for a broker that has blocked
+/// us: it stops reading for as long as its alarm lasts, and must not be taken for gone.
+const USER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A connection, and what its broker said outside of any answer.
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    pub(super) health: watch::Receiver<Health>,
+    _listener: Tied<()>,
+    // Last: everything else is dropped into an open socket.
+    _plug: Plug,
+}
+
+/// What a broker says of a connection as a whole.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// Why it takes nothing.
+    pub(super) blocked: Option<String>,
+    /// How the connection ended.
+    pub(super) ended: Option<lapin::Error>,
+    /// When and how a channel of it ended last.
+    pub(super) channel: Option<(Instant, lapin::Error)>,
+}
+
+impl Link {
+    /// Whether the connection stands, as far as anybody knows.
+    pub(super) fn is_alive(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// Ends it in order, if the broker plays along within `limit`.
+    pub(super) async fn close(self, limit: Duration) {
+        if let Ok(reason) = lapin::types::ShortString::try_new("bye") {
+            let _ = timeout(limit, self.connection.close(200, reason)).await;
+        }
+    }
+}
+
+/// A second handle of a socket, which shuts it down when it goes.
+struct Plug(TcpStream);
+
+impl Drop for Plug {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+/// A task that ends when nobody waits for it.
+struct Tied<T>(JoinHandle<T>);
+
+impl<T> Future for Tied<T> {
+    type Output = io::Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map_err(io::Error::other)
+    }
+}
+
+impl<T> Drop for Tied<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Where the client runs.
+fn home() -> io::Result<Handle> {
+    static HOME: OnceLock<Runtime> = OnceLock::new();
+    if HOME.get().is_none() {
+        let fresh = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("streamll-amqp")
+            .enable_all()
+            .build()?;
+        if let Err(late) = HOME.set(fresh) {
+            late.shutdown_background();
+        }
+    }
+    HOME.get().map(|home| home.handle().clone()).ok_or_else(|| io::Error::other("no runtime"))
+}
+
+/// Connects to one address.
+pub(super) async fn connect(target: &Target, ca: Option<&Path>, ctx: &SinkContext) -> Result<Link, Trouble> {
+    let home = home()?;
+    let (target, ca, ctx) = (target.clone(), ca.map(Path::to_owned), ctx.clone());
+    let attempt =
+        async move { timeout(CONNECT, open(target, ca, ctx)).await.map_err(|_| Trouble::Silent(CONNECT))? };
+    Tied(home.spawn(attempt)).await?
+}
+
+async fn open(target: Target, ca: Option<std::path::PathBuf>, ctx: SinkContext) -> Result<Link, Trouble> {
+    let runtime = TokioRuntime::tokio_with_handle(Handle::current());
+    let tls = match target.is_tls() {
+        true => {
+            Some(tokio::task::spawn_blocking(move || tls(ca.as_deref())).await.map_err(io::Error::other)??)
+        }
+        false => None,
+    };
+    let (stream, plug) = dial(&target, &runtime).await?;
+    let stream = match tls {
+        Some(tls) => stream.into_rustls(&tls, target.host()).await.map_err(Trouble::Tls)?,
+        None => stream,
+    };
+    let stream = Mutex::new(Some(stream));
+    let given = async move |_, _| {
+        // On the client's thread, whose own words hold the payload of every message that comes back.
+        std::mem::forget(tracing::subscriber::set_default(Mute));
+        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
+    };
+    let properties =
+        ConnectionProperties::default().with_connection_name(format!("streamll {}", ctx.name()).into());
+    let connection = Connection::connector(target.uri.clone(), runtime, given, properties).await?;
+    let (tell, health) = watch::channel(Health::default());
+    let listener =
+        Tied(tokio::spawn(listen(connection.events_listener(), connection.status().clone(), tell, ctx)));
+    Ok(Link { connection, health, _listener: listener, _plug: plug })
+}
+
+/// Takes no words at all, and says so, lest the level of the whole process rise.
+struct Mute;
+
+impl tracing::Subscriber for Mute {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        false
+    }
+
+    fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
+        Some(tracing::level_filters::LevelFilter::OFF)
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {}
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+
+async fn dial(target: &Target, runtime: &TokioRuntime) -> io::Result<(Socket, Plug)> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host((target.host(), target.port())).await? {
+        let stream = match runtime.tcp_connect_addr(address).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                failed = error;
+                continue;
+            }
+        };
+        let socket = SockRef::from(stream.get_ref());
+        socket.set_tcp_nodelay(true)?;
+        let keepalive =
+            TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+        socket.set_tcp_keepalive(&keepalive)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        let plug = Plug(socket.try_clone()?.into());
+        return Ok((AsyncTcpStream::Plain(stream), plug));
+    }
+    Err(failed)
+}
+
+fn tls(ca: Option<&Path>) -> Result<RustlsConnector, Trouble> {
+    let trusted = match ca {
+        None => RustlsConnectorConfig::new_with_native_certs().map_err(Trouble::Roots)?,
+        Some(path) => {
+            let unreadable = |why: String| Trouble::CaFile(path.display().to_string(), why);
+            let certificates =
+                CertificateDer::pem_file_iter(path).and_then(|found| found.collect::<Result<Vec<_>, _>>());
+            let certificates = certificates.map_err(|error| unreadable(error.to_string()))?;
+            if certificates.is_empty() {
+                return Err(unreadable("there is no certificate in it".to_owned()));
+            }
+            RustlsConnectorConfig::default().with_parsable_certificates(certificates)
+        }
+    };
+    trusted.connector_with_no_client_auth().map_err(Trouble::Tls)
+}
+
+/// Whether an error ends the connection, whatever its status still says.
+fn is_last_word(error: &lapin::Error) -> bool {
+    use lapin::ErrorKind;
+    use lapin::protocol::AMQPErrorKind;
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => matches!(error.kind(), AMQPErrorKind::Hard(_)),
+        ErrorKind::IOError(_) | ErrorKind::MissingHeartbeatError => true,
+        _ => false,
+    }
+}
+
+/// Passes on what the broker says of the connection.
+async fn listen(
+    events: impl Stream<Item = Event>,
+    status: ConnectionStatus,
+    tell: watch::Sender<Health>,
+    ctx: SinkContext,
+) {
+    let mut events = pin!(events);
+    while let Some(event) = poll_fn(|cx| events.as_mut().poll_next(cx)).await {
+        match event {
+            Event::ConnectionBlocked(why) => {
+                let reason = format!("blocked by the broker: {why}");
+                tell.send_modify(|health| health.blocked = Some(reason.clone()));
+                ctx.block(reason);
+            }
+            Event::ConnectionUnblocked => {
+                tell.send_modify(|health| health.blocked = None);
+                ctx.unblock();
+            }
+            Event::Error(error) if status.connected() && !is_last_word(&error) => {
+                tell.send_modify(|health| health.channel = Some((Instant::now(), error)));
+            }
+            Event::Error(error) => {
+                ctx.connected(false);
+                let blocked = tell.borrow().blocked.is_some();
+                tell.send_modify(|health| {
+                    health.blocked = None;
+                    health.ended.get_or_insert(error);
+                });
+                if blocked {
+                    ctx.unblock();
+                }
+            }
+            _ => {}
+        }
+    }
+}

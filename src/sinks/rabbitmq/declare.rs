@@ -1,0 +1,60 @@
+//! What must be at the broker before the first event: exchange, queues and bindings, declared or only looked for.
+
+use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, ExchangeKind};
+
+use super::config::ExchangeType;
+
+/// What must be at the broker.
+#[derive(Debug, Clone)]
+pub(super) struct Declared {
+    /// Empty for the default exchange.
+    pub(super) exchange: ShortString,
+    pub(super) kind: ExchangeType,
+    pub(super) durable: bool,
+    /// Whether to make what is missing.
+    pub(super) declare: bool,
+    /// The key of every message, where there is one queue and no exchange.
+    pub(super) only_queue: Option<ShortString>,
+    pub(super) queues: Vec<QueuePlan>,
+}
+
+/// One queue, with the keys and arguments of its bindings.
+#[derive(Debug, Clone)]
+pub(super) struct QueuePlan {
+    pub(super) name: ShortString,
+    pub(super) arguments: FieldTable,
+    pub(super) bindings: Vec<(ShortString, FieldTable)>,
+}
+
+impl Declared {
+    /// Declares or looks for everything, and asks for confirms on a fresh channel.
+    pub(super) async fn prepare(&self, channel: &Channel) -> lapin::Result<()> {
+        let (passive, durable) = (!self.declare, self.durable);
+        if self.only_queue.is_none() {
+            let options = ExchangeDeclareOptions { passive, durable, ..ExchangeDeclareOptions::default() };
+            let (name, kind) = (self.exchange.clone(), kind(self.kind));
+            channel.exchange_declare(name, kind, options, FieldTable::default()).await?;
+        }
+        for queue in &self.queues {
+            let options = QueueDeclareOptions { passive, durable, ..QueueDeclareOptions::default() };
+            channel.queue_declare(queue.name.clone(), options, queue.arguments.clone()).await?;
+            for (key, arguments) in queue.bindings.iter().filter(|_| self.declare) {
+                let (queue, exchange) = (queue.name.clone(), self.exchange.clone());
+                let options = QueueBindOptions::default();
+                channel.queue_bind(queue, exchange, key.clone(), options, arguments.clone()).await?;
+            }
+        }
+        channel.confirm_select(ConfirmSelectOptions::default()).await
+    }
+}
+
+fn kind(kind: ExchangeType) -> ExchangeKind {
+    match kind {
+        ExchangeType::Topic => ExchangeKind::Topic,
+        ExchangeType::Direct => ExchangeKind::Direct,
+        ExchangeType::Fanout => ExchangeKind::Fanout,
+        ExchangeType::Headers => ExchangeKind::Headers,
+    }
+}

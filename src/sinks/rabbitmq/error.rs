@@ -1,0 +1,366 @@
+//! What the errors of client and broker mean: their class, and one line that tells an operator what to do.
+
+use std::io;
+use std::time::Duration;
+
+use lapin::ErrorKind;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use streamll_actors::sink::{DeliveryError, ErrorClass};
+
+use super::place::Target;
+
+/// When an error came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Before the broker let us in.
+    Connect,
+    /// While declaring or looking for exchange and queues.
+    Declare,
+    /// Before anything was sent.
+    Publish,
+    /// With events sent and not confirmed.
+    Confirm,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// No answer for so long.
+    Silent(Duration),
+    Tls(io::Error),
+    /// The certificates of the system cannot be read.
+    Roots(io::Error),
+    /// The certificates of the configuration cannot be read: file and reason.
+    CaFile(String, String),
+    Client(lapin::Error),
+}
+
+impl From<lapin::Error> for Trouble {
+    fn from(error: lapin::Error) -> Trouble {
+        Trouble::Client(error)
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Trouble {
+        Trouble::Client(error.into())
+    }
+}
+
+/// What errors name: where, as whom, and what was wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) target: &'a Target,
+    /// Empty for the default exchange.
+    pub(super) exchange: &'a str,
+}
+
+/// The class of an error of the client; `text` is what the broker said of it.
+pub(super) fn class(kind: &ErrorKind, text: &str, stage: Stage) -> ErrorClass {
+    use ErrorClass::{Fatal, Misconfigured, Overload, Rejected, Unavailable, Unknown};
+    // Sent and not confirmed: it may have arrived.
+    let cut = if stage == Stage::Confirm { Unknown } else { Unavailable };
+    let sending = matches!(stage, Stage::Publish | Stage::Confirm);
+    match kind {
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(soft) => match soft {
+                AMQPSoftError::CONTENTTOOLARGE => Rejected,
+                AMQPSoftError::PRECONDITIONFAILED if sending && text.contains("message size") => Rejected,
+                AMQPSoftError::NOROUTE | AMQPSoftError::NOCONSUMERS => cut,
+                AMQPSoftError::ACCESSREFUSED
+                | AMQPSoftError::NOTFOUND
+                | AMQPSoftError::RESOURCELOCKED
+                | AMQPSoftError::PRECONDITIONFAILED => Misconfigured,
+            },
+            AMQPErrorKind::Hard(hard) => match hard {
+                AMQPHardError::CONNECTIONFORCED if text.contains("deleted") => Misconfigured,
+                AMQPHardError::CONNECTIONFORCED => Unavailable,
+                AMQPHardError::FRAMEERROR | AMQPHardError::SYNTAXERROR if sending => Rejected,
+                AMQPHardError::SYNTAXERROR | AMQPHardError::COMMANDINVALID if stage == Stage::Declare => {
+                    Misconfigured
+                }
+                AMQPHardError::RESOURCEERROR => Overload,
+                AMQPHardError::NOTALLOWED if text.contains("limit") => Overload,
+                AMQPHardError::NOTALLOWED | AMQPHardError::NOTIMPLEMENTED | AMQPHardError::INVALIDPATH => {
+                    Misconfigured
+                }
+                AMQPHardError::FRAMEERROR
+                | AMQPHardError::SYNTAXERROR
+                | AMQPHardError::COMMANDINVALID
+                | AMQPHardError::CHANNELERROR
+                | AMQPHardError::UNEXPECTEDFRAME
+                | AMQPHardError::INTERNALERROR => cut,
+            },
+        },
+        // Something else listens there.
+        ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) if stage == Stage::Connect => {
+            Misconfigured
+        }
+        ErrorKind::AuthProviderError(_) => Misconfigured,
+        ErrorKind::SerialisationError(_) => Rejected,
+        ErrorKind::FutureCompleted | ErrorKind::NoDefaultRuntime => Fatal,
+        _ => cut,
+    }
+}
+
+/// An error of the client, for the machine and for people.
+pub(super) fn explain(error: &lapin::Error, stage: Stage, place: Place<'_>) -> DeliveryError {
+    let (said, code) = match error.kind() {
+        ErrorKind::ProtocolError(error) => (error.get_message().to_string(), error.get_id()),
+        ErrorKind::IOError(error) | ErrorKind::RuntimeShutdownError(error) => (error.to_string(), 0),
+        _ => (error.to_string(), 0),
+    };
+    let class = class(error.kind(), &said, stage);
+    of(class, line(error.kind(), code, &said, class, stage, place))
+}
+
+fn line(
+    kind: &ErrorKind,
+    code: u16,
+    said: &str,
+    class: ErrorClass,
+    stage: Stage,
+    place: Place<'_>,
+) -> String {
+    let Place { target, exchange } = place;
+    let (user, vhost) = (target.user(), target.vhost());
+    let exchange = match exchange {
+        "" => "the default exchange".to_owned(),
+        name => format!("exchange `{name}`"),
+    };
+    match (code, stage) {
+        (403, Stage::Connect) => {
+            format!("login refused for user `{user}` at {target}; check user and password in `url`")
+        }
+        (530, Stage::Connect) if class == ErrorClass::Misconfigured => format!(
+            "{target} does not let user `{user}` into vhost `{vhost}`: {said}; create the vhost and grant permissions \
+             on it, or name another in `url`"
+        ),
+        (403, Stage::Declare) => format!(
+            "user `{user}` may not declare at {exchange} in vhost `{vhost}`: {said}; grant it with `rabbitmqctl \
+             set_permissions`, or declare it yourself and set `declare: false`"
+        ),
+        (403, _) => format!(
+            "user `{user}` may not write to {exchange} in vhost `{vhost}`: {said}; grant it with `rabbitmqctl \
+             set_permissions`"
+        ),
+        (404, _) => {
+            format!("{exchange} in vhost `{vhost}`: {said}; create what is missing, or set `declare: true`")
+        }
+        (406 | 311, _) if class == ErrorClass::Rejected => {
+            format!("too large for the broker: {said}; raise its `max_message_size`, or send less")
+        }
+        (406, _) => format!(
+            "what is at the broker differs from the configuration of {exchange} in vhost `{vhost}`: {said}; change the \
+             one or the other (delete it there to have it declared anew), or set `declare: false`"
+        ),
+        (405, _) => format!("in use by another connection, in vhost `{vhost}`: {said}"),
+        (501 | 502, _) if class == ErrorClass::Rejected => {
+            format!("the broker cannot read a message: {said}")
+        }
+        (1.., _) => format!("{target} closed the connection of user `{user}` to vhost `{vhost}`: {said}"),
+        (_, Stage::Connect) => match kind {
+            ErrorKind::IOError(error) if is_cut(error.kind()) => {
+                format!("{target} closed the connection before the login was over: {said}")
+            }
+            ErrorKind::IOError(_) => format!("cannot connect to {target}: {said}"),
+            ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => format!(
+                "{target} does not speak AMQP 0-9-1; is it the port of another service, or one for `amqps://`?"
+            ),
+            _ => format!("cannot connect to {target}: {said}"),
+        },
+        (_, Stage::Confirm) => {
+            format!("connection to {target} lost with events sent and not confirmed: {said}")
+        }
+        (_, Stage::Declare | Stage::Publish) => format!("connection to {target} lost: {said}"),
+    }
+}
+
+/// Why there is no connection, for the machine and for people.
+pub(super) fn explain_connect(trouble: &Trouble, place: Place<'_>) -> DeliveryError {
+    let target = place.target;
+    match trouble {
+        Trouble::Client(error) => explain(error, Stage::Connect, place),
+        Trouble::Silent(limit) => DeliveryError::unavailable(format!(
+            "{target} takes connections but does not answer in AMQP within {limit:?}; is the broker frozen, or is it the \
+             port of another service?"
+        )),
+        Trouble::Roots(error) => DeliveryError::misconfigured(format!(
+            "cannot read the certificates of this system: {error}; install them, or name a `ca_file`"
+        )),
+        Trouble::CaFile(path, error) => DeliveryError::misconfigured(format!(
+            "cannot read `{path}`: {error}; `ca_file` must name a file in PEM"
+        )),
+        Trouble::Tls(error) => explain_tls(error, place),
+    }
+}
+
+fn explain_tls(error: &io::Error, place: Place<'_>) -> DeliveryError {
+    use rustls::{CertificateError, Error};
+    let target = place.target;
+    let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {
+        let line =
+            format!("{target} closed the connection before TLS was agreed: {error}; is it a TLS port?");
+        return DeliveryError::unavailable(line);
+    };
+    DeliveryError::misconfigured(match cause {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            format!("nobody we trust signed the certificate of {target}; name its CA in `ca_file`")
+        }
+        Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => format!(
+            "the certificate of {target} is not for the name `{}`; use its name in `url`",
+            target.host()
+        ),
+        Error::InvalidCertificate(why) => format!("the certificate of {target} is not valid: {why}"),
+        Error::InvalidMessage(_) => {
+            format!("{target} does not speak TLS; use its port for TLS (usually 5671), or `amqp://`")
+        }
+        other => format!("no TLS with {target}: {other}"),
+    })
+}
+
+/// Whether a connection stood before this.
+fn is_cut(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+/// Whether an error says no more than that something ended before. A `CHANNEL_ERROR` is what the broker makes of messages
+/// that were on their way when it closed their channel.
+pub(super) fn is_vague(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::InvalidChannel(_)
+        | ErrorKind::InvalidChannelState(..)
+        | ErrorKind::InvalidConnectionState(_) => true,
+        ErrorKind::ProtocolError(error) => {
+            matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::CHANNELERROR))
+        }
+        _ => false,
+    }
+}
+
+fn of(class: ErrorClass, line: String) -> DeliveryError {
+    match class {
+        ErrorClass::Unknown => DeliveryError::unknown(line),
+        ErrorClass::Overload => DeliveryError::overload(line),
+        ErrorClass::Misconfigured => DeliveryError::misconfigured(line),
+        ErrorClass::Rejected => DeliveryError::rejected(line),
+        ErrorClass::Fatal => DeliveryError::fatal(line),
+        _ => DeliveryError::unavailable(line),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::protocol::AMQPError;
+    use lapin::{ChannelState, ConnectionState};
+
+    use super::*;
+    use ErrorClass::{Fatal, Misconfigured, Overload, Rejected, Unavailable, Unknown};
+
+    const STAGES: [Stage; 4] = [Stage::Connect, Stage::Declare, Stage::Publish, Stage::Confirm];
+
+    #[track_caller]
+    fn classes(error: &lapin::Error, expected: [ErrorClass; 4]) {
+        let target = Target::parse("amqp://ann:canary@rabbit:5/v", 10).expect("an address");
+        let place = Place { target: &target, exchange: "x" };
+        for (stage, expected) in STAGES.into_iter().zip(expected) {
+            let explained = explain(error, stage, place);
+            assert_eq!(explained.class(), expected, "{error} while {stage:?}");
+            let line = explained.to_string();
+            assert!(!line.contains("canary") && !line.contains('\n'), "{line}");
+        }
+    }
+
+    fn said(code: u16, text: &str) -> lapin::Error {
+        let error = AMQPError::from_id(code, text.into()).expect("a code of the protocol");
+        ErrorKind::ProtocolError(error).into()
+    }
+
+    #[test]
+    fn every_reply_code_has_its_class() {
+        let known: Vec<u16> =
+            (200..600).filter(|code| AMQPError::from_id(*code, "".into()).is_some()).collect();
+        let cut = [Unavailable, Unavailable, Unavailable, Unknown];
+        let table = [
+            (311, "", [Rejected; 4]),
+            (312, "", cut),
+            (313, "", cut),
+            (320, "CONNECTION_FORCED - broker forced connection closure", [Unavailable; 4]),
+            (402, "", [Misconfigured; 4]),
+            (403, "ACCESS_REFUSED", [Misconfigured; 4]),
+            (404, "NOT_FOUND - no exchange", [Misconfigured; 4]),
+            (405, "RESOURCE_LOCKED", [Misconfigured; 4]),
+            (406, "PRECONDITION_FAILED - inequivalent arg", [Misconfigured; 4]),
+            (501, "FRAME_ERROR", [Unavailable, Unavailable, Rejected, Rejected]),
+            (502, "SYNTAX_ERROR", [Unavailable, Misconfigured, Rejected, Rejected]),
+            (503, "COMMAND_INVALID", [Unavailable, Misconfigured, Unavailable, Unknown]),
+            (504, "", cut),
+            (505, "", cut),
+            (506, "", [Overload; 4]),
+            (530, "NOT_ALLOWED - vhost v not found", [Misconfigured; 4]),
+            (540, "", [Misconfigured; 4]),
+            (541, "", cut),
+        ];
+        assert_eq!(table.map(|(code, ..)| code).to_vec(), known, "a code is missing here");
+        for (code, text, expected) in table {
+            classes(&said(code, text), expected);
+        }
+    }
+
+    #[test]
+    fn what_the_broker_says_can_change_the_class() {
+        let large = "PRECONDITION_FAILED - message size 2 is larger than configured max size 1";
+        classes(&said(406, large), [Misconfigured, Misconfigured, Rejected, Rejected]);
+        classes(&said(320, "CONNECTION_FORCED - user 'ann' is deleted"), [Misconfigured; 4]);
+        classes(&said(320, "CONNECTION_FORCED - vhost 'v' is deleted"), [Misconfigured; 4]);
+        classes(&said(530, "NOT_ALLOWED - connection limit (1) is reached"), [Overload; 4]);
+    }
+
+    #[test]
+    fn every_error_of_the_client_has_its_class() {
+        let cut = [Unavailable, Unavailable, Unavailable, Unknown];
+        let io = |kind: io::ErrorKind| lapin::Error::from(io::Error::from(kind));
+        for kind in [
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::ConnectionAborted,
+            io::ErrorKind::BrokenPipe,
+            io::ErrorKind::UnexpectedEof,
+            io::ErrorKind::TimedOut,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::Other,
+        ] {
+            classes(&io(kind), cut);
+        }
+        classes(&ErrorKind::MissingHeartbeatError.into(), cut);
+        classes(&ErrorKind::ChannelsLimitReached.into(), cut);
+        classes(&ErrorKind::InvalidChannel(1).into(), cut);
+        classes(&ErrorKind::InvalidChannelState(ChannelState::Error, "basic.publish").into(), cut);
+        classes(&ErrorKind::InvalidConnectionState(ConnectionState::Closed).into(), cut);
+        classes(&ErrorKind::RuntimeShutdownError(io::Error::other("down").into()).into(), cut);
+        classes(&ErrorKind::AuthProviderError("none".to_owned()).into(), [Misconfigured; 4]);
+        classes(&ErrorKind::FutureCompleted.into(), [Fatal; 4]);
+        classes(&ErrorKind::NoDefaultRuntime.into(), [Fatal; 4]);
+    }
+
+    #[test]
+    fn people_read_where_as_whom_and_what_to_do() {
+        let target = Target::parse("amqp://ann:canary@rabbit:5/prod", 10).expect("an address");
+        let place = Place { target: &target, exchange: "ai_events" };
+        let line = |error, stage| explain(&error, stage, place).to_string();
+        assert_eq!(
+            line(said(403, "ACCESS_REFUSED"), Stage::Connect),
+            "login refused for user `ann` at rabbit:5; check user and password in `url`"
+        );
+        assert_eq!(
+            line(said(404, "NOT_FOUND - no exchange 'ai_events' in vhost 'prod'"), Stage::Confirm),
+            "exchange `ai_events` in vhost `prod`: NOT_FOUND - no exchange 'ai_events' in vhost 'prod'; create what is \
+             missing, or set `declare: true`"
+        );
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused).into();
+        assert_eq!(line(refused, Stage::Connect), "cannot connect to rabbit:5: connection refused");
+    }
+}

@@ -1,0 +1,68 @@
+//! One event as a message: its key, its properties and headers, or why it cannot be one.
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use streamll_actors::event::Delivery;
+
+/// Most bytes of all headers together: they must fit into one frame, which a broker may make as small as 4 KiB, and
+/// usually is 128 KiB.
+const HEADERS: usize = 16 << 10;
+/// The application where the events name no service.
+const APPLICATION: &str = "streamll";
+
+/// How the broker keeps messages.
+const PERSISTENT: u8 = 2;
+const TRANSIENT: u8 = 1;
+
+/// What the protocol wants to know of an event, beside its JSON.
+pub(super) struct Message {
+    pub(super) key: ShortString,
+    pub(super) properties: BasicProperties,
+}
+
+impl Message {
+    /// The message of an event under this key.
+    ///
+    /// # Errors
+    /// Why the event can never be sent.
+    pub(super) fn of(delivery: &Delivery, key: &str, durable: bool) -> Result<Message, String> {
+        let event = &delivery.event;
+        let parts = event.step().parts();
+        let event_type = event.kind().as_str();
+        let texts = [
+            ("event_type", Some(event_type)),
+            ("operation", parts.operation.as_deref()),
+            ("module_name", Some(&*parts.module_name)),
+        ];
+        let size: usize = texts.iter().filter_map(|(_, text)| *text).map(str::len).sum();
+        if size > HEADERS {
+            return Err(format!("its headers would have {size} bytes; at most {HEADERS} can be sent"));
+        }
+        let mut headers = FieldTable::default();
+        for (name, text) in texts {
+            if let Some(text) = text {
+                headers.insert(short("header", name)?, AMQPValue::LongString(text.into()));
+            }
+        }
+        if delivery.attempt > 1 {
+            headers.insert(short("header", "attempt")?, AMQPValue::LongUInt(delivery.attempt));
+        }
+        let service = event.tag("service").filter(|service| !service.is_empty() && service.len() < 256);
+        let seconds = u64::try_from(event.timestamp().as_micros() / 1_000_000).unwrap_or(0);
+        let properties = BasicProperties::default()
+            .with_content_type(short("content_type", "application/json")?)
+            .with_delivery_mode(if durable { PERSISTENT } else { TRANSIENT })
+            .with_message_id(short("message_id", event.id().to_string())?)
+            .with_timestamp(seconds)
+            .with_type(short("type", event_type)?)
+            .with_app_id(short("app_id", service.unwrap_or(APPLICATION))?)
+            .with_headers(headers);
+        Ok(Message { key: short("routing key", key)?, properties })
+    }
+}
+
+/// A text of at most 255 bytes: all that the protocol has room for.
+fn short(what: &str, text: impl Into<String> + AsRef<str>) -> Result<ShortString, String> {
+    let bytes = text.as_ref().len();
+    ShortString::try_new(text).map_err(|_| format!("its {what} has {bytes} bytes; the protocol allows 255"))
+}

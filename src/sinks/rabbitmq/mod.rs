@@ -1,0 +1,45 @@
+//! The RabbitMQ sink: events as persistent messages of an exchange, each confirmed by the broker.
+//!
+//! A message is delivered once the broker has confirmed it: it is on disk then (in a quorum queue, on a majority of the
+//! nodes). Up to `window` messages wait for their confirm at a time.
+//!
+//! * **Unroutable**: what no queue takes comes back. It is tried five times, then it is a dead letter with exchange and
+//!   key in the reason; it never counts as delivered.
+//! * **Refused**: a full queue with `x-overflow: reject-publish` refuses; the event is tried again, later.
+//! * **Blocked**: a broker low on memory or disk says so; the circuit opens with that reason, the connection stays, and
+//!   nothing is sent twice when it goes on.
+//! * **Silent**: a quorum queue without its majority says nothing at all. After ten seconds the delivery has failed, but
+//!   the confirms are waited for, for a minute, before the connection is given up and the events are sent anew.
+//!
+//! The key of a message is the event's topic, or what the sink's `routing_key` makes of it. Its body is the event's JSON;
+//! its properties are `content_type`, `message_id` (the `event_id`), `timestamp`, `type` (the `event_type`), `app_id` (the
+//! service), its headers `event_type`, `operation`, `module_name`, and `attempt` where it may be a repeat.
+//!
+//! ```
+//! use streamll::sinks::{self, rabbitmq::QueueConfig};
+//!
+//! let records = sinks::rabbitmq("amqp://localhost/%2f")
+//!     .exchange("production_ai_events")
+//!     .bind("alerts_queue", QueueConfig::bound(["ai.*.error", "ai.streamll.#"]));
+//! assert!(records.build().is_ok());
+//! ```
+
+mod config;
+mod confirm;
+mod connect;
+mod declare;
+mod error;
+mod message;
+mod place;
+mod sink;
+
+use std::time::Duration;
+
+use streamll_actors::sink::BatchPolicy;
+
+pub use config::{Addresses, Argument, ExchangeType, Ordering, QueueConfig, QueueType, RabbitMqConfig};
+pub use sink::RabbitMqSink;
+
+/// How it likes its batches: the window is empty at the end of each, so long ones cost less.
+pub(crate) const BATCH: BatchPolicy =
+    BatchPolicy { max_events: 4096, max_size: 8 << 20, linger: Duration::ZERO };

@@ -1,0 +1,103 @@
+//! One address of a broker: what connecting needs of it, and how errors name it, without the password.
+
+use std::fmt;
+
+use lapin::uri::{AMQPScheme, AMQPUri};
+
+/// One address of a broker.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) uri: AMQPUri,
+}
+
+impl Target {
+    /// Reads an address. The message never quotes it: it may hold a password.
+    pub(super) fn parse(url: &str, heartbeat: u16) -> Result<Target, String> {
+        const HELP: &str = "write `amqp://user:password@host:5672/vhost`";
+        if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
+            return Err(format!("url: must begin with `amqp://` or `amqps://`; {HELP}"));
+        }
+        let mut uri: AMQPUri = url.parse().map_err(|_| {
+            format!("url: is not an address; {HELP}, with special characters of user and password as %XX")
+        })?;
+        let (_, rest) = url.split_once("://").unwrap_or_default();
+        let (rest, _) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
+        if vhost.contains('/') {
+            return Err("url: the vhost holds a `/`; write it as %2f".to_owned());
+        }
+        // What everybody means by a mere `/` at the end.
+        if uri.vhost.is_empty() {
+            "/".clone_into(&mut uri.vhost);
+        }
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        // Not taken in by the parser, which would fall back to the local host.
+        if let Some((address, _)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+            address.clone_into(&mut uri.authority.host);
+        } else if host.is_empty() || host.starts_with(':') {
+            return Err(format!("url: has no host; {HELP}"));
+        }
+        if uri.vhost.len() > 255 || uri.authority.userinfo.username.len() > 255 {
+            return Err("url: a user or vhost of more than 255 bytes; the protocol allows no more".to_owned());
+        }
+        uri.query.heartbeat.get_or_insert(heartbeat);
+        Ok(Target { uri })
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.uri.authority.host
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.uri.authority.port
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+
+    pub(super) fn vhost(&self) -> &str {
+        &self.uri.vhost
+    }
+}
+
+/// `host:port`.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host() {
+            host if host.contains(':') => write!(f, "[{host}]:{}", self.port()),
+            host => write!(f, "{host}:{}", self.port()),
+        }
+    }
+}
+
+/// The parser's own would print the password.
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_people_mean_it() {
+        for (url, shown, vhost, heartbeat) in [
+            ("amqp://localhost", "localhost:5672", "/", 10),
+            ("amqp://u:p@rabbit/", "rabbit:5672", "/", 10),
+            ("amqps://u:p@rabbit/prod", "rabbit:5671", "prod", 10),
+            ("amqp://rabbit:1/%2fa?heartbeat=3", "rabbit:1", "/a", 3),
+            ("amqp://u:p%40@[::1]:5673/v", "[::1]:5673", "v", 10),
+        ] {
+            let target = Target::parse(url, 10).expect(url);
+            assert_eq!((target.to_string().as_str(), target.vhost()), (shown, vhost));
+            assert_eq!(target.uri.query.heartbeat, Some(heartbeat), "{url}");
+        }
+    }
+}

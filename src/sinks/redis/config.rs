@@ -1,0 +1,191 @@
+//! What YAML says of a sink with `type: redis`, and what can be wrong in it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use streamll_actors::route::Template;
+use streamll_actors::sink::{BatchPolicy, Placement};
+
+use super::RedisSink;
+use super::address::Address;
+use super::sink::Settings;
+use super::transaction::{Entry, Keys};
+use crate::units::Period;
+
+/// The limits of one delivery, where nothing is said of them: 1024 events make a round trip cheap.
+pub(crate) const BATCH: BatchPolicy =
+    BatchPolicy { max_events: 1024, max_size: 1 << 20, linger: Duration::ZERO };
+/// It only awaits, and saves the wake of a second thread.
+pub(crate) const PLACEMENT: Placement = Placement::Spine;
+
+/// What YAML says of a sink with `type: redis`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RedisConfig {
+    /// One server: `redis://host:6379`, or `rediss://` for TLS, with user, password and database where it needs them:
+    /// `redis://user:password@host:6379/0`. Required. Not a Unix socket, and neither Cluster nor Sentinel.
+    pub url: SecretString,
+    /// The stream, as a template like a routing key: `prod_ai_events`, or `chat:{data.conversation_id}` for a stream
+    /// each. Default: `ai_events`. Any value makes a key, so give streams of values an `expire`.
+    #[serde(default = "stream_key")]
+    pub stream_key: String,
+    /// The field of an entry that holds the event as JSON. Default: `event`.
+    #[serde(default = "field")]
+    pub field: String,
+    /// About how many entries a stream keeps, at least 1; older ones are trimmed (`MAXLEN ~`). Default: all.
+    #[serde(default)]
+    pub max_len: Option<u64>,
+    /// A stream that got no event for so long is deleted (`PEXPIRE` with each batch). Default: never.
+    #[serde(default)]
+    pub expire: Option<Period>,
+    /// Whether one transaction is under way at a time (`strict`, the default) or two (`pipelined`).
+    #[serde(default)]
+    pub ordering: Ordering,
+    /// The authorities to trust with `rediss://`, as PEM, read on connecting. Default: those of the system.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How many transactions of a Redis sink are under way at a time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ordering {
+    /// One: events never overtake each other.
+    #[default]
+    Strict,
+    /// Two, for more throughput: when the first is refused the second may overtake it.
+    Pipelined,
+}
+
+fn stream_key() -> String {
+    "ai_events".to_owned()
+}
+
+fn field() -> String {
+    "event".to_owned()
+}
+
+impl RedisConfig {
+    /// For the server at `url`, all else by default.
+    #[must_use]
+    pub fn new(url: impl Into<SecretString>) -> RedisConfig {
+        RedisConfig {
+            url: url.into(),
+            stream_key: stream_key(),
+            field: field(),
+            max_len: None,
+            expire: None,
+            ordering: Ordering::default(),
+            ca_file: None,
+        }
+    }
+
+    /// Sets the template of the stream's key.
+    #[must_use]
+    pub fn stream_key(mut self, template: impl Into<String>) -> RedisConfig {
+        self.stream_key = template.into();
+        self
+    }
+
+    /// Sets the field that holds the event.
+    #[must_use]
+    pub fn field(mut self, name: impl Into<String>) -> RedisConfig {
+        self.field = name.into();
+        self
+    }
+
+    /// Sets about how many entries a stream keeps.
+    #[must_use]
+    pub fn max_len(mut self, entries: u64) -> RedisConfig {
+        self.max_len = Some(entries);
+        self
+    }
+
+    /// Sets how long a stream stays that gets no event, in whole milliseconds.
+    #[must_use]
+    pub fn expire(mut self, after: Duration) -> RedisConfig {
+        self.expire = Some(Period(after));
+        self
+    }
+
+    /// Sets how many transactions are under way at a time.
+    #[must_use]
+    pub fn ordering(mut self, ordering: Ordering) -> RedisConfig {
+        self.ordering = ordering;
+        self
+    }
+
+    /// Sets the authorities to trust with `rediss://`.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> RedisConfig {
+        self.ca_file = Some(path.into());
+        self
+    }
+
+    /// Makes the sink; it connects when it is opened.
+    ///
+    /// # Errors
+    /// When a value cannot be right. The text begins with its key, `url: …`, and never shows a password.
+    pub fn build(&self) -> Result<RedisSink, String> {
+        let address = Address::parse(self.url.expose_secret()).map_err(|why| format!("url: {why}"))?;
+        let template = Template::parse(&self.stream_key).map_err(|why| format!("stream_key: {why}"))?;
+        if self.field.is_empty() || self.field == "attempt" {
+            return Err(format!("field: `{}` cannot be its name; write `event`", self.field));
+        }
+        if self.max_len == Some(0) {
+            return Err("max_len: must be at least 1; leave it out to keep all".to_owned());
+        }
+        let expire = self.expire.map(|Period(after)| after.as_millis());
+        if expire == Some(0) {
+            return Err("expire: must be at least 1ms; leave it out to keep streams".to_owned());
+        }
+        if self.ca_file.is_some() && !address.tls {
+            return Err("ca_file: is for TLS alone; begin `url` with `rediss://`".to_owned());
+        }
+        Ok(RedisSink::new(Settings {
+            address,
+            entry: Entry {
+                keys: Keys::new(template),
+                field: self.field.clone(),
+                max_len: self.max_len.map(|entries| entries.to_string()),
+                expire: expire.map(|ms| ms.to_string()),
+            },
+            ordering: self.ordering,
+            ca_file: self.ca_file.clone(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_needs_the_url_alone() {
+        let read: RedisConfig =
+            serde_json::from_value(serde_json::json!({ "url": "redis://:hunter2@h" })).unwrap();
+        assert_eq!((&*read.stream_key, &*read.field), ("ai_events", "event"));
+        assert_eq!((read.max_len, read.expire, read.ordering), (None, None, Ordering::Strict));
+        assert!(!format!("{read:?} {:?}", read.build().unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn what_cannot_be_right_is_refused_at_its_key() {
+        let good = RedisConfig::new("redis://:hunter2@h");
+        assert!(good.build().is_ok());
+        for (bad, key) in [
+            (RedisConfig::new("redis://:hunter2@h:99999"), "url: "),
+            (good.clone().stream_key("chat:{data.id"), "stream_key: "),
+            (good.clone().field(""), "field: "),
+            (good.clone().field("attempt"), "field: "),
+            (good.clone().max_len(0), "max_len: "),
+            (good.clone().expire(Duration::from_micros(999)), "expire: "),
+            (good.clone().ca_file("ca.pem"), "ca_file: "),
+        ] {
+            let error = bad.build().expect_err(key);
+            assert!(error.starts_with(key) && error.contains("; ") | (key == "stream_key: "), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! What a failure of Redis means: its class, a line for an operator, and whether anything can have been carried out.
+
+use std::error::Error as StdError;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::RedisError;
+use streamll_actors::sink::{DeliveryError, ErrorClass};
+
+use super::address::Address;
+use super::connect::ANSWER;
+
+/// A failure, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) class: ErrorClass,
+    what: String,
+    /// Whether what was sent is certain not to have been carried out.
+    pub(super) unsent: bool,
+    /// Whether the connection may be used again.
+    pub(super) keep: bool,
+}
+
+/// How far things had come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) stage: Stage,
+    /// What the server said last; needed when it hung up.
+    pub(super) last_words: &'a [u8],
+    /// A key that was written to, for messages.
+    pub(super) key: &'a str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Logging in and looking around.
+    Connecting,
+    /// Nothing of the transaction was written.
+    Unwritten,
+    /// Some of it was.
+    Written,
+}
+
+impl Failure {
+    fn new(class: ErrorClass, what: impl Into<String>) -> Failure {
+        Failure { class, what: what.into(), unsent: true, keep: false }
+    }
+
+    pub(super) fn unavailable(what: impl Into<String>) -> Failure {
+        Failure::new(ErrorClass::Unavailable, what)
+    }
+
+    pub(super) fn misconfigured(what: impl Into<String>) -> Failure {
+        Failure::new(ErrorClass::Misconfigured, what)
+    }
+
+    fn overload(what: impl Into<String>) -> Failure {
+        Failure { keep: true, ..Failure::new(ErrorClass::Overload, what) }
+    }
+
+    /// It did not answer in time while connecting.
+    pub(super) fn late(limit: Duration) -> Failure {
+        Failure::unavailable(format!(
+            "no connection within {limit:?}: is it frozen, or a firewall in between?"
+        ))
+    }
+
+    /// It answers without TLS.
+    pub(super) fn no_tls() -> Failure {
+        Failure::misconfigured(NO_TLS)
+    }
+
+    /// The error to report, with the server's address in front.
+    pub(super) fn at(self, address: &Address) -> DeliveryError {
+        let Failure { class, what, .. } = self;
+        match class {
+            ErrorClass::Rejected => DeliveryError::rejected(format!("{address}: {what}")),
+            ErrorClass::Misconfigured => {
+                DeliveryError::misconfigured(format!("{address}: {what}; events wait"))
+            }
+            ErrorClass::Overload => DeliveryError::overload(format!("{address}: {what}; events wait")),
+            ErrorClass::Unknown => DeliveryError::unknown(format!("{address}: {what}; events wait")),
+            _ => DeliveryError::unavailable(format!("{address}: {what}; events wait")),
+        }
+    }
+}
+
+/// What an error of the client library means. Its `retry_method` is not asked: it calls a full memory hopeless and a
+/// timeout harmless.
+pub(super) fn explain(error: &RedisError, scene: &Scene<'_>) -> Failure {
+    match error.kind() {
+        redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => {
+            let (code, detail) = (error.code().unwrap_or_default(), error.detail().unwrap_or_default());
+            reply(code, detail, scene.key)
+        }
+        redis::ErrorKind::AuthenticationFailed => last_words(scene)
+            .unwrap_or_else(|| Failure::misconfigured("refuses the login: check user and password in url")),
+        redis::ErrorKind::Parse if scene.stage == Stage::Connecting => {
+            last_words(scene).unwrap_or_else(|| {
+                Failure::misconfigured("answers in another protocol: is that the port of a Redis server?")
+            })
+        }
+        redis::ErrorKind::Io | redis::ErrorKind::Parse => broken(error, scene),
+        _ => Failure::unavailable(format!("the client fails: {}", error.category())),
+    }
+}
+
+/// The connection is of no more use.
+fn broken(error: &RedisError, scene: &Scene<'_>) -> Failure {
+    if let Some(failure) = last_words(scene) {
+        return failure;
+    }
+    let io = io_error(error);
+    if let Some(failure) = io.and_then(tls) {
+        return failure;
+    }
+    match scene.stage {
+        Stage::Connecting if error.is_timeout() => Failure::late(ANSWER),
+        Stage::Connecting => Failure::unavailable(
+            "hung up while connecting: is maxclients reached, or is it a TLS port (then `rediss://`)?",
+        ),
+        Stage::Unwritten => Failure::unavailable("hung up while nothing was under way"),
+        Stage::Written => {
+            let what = if error.is_timeout() {
+                format!("no answer within {ANSWER:?} (frozen, paused or cut off?)")
+            } else {
+                let how = io.map_or("no sense in its answer".to_owned(), |io| io.kind().to_string());
+                format!("lost before it answered ({how})")
+            };
+            let what = what + ": what was under way may have arrived and is sent again, marked";
+            Failure { unsent: false, ..Failure::new(ErrorClass::Unknown, what) }
+        }
+    }
+}
+
+/// A reply that is an error.
+pub(super) fn reply(code: &str, detail: &str, key: &str) -> Failure {
+    use ErrorClass::{Misconfigured, Overload, Rejected, Unavailable};
+    let says = |what: &str| detail.contains(what);
+    match code {
+        "EXECABORT" if says(BECAUSE) => {
+            let cause = detail.split_once(BECAUSE).map_or("", |(_, cause)| cause);
+            let (code, detail) = cause.split_once(' ').unwrap_or((cause, ""));
+            reply(code, detail, key)
+        }
+        "OOM" => Failure::overload("out of memory (maxmemory reached): raise maxmemory or trim with max_len"),
+        "MISCONF" => Failure::overload(
+            "cannot save to its disk and takes no writes (MISCONF): look at its log and its disk",
+        ),
+        "NOREPLICAS" => Failure::overload(
+            "has fewer replicas than min-replicas-to-write and takes no writes: bring them back",
+        ),
+        "BUSY" => Failure::overload("busy with a script: wait, or end it with SCRIPT KILL"),
+        "READONLY" => Failure::new(
+            Overload,
+            "is a replica and takes no writes: promote it, or let url lead to the master",
+        ),
+        "MASTERDOWN" => Failure::new(
+            Overload,
+            "is a replica that has lost its master: bring the master back, or promote it",
+        ),
+        "LOADING" => Failure::unavailable("is loading its data: wait"),
+        "CLUSTERDOWN" | "TRYAGAIN" => Failure::unavailable("its cluster is down: see `CLUSTER INFO`"),
+        "MOVED" | "ASK" | "CROSSSLOT" => Failure::misconfigured(CLUSTER),
+        "WRONGTYPE" => wrong_type(key, None),
+        "NOAUTH" => Failure::misconfigured(NO_LOGIN),
+        "WRONGPASS" => Failure::misconfigured("refuses the login: check user and password in url"),
+        "NOPERM" => Failure::misconfigured(format!(
+            "the user of url may not write: allow it `+xadd +multi +exec ~{key}`, with expire also `+pexpire`"
+        )),
+        "DENIED" => Failure::misconfigured(
+            "is in protected mode and takes no clients from afar: set a password and protected-mode no",
+        ),
+        "ERR" if says("unauthenticated") => Failure::misconfigured(NO_LOGIN),
+        "ERR" if says("bulk length") => {
+            Failure::new(Rejected, "an event is larger than it takes: raise proto-max-bulk-len, or send less")
+        }
+        "ERR" if says("max number of clients") => {
+            Failure::new(Unavailable, "has too many clients (maxclients reached): raise it, or end some")
+        }
+        "ERR" if says("DB index") => Failure::misconfigured(
+            "has no such database: take a smaller number at the end of url, or raise databases",
+        ),
+        "ERR" if says("without any password configured") => {
+            Failure::misconfigured("has no password, but url brings one: take it out, or set requirepass")
+        }
+        "ERR" if says("unknown command") => {
+            Failure::misconfigured("does not know all of MULTI, XADD, EXEC: streams need Redis 5 or newer")
+        }
+        "ERR" if says("exhausted") => Failure::misconfigured(format!(
+            "the stream `{key}` has used its last possible id: choose another stream_key"
+        )),
+        _ => Failure::new(
+            Misconfigured,
+            format!("refuses what it was sent: {code} {}", quote(detail)).trim_end(),
+        ),
+    }
+}
+
+/// What `EXEC` says when it is itself what is refused.
+const BECAUSE: &str = "discarded because of: ";
+const CLUSTER: &str = "is a node of a cluster, which needs the cluster client that this build does not have yet: \
+    let url lead to a single server";
+const NO_TLS: &str = "does not speak TLS: name its TLS port (tls-port) in url";
+const NO_LOGIN: &str = "asks for a password: put user and password into url (`redis://user:password@host`)";
+
+/// A key that is taken by something else.
+pub(super) fn wrong_type(key: &str, kind: Option<&str>) -> Failure {
+    let kind = kind.map_or("no stream".to_owned(), |kind| format!("a {kind}, not a stream"));
+    Failure::misconfigured(format!(
+        "the key `{key}` holds {kind}: choose another stream_key, or delete the key"
+    ))
+}
+
+/// As much of a server's words as may be shown: some errors repeat arguments, and those hold passwords or events.
+fn quote(detail: &str) -> String {
+    let safe = detail.split(", with args").next().unwrap_or_default();
+    safe.chars().filter(|c| !c.is_control()).take(120).collect()
+}
+
+/// What a server says before it hangs up by itself, of which the library tells nothing.
+fn last_words(scene: &Scene<'_>) -> Option<Failure> {
+    let words = scene.last_words;
+    if words.starts_with(&[0x15, 0x03]) {
+        return Some(Failure::misconfigured("speaks TLS: begin url with `rediss://`"));
+    }
+    String::from_utf8_lossy(words).lines().find_map(|line| {
+        let (code, detail) = line.strip_prefix('-')?.split_once(' ')?;
+        let known = ["Protocol error", "max number of clients", "without any password configured"];
+        let last = code == "DENIED" || (code == "ERR" && known.iter().any(|words| detail.contains(words)));
+        last.then(|| reply(code, detail, scene.key))
+    })
+}
+
+/// What a failure to reach or to trust the server means.
+pub(super) fn unreachable(error: &io::Error) -> Failure {
+    if let Some(failure) = tls(error) {
+        return failure;
+    }
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Failure::unavailable("connection refused: is it running?"),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => {
+            Failure::unavailable("hung up while connecting: is maxclients reached, or is it no TLS port?")
+        }
+        _ => Failure::unavailable(format!("cannot be reached: {error}")),
+    }
+}
+
+/// What a failure of TLS means; plain text is never tried instead.
+fn tls(error: &io::Error) -> Option<Failure> {
+    use rustls::{AlertDescription, CertificateError as Bad, Error};
+    let what = match error.get_ref()?.downcast_ref::<Error>()? {
+        Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            "its certificate has expired: renew it".to_owned()
+        }
+        Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            "its certificate is not valid yet: look at the clocks".to_owned()
+        }
+        // A bad signature: an authority of the same name.
+        Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            "its certificate is signed by nobody we trust: name the authority in ca_file".to_owned()
+        }
+        Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            "its certificate is for another host: let url say the name that it is for".to_owned()
+        }
+        Error::InvalidCertificate(bad) => format!("its certificate cannot be trusted: {bad}"),
+        Error::InvalidMessage(_) => NO_TLS.to_owned(),
+        Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate) => {
+            "wants a certificate from its clients, which this sink has none of: set tls-auth-clients no"
+                .to_owned()
+        }
+        other => format!("TLS fails: {other}"),
+    };
+    Some(Failure::misconfigured(what))
+}
+
+/// The library keeps it behind a pointer of its own.
+fn io_error(error: &RedisError) -> Option<&io::Error> {
+    error.source()?.downcast_ref::<Arc<dyn StdError + Send + Sync>>()?.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ErrorClass::{Misconfigured, Overload, Rejected, Unavailable, Unknown};
+
+    fn scene(stage: Stage, last_words: &[u8]) -> Scene<'_> {
+        Scene { stage, last_words, key: "ai_events" }
+    }
+
+    fn server(line: &str) -> RedisError {
+        match redis::parse_redis_value(format!("-{line}\r\n").as_bytes()) {
+            Ok(redis::Value::ServerError(error)) => error.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn told(failure: &Failure) -> String {
+        let address = Address::parse("redis://u:hunter2@h:1").unwrap();
+        failure.clone().at(&address).to_string()
+    }
+
+    /// What a server says, as it says it; class, whether the connection is kept, and what the operator reads of it.
+    const SAID: [(&str, ErrorClass, bool, &str); 25] = [
+        (
+            "EXECABORT Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command",
+            Misconfigured,
+            false,
+            "+xadd +multi +exec ~ai_events",
+        ),
+        ("READONLY You can't write against a read only replica.", Overload, false, "promote it"),
+        (
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            Overload,
+            false,
+            "master back",
+        ),
+        ("LOADING Redis is loading the dataset in memory", Unavailable, false, "loading its data"),
+        (
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            Overload,
+            true,
+            "raise maxmemory or trim with max_len",
+        ),
+        (
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+            Misconfigured,
+            false,
+            "the key `ai_events` holds no stream",
+        ),
+        ("NOAUTH Authentication required.", Misconfigured, false, "password into url"),
+        (
+            "WRONGPASS invalid username-password pair or user is disabled.",
+            Misconfigured,
+            false,
+            "check user and password",
+        ),
+        (
+            "NOPERM this user has no permissions to run the 'xadd' command",
+            Misconfigured,
+            false,
+            "+xadd +multi +exec ~ai_events",
+        ),
+        (
+            "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+            Overload,
+            true,
+            "its log and its disk",
+        ),
+        ("NOREPLICAS Not enough good replicas to write.", Overload, true, "min-replicas-to-write"),
+        ("BUSY Redis is busy running a script.", Overload, true, "SCRIPT KILL"),
+        ("MOVED 3999 127.0.0.1:6381", Misconfigured, false, "cluster client"),
+        ("ASK 3999 127.0.0.1:6381", Misconfigured, false, "cluster client"),
+        ("CROSSSLOT Keys in request don't hash to the same slot", Misconfigured, false, "cluster client"),
+        ("CLUSTERDOWN The cluster is down", Unavailable, false, "CLUSTER INFO"),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", Unavailable, false, "CLUSTER INFO"),
+        ("ERR Protocol error: invalid bulk length", Rejected, false, "proto-max-bulk-len"),
+        ("ERR Protocol error: unauthenticated bulk length", Misconfigured, false, "password into url"),
+        ("ERR max number of clients reached", Unavailable, false, "maxclients"),
+        ("ERR DB index is out of range", Misconfigured, false, "raise databases"),
+        ("DENIED Redis is running in protected mode because", Misconfigured, false, "protected-mode no"),
+        (
+            "ERR AUTH <password> called without any password configured for the default user.",
+            Misconfigured,
+            false,
+            "take it out",
+        ),
+        (
+            "ERR The stream has exhausted the last possible ID, unable to add more items",
+            Misconfigured,
+            false,
+            "last possible id",
+        ),
+        (
+            "ERR unknown command 'XADD', with args beginning with: 'k' 'hunter2'",
+            Misconfigured,
+            false,
+            "Redis 5",
+        ),
+    ];
+
+    #[test]
+    fn what_a_server_says_has_a_class_and_a_line_for_the_operator() {
+        for (said, class, keep, line) in SAID {
+            let failure = explain(&server(said), &scene(Stage::Written, b""));
+            assert_eq!((failure.class, failure.keep, failure.unsent), (class, keep, true), "{said}");
+            let told = told(&failure);
+            assert!(
+                told.starts_with("redis://h:1: ") && told.contains(line) && !told.contains('\n'),
+                "{told}"
+            );
+            assert_eq!(told.ends_with("; events wait"), class != Rejected, "{told}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_foresaw_waits_for_a_person_and_shows_no_arguments() {
+        let failure = explain(
+            &server("ODD nothing like this, with args beginning with: 'hunter2'"),
+            &scene(Stage::Written, b""),
+        );
+        assert_eq!(failure.class, Misconfigured);
+        assert_eq!(
+            told(&failure),
+            "redis://h:1: refuses what it was sent: ODD nothing like this; events wait"
+        );
+    }
+
+    #[test]
+    fn a_connection_that_broke_is_unknown_only_when_something_was_written() {
+        let (cut, late): (RedisError, RedisError) =
+            (io::Error::from(ErrorKind::BrokenPipe).into(), io::Error::from(ErrorKind::TimedOut).into());
+        for (error, stage, class, unsent, line) in [
+            (&cut, Stage::Written, Unknown, false, "lost before it answered (broken pipe)"),
+            (&late, Stage::Written, Unknown, false, "no answer within 5s"),
+            (&cut, Stage::Unwritten, Unavailable, true, "hung up"),
+            (&cut, Stage::Connecting, Unavailable, true, "maxclients"),
+            (&late, Stage::Connecting, Unavailable, true, "frozen"),
+        ] {
+            let failure = explain(error, &scene(stage, b"+QUEUED\r\n"));
+            assert_eq!((failure.class, failure.keep, failure.unsent), (class, false, unsent), "{stage:?}");
+            assert!(told(&failure).contains(line), "{}", told(&failure));
+        }
+    }
+
+    #[test]
+    fn last_words_tell_why_a_server_hung_up() {
+        let cut: RedisError = io::Error::from(ErrorKind::BrokenPipe).into();
+        let refused: RedisError =
+            (redis::ErrorKind::AuthenticationFailed, "Password authentication failed").into();
+        for (error, words, class) in [
+            (&cut, &b"+QUEUED\r\n-ERR Protocol error: invalid bulk length\r\n"[..], Rejected),
+            (&cut, b"-ERR max number of clients reached\r\n", Unavailable),
+            (&refused, b"-ERR max number of clients reached\r\n", Unavailable),
+            (&cut, b"-DENIED Redis is running in protected mode\r\n", Misconfigured),
+            (&cut, &[0x15, 0x03, 0x03, 0, 2, 2, 70], Misconfigured),
+            (&cut, b"-OOM no\r\n", Unknown),
+            (&refused, b"-WRONGPASS invalid\r\n", Misconfigured),
+        ] {
+            assert_eq!(explain(error, &scene(Stage::Written, words)).class, class, "{words:?}");
+        }
+    }
+}

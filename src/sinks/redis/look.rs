@@ -1,0 +1,92 @@
+//! A look at a server on connecting: what keeps the sink from working there, and what will hurt later.
+
+use redis::{Pipeline, Value};
+
+use super::error::{self, Failure};
+
+/// The places of the answers.
+const PING: usize = 0;
+const INFO: usize = 1;
+const SAVE: usize = 2;
+const MULTI: usize = 3;
+const EXEC: usize = 4;
+const TYPE: usize = 5;
+
+/// The questions, in the order in which [`read`] takes the answers.
+pub(super) fn questions(key: Option<&str>) -> Pipeline {
+    let mut ask = Pipeline::new();
+    // A login that is missing shows only now: the handshake says nothing of it.
+    ask.cmd("PING").cmd("INFO").cmd("CONFIG").arg("GET").arg("save");
+    // Who may not begin a transaction would write outside of it.
+    ask.cmd("MULTI").cmd("EXEC");
+    if let Some(key) = key {
+        ask.cmd("TYPE").arg(key);
+    }
+    ask
+}
+
+/// What will hurt, a line each. What the user may not ask stays unknown, quietly.
+pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Result<Vec<String>, Failure> {
+    let name = key.unwrap_or("*");
+    for (i, answer) in answers.iter().enumerate() {
+        // Without permission, or without such a question at all, we do without the answer.
+        let dispensable = |code| match i {
+            PING => code == "NOPERM",
+            MULTI | EXEC => false,
+            _ => code == "NOPERM" || code == "ERR",
+        };
+        if let Value::ServerError(error) = answer
+            && !dispensable(error.code())
+        {
+            return Err(error::reply(error.code(), error.details().unwrap_or_default(), name));
+        }
+    }
+    if let (Some(key), Some(Value::SimpleString(kind))) = (key, answers.get(TYPE))
+        && !["none", "stream"].contains(&kind.as_str())
+    {
+        return Err(error::wrong_type(key, Some(kind)));
+    }
+    let info = answers.get(INFO).and_then(text).unwrap_or_default();
+    let value = |name: &str| {
+        let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(key, _)| *key == name).map_or("", |(_, value)| value.trim())
+    };
+    let mut found = Vec::new();
+    let policy = value("maxmemory_policy");
+    if policy.starts_with("allkeys-") || (expires && policy.starts_with("volatile-")) {
+        found.push(format!(
+            "its eviction policy {policy} deletes whole streams once maxmemory is reached: set maxmemory-policy noeviction"
+        ));
+    }
+    let save = match answers.get(SAVE) {
+        Some(Value::Array(pair)) => pair.get(1).and_then(text),
+        _ => None,
+    };
+    if value("aof_enabled") == "0" && save.is_some_and(str::is_empty) {
+        found.push(
+            "it keeps nothing on disk: what it acknowledges is gone when it ends; set appendonly yes"
+                .to_owned(),
+        );
+    }
+    if value("role") == "slave" {
+        found.push(
+            "it is a replica and takes no writes: promote it, or let url lead to the master".to_owned(),
+        );
+    }
+    if value("cluster_enabled") == "1" {
+        found.push(
+            "it is a node of a cluster: streams of other nodes need the cluster client, which this build does not have yet"
+                .to_owned(),
+        );
+    }
+    Ok(found)
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}

@@ -1,0 +1,298 @@
+//! Delivers batches as transactions, and says of each event what became of it.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
+use redis::{Pipeline, RedisError, Value};
+use streamll_actors::sink::{Deliveries, DeliveryError, ErrorClass, Sink, SinkContext};
+use tracing::warn;
+
+use super::Ordering;
+use super::address::Address;
+use super::connect::Link;
+use super::error::{Failure, Scene, Stage, explain, reply, wrong_type};
+use super::transaction::{Entry, Refusal, Verdict, read};
+use super::wire::Wire;
+
+/// Events in one transaction where two are under way.
+const PIECE: usize = 256;
+
+/// What a configuration comes to, once nothing is wrong in it.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) address: Address,
+    pub(super) entry: Entry,
+    pub(super) ordering: Ordering,
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// Writes events into Redis Streams; see [`RedisConfig`](super::RedisConfig).
+#[derive(Debug)]
+pub struct RedisSink {
+    settings: Settings,
+    /// None before the first open, after a failure, and while a future of ours is under way: one that is dropped
+    /// half-way leaves no connection behind.
+    link: Option<Link>,
+    ctx: Option<SinkContext>,
+    /// What the last look found.
+    told: Vec<String>,
+}
+
+impl Sink for RedisSink {
+    async fn open(&mut self, ctx: &SinkContext) -> Result<(), DeliveryError> {
+        self.link = None;
+        self.ctx = Some(ctx.clone());
+        let link = self.connect().await.map_err(|failure| failure.at(&self.settings.address))?;
+        self.link = Some(link);
+        Ok(())
+    }
+
+    async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
+        let sent = match self.link.take().filter(Link::is_alive) {
+            Some(link) => match self.send(link, batch).await {
+                // The server had hung up meanwhile, which only showed now.
+                Err(Undone { stale: true, .. }) => self.connect_and_send(batch).await,
+                sent => sent.map_err(|undone| undone.failure),
+            },
+            None => self.connect_and_send(batch).await,
+        };
+        if self.link.is_none() {
+            self.connected(false);
+        }
+        sent.map_err(|failure| failure.at(&self.settings.address))
+    }
+
+    async fn close(&mut self) {
+        self.link = None;
+        self.connected(false);
+    }
+}
+
+impl RedisSink {
+    pub(super) fn new(settings: Settings) -> RedisSink {
+        RedisSink { settings, link: None, ctx: None, told: Vec::new() }
+    }
+
+    async fn connect(&mut self) -> Result<Link, Failure> {
+        let Settings { address, entry, ca_file, .. } = &self.settings;
+        let expires = entry.expire.is_some();
+        let opened =
+            Link::open(address, ca_file.as_deref(), entry.keys.one(), expires, self.ctx.clone()).await;
+        let (link, findings) = match opened {
+            Ok(opened) => opened,
+            Err(failure) => {
+                self.connected(false);
+                return Err(failure);
+            }
+        };
+        let name = self.ctx.as_ref().map_or("", SinkContext::name);
+        for finding in findings.iter().filter(|finding| !self.told.contains(finding)) {
+            warn!(sink = %name, server = %address, "{finding}");
+        }
+        self.told = findings;
+        self.connected(true);
+        Ok(link)
+    }
+
+    async fn connect_and_send(&mut self, batch: &mut Deliveries) -> Result<(), Failure> {
+        match self.connect().await {
+            Ok(link) => match self.send(link, batch).await {
+                Err(undone) if undone.stale => Err(unsent(batch, undone.failure)),
+                sent => sent.map_err(|undone| undone.failure),
+            },
+            Err(failure) => Err(unsent(batch, failure)),
+        }
+    }
+
+    fn connected(&self, connected: bool) {
+        if let Some(ctx) = &self.ctx {
+            ctx.connected(connected);
+        }
+    }
+
+    /// Sends a batch in one transaction or, pipelined, in several; keeps the connection if it is good for another.
+    async fn send(&mut self, mut link: Link, batch: &mut Deliveries) -> Result<(), Undone> {
+        let size = match self.settings.ordering {
+            Ordering::Strict => batch.len(),
+            Ordering::Pipelined => PIECE,
+        };
+        let mut under_way = FuturesOrdered::new();
+        let (mut next, mut failed, mut taken) = (0, Vec::new(), Vec::new());
+        loop {
+            while failed.is_empty() && next < batch.len() && under_way.len() < 2 {
+                let range = next..batch.len().min(next + size);
+                next = range.end;
+                let commands = self.settings.entry.pack(&batch.as_slice()[range.clone()]);
+                let (mut connection, before) = (link.connection(), link.wire().written());
+                under_way.push_back(async move {
+                    let replies = connection.send_packed_commands(&commands, 0, commands.len()).await;
+                    (range, before, replies)
+                });
+            }
+            let Some((range, before, replies)) = under_way.next().await else { break };
+            let settled = match &replies {
+                Ok(replies) => self.settle(range, replies, batch, &mut taken),
+                Err(error) => Err(self.lost(range, error, link.wire(), before)),
+            };
+            failed.extend(settled.err());
+        }
+        let taken = taken.iter().filter_map(|i| batch.as_slice().get(*i));
+        if failed.is_empty()
+            && let Some(commands) = self.settings.entry.prolong(taken)
+        {
+            failed.extend(self.prolong(&link, &commands).await.err());
+        }
+        let mut failed = failed.into_iter();
+        // The first is the cause, the next its consequence.
+        let Some(mut undone) = failed.next() else {
+            self.link = Some(link);
+            return Ok(());
+        };
+        if undone.stale {
+            return Err(undone);
+        }
+        // The machine searches what is bad among the unmarked, so those of a rejection stay so.
+        let first = Some(&undone).filter(|undone| undone.failure.class != ErrorClass::Rejected);
+        let certain = first.into_iter().chain(failed.as_slice()).filter(|undone| undone.failure.unsent);
+        certain
+            .flat_map(|undone| undone.range.clone())
+            .chain(next..batch.len())
+            .for_each(|i| batch.unsent(i));
+        if let Some(key) = &undone.wrong_type
+            && let Some(failure) = name_the_type(&mut link, key).await
+        {
+            undone.failure = failure;
+        }
+        if undone.failure.keep {
+            self.link = Some(link);
+        }
+        Err(undone)
+    }
+
+    /// Marks what became of the events of one transaction.
+    fn settle(
+        &self,
+        range: Range<usize>,
+        replies: &[Value],
+        batch: &mut Deliveries,
+        taken: &mut Vec<usize>,
+    ) -> Result<(), Undone> {
+        // `EXEC` itself concerns all of them, the first as well as any.
+        let key = |batch: &Deliveries, at: usize| {
+            let sent = &batch.as_slice()[range.clone()];
+            self.settings.entry.keys.of(sent.get(at).unwrap_or(&sent[0])).into_owned()
+        };
+        match read(replies) {
+            Verdict::Done => {
+                taken.extend(range.clone());
+                range.for_each(|i| batch.delivered(i));
+                Ok(())
+            }
+            // A key that an event has named is that event's own trouble.
+            Verdict::Partly(refused) if self.is_their_own(&refused) => {
+                let (bad, good): (Vec<usize>, Vec<usize>) =
+                    (0..range.len()).partition(|i| refused.iter().any(|refusal| refusal.at == *i));
+                for i in bad {
+                    let why = format!(
+                        "the key `{}` holds no stream: delete it, or choose another stream_key",
+                        key(batch, i)
+                    );
+                    batch.poison(range.start + i, why);
+                }
+                for i in good.into_iter().map(|i| range.start + i) {
+                    batch.delivered(i);
+                    taken.push(i);
+                }
+                Ok(())
+            }
+            Verdict::Refused(Refusal { at, code, detail }) => Err(Undone {
+                failure: reply(code, detail, &key(batch, at)),
+                range,
+                wrong_type: None,
+                stale: false,
+            }),
+            Verdict::Loose(done, Refusal { at, code, detail }) => {
+                range.clone().for_each(|i| batch.unsent(i));
+                done.iter().for_each(|at| batch.delivered(range.start + at));
+                let failure = reply(code, detail, &key(batch, at));
+                Err(Undone { failure, range: 0..0, wrong_type: None, stale: false })
+            }
+            Verdict::Partly(refused) => {
+                for i in 0..range.len() {
+                    match refused.iter().any(|refusal| refusal.at == i) {
+                        true => batch.unsent(range.start + i),
+                        false => batch.delivered(range.start + i),
+                    }
+                }
+                let Refusal { at, code, detail } = refused[0];
+                let key = key(batch, at);
+                let failure = reply(code, detail, &key);
+                let wrong_type = (code == "WRONGTYPE").then_some(key);
+                Err(Undone { failure, range: 0..0, wrong_type, stale: false })
+            }
+        }
+    }
+
+    fn is_their_own(&self, refused: &[Refusal<'_>]) -> bool {
+        self.settings.entry.keys.one().is_none() && refused.iter().all(|refusal| refusal.code == "WRONGTYPE")
+    }
+
+    /// Lets streams live on for their time.
+    async fn prolong(&self, link: &Link, commands: &Pipeline) -> Result<(), Undone> {
+        let (mut connection, before) = (link.connection(), link.wire().written());
+        let undone = match connection.send_packed_commands(commands, 0, commands.len()).await {
+            Err(error) => self.lost(0..0, &error, link.wire(), before),
+            Ok(replies) => {
+                let Some(Value::ServerError(error)) =
+                    replies.iter().find(|reply| matches!(reply, Value::ServerError(_)))
+                else {
+                    return Ok(());
+                };
+                let key = self.settings.entry.keys.one().unwrap_or("*");
+                let failure = reply(error.code(), error.details().unwrap_or_default(), key);
+                Undone { failure, range: 0..0, wrong_type: None, stale: false }
+            }
+        };
+        // The events have arrived: none of them may be sent again for this.
+        Err(Undone { stale: false, ..undone })
+    }
+
+    /// No reply came.
+    fn lost(&self, range: Range<usize>, error: &RedisError, wire: &Wire, before: u64) -> Undone {
+        let stage = if wire.written() > before { Stage::Written } else { Stage::Unwritten };
+        let last_words = wire.last_words();
+        let key = self.settings.entry.keys.one().unwrap_or("*");
+        let failure = explain(error, &Scene { stage, last_words: &last_words, key });
+        let stale = stage == Stage::Unwritten && range.start == 0;
+        Undone { failure, range, wrong_type: None, stale }
+    }
+}
+
+/// A transaction that was not carried out, or not known to be.
+struct Undone {
+    failure: Failure,
+    /// Its events that are not marked yet.
+    range: Range<usize>,
+    /// The key of the wrong type, where that is why.
+    wrong_type: Option<String>,
+    /// Whether the connection was dead before any event was written; then none is marked.
+    stale: bool,
+}
+
+/// Marks all events as never sent, which the failure tells of.
+fn unsent(batch: &mut Deliveries, failure: Failure) -> Failure {
+    (0..batch.len()).for_each(|i| batch.unsent(i));
+    failure
+}
+
+/// What a key holds that should be a stream.
+async fn name_the_type(link: &mut Link, key: &str) -> Option<Failure> {
+    let mut ask = Pipeline::new();
+    ask.cmd("TYPE").arg(key);
+    match link.ask(&ask).await.ok()?.first()? {
+        Value::SimpleString(kind) => Some(wrong_type(key, Some(kind))),
+        _ => None,
+    }
+}

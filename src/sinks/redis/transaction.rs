@@ -1,0 +1,163 @@
+//! A batch as one transaction: the commands that it is made of, and what the replies to them say.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use redis::{Cmd, Pipeline, Value};
+use streamll_actors::event::{Delivery, Event, Step};
+use streamll_actors::route::Template;
+
+/// How an event becomes an entry.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) keys: Keys,
+    pub(super) field: String,
+    pub(super) max_len: Option<String>,
+    /// In milliseconds.
+    pub(super) expire: Option<String>,
+}
+
+/// Which stream an event goes to.
+#[derive(Debug)]
+pub(super) enum Keys {
+    One(String),
+    Each(Template),
+}
+
+impl Keys {
+    pub(super) fn new(template: Template) -> Keys {
+        if template.fields().next().is_some() {
+            return Keys::Each(template);
+        }
+        Keys::One(template.render(&Event::new(&Step::new(""), "")))
+    }
+
+    /// The one key there is.
+    pub(super) fn one(&self) -> Option<&str> {
+        if let Keys::One(key) = self { Some(key) } else { None }
+    }
+
+    pub(super) fn of(&self, delivery: &Delivery) -> Cow<'_, str> {
+        match self {
+            Keys::One(key) => Cow::Borrowed(key),
+            Keys::Each(template) => Cow::Owned(template.render(&delivery.event)),
+        }
+    }
+}
+
+impl Entry {
+    /// `MULTI`, an `XADD` for each event, `EXEC`.
+    pub(super) fn pack(&self, deliveries: &[Delivery]) -> Pipeline {
+        let Entry { keys, field, max_len, .. } = self;
+        let mut commands = Pipeline::with_capacity(deliveries.len() + 2);
+        commands.cmd("MULTI");
+        for delivery in deliveries {
+            let (key, json) = (keys.of(delivery), delivery.event.json());
+            let mut add = Cmd::with_capacity(9, key.len() + field.len() + json.len() + 48);
+            add.arg("XADD").arg(&*key);
+            if let Some(max_len) = max_len {
+                add.arg("MAXLEN").arg("~").arg(max_len);
+            }
+            add.arg("*").arg(field).arg(&**json);
+            if delivery.attempt >= 2 {
+                add.arg("attempt").arg(delivery.attempt);
+            }
+            commands.add_command(add);
+        }
+        commands.cmd("EXEC");
+        commands
+    }
+
+    /// A `PEXPIRE` for each stream that took one of these events. Behind the transaction: in it, it would also meet a
+    /// key of somebody else's, which refused its `XADD`.
+    pub(super) fn prolong<'a>(&self, taken: impl Iterator<Item = &'a Delivery>) -> Option<Pipeline> {
+        let expire = self.expire.as_ref()?;
+        let streams: HashSet<Cow<'_, str>> = taken.map(|delivery| self.keys.of(delivery)).collect();
+        let mut commands = Pipeline::with_capacity(streams.len());
+        for key in &streams {
+            commands.cmd("PEXPIRE").arg(&**key).arg(expire);
+        }
+        (!streams.is_empty()).then_some(commands)
+    }
+}
+
+/// What became of a transaction.
+#[derive(Debug, PartialEq)]
+pub(super) enum Verdict<'a> {
+    /// All of it was carried out.
+    Done,
+    /// Nothing was.
+    Refused(Refusal<'a>),
+    /// All but these commands, at least one.
+    Partly(Vec<Refusal<'a>>),
+    /// There was no transaction, and these events went by themselves, at least one.
+    Loose(Vec<usize>, Refusal<'a>),
+}
+
+/// A command that the server refused.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Refusal<'a> {
+    /// Counts the events of the transaction.
+    pub(super) at: usize,
+    pub(super) code: &'a str,
+    pub(super) detail: &'a str,
+}
+
+impl<'a> Refusal<'a> {
+    fn of(at: usize, reply: &'a Value) -> Option<Refusal<'a>> {
+        match reply {
+            Value::ServerError(error) => {
+                Some(Refusal { at, code: error.code(), detail: error.details().unwrap_or_default() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Reads the replies to `MULTI`, to each command, and to `EXEC`.
+pub(super) fn read(replies: &[Value]) -> Verdict<'_> {
+    if let Some(Value::Array(results)) = replies.last() {
+        let refused = results.iter().enumerate().filter_map(|(at, result)| Refusal::of(at, result));
+        let refused: Vec<_> = refused.collect();
+        return if refused.is_empty() { Verdict::Done } else { Verdict::Partly(refused) };
+    }
+    // Without `MULTI` there is nothing to be queued: what comes behind is carried out at once.
+    if let Some(refusal) = replies.first().and_then(|multi| Refusal::of(0, multi)) {
+        let is_done = |(_, reply): &(usize, &Value)| matches!(reply, Value::BulkString(_));
+        let done: Vec<_> = replies.iter().skip(1).enumerate().filter(is_done).map(|(at, _)| at).collect();
+        if !done.is_empty() {
+            return Verdict::Loose(done, refusal);
+        }
+    }
+    // `EXEC` only says that something before it was wrong: the first that was tells what.
+    let mut refused =
+        replies.iter().enumerate().filter_map(|(i, reply)| Refusal::of(i.saturating_sub(1), reply));
+    let unsaid = Refusal { at: 0, code: "EXECABORT", detail: "the transaction has no result" };
+    Verdict::Refused(refused.next().unwrap_or(unsaid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replies(resp: &str) -> Vec<Value> {
+        let parse = |reply: &str| redis::parse_redis_value(reply.replace(' ', "\r\n").as_bytes()).unwrap();
+        resp.split(" | ").map(|reply| parse(&format!("{} ", reply.replace('_', "\u{a0}")))).collect()
+    }
+
+    #[test]
+    fn a_transaction_is_done_refused_or_done_in_part() {
+        let at = |at, code| Refusal { at, code, detail: "" };
+        for (resp, verdict) in [
+            ("+OK | +QUEUED | +QUEUED | *2 $3 1-0 $3 1-1", Verdict::Done),
+            ("+OK | +QUEUED | -OOM | -EXECABORT", Verdict::Refused(at(1, "OOM"))),
+            ("-NOPERM | +QUEUED | -ERR", Verdict::Refused(at(0, "NOPERM"))),
+            ("-NOPERM | $3 1-0 | -ERR | -ERR", Verdict::Loose(vec![0], at(0, "NOPERM"))),
+            ("+OK | +QUEUED | -EXECABORT", Verdict::Refused(at(1, "EXECABORT"))),
+            ("+OK | +QUEUED | +QUEUED | *2 -WRONGTYPE $3 1-1", Verdict::Partly(vec![at(0, "WRONGTYPE")])),
+        ] {
+            assert_eq!(read(&replies(resp)), verdict, "{resp}");
+        }
+        assert!(matches!(read(&[Value::Okay, Value::Nil]), Verdict::Refused(_)));
+    }
+}

@@ -1,0 +1,14 @@
+//! The sinks for brokers, against real servers that are started here, killed, frozen, cut off and misconfigured.
+
+mod alone;
+mod brokers;
+mod clients;
+mod faults;
+mod oracle;
+mod outage;
+mod proxy;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
+#[cfg(feature = "redis")]
+mod redis;
+mod servers;

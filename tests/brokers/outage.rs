@@ -1,0 +1,260 @@
+//! A topology from YAML under load, through an outage of its brokers, and the books at its end.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use streamll::topology::{LoadOptions, Registry, Topology};
+use streamll::{Handle, SinkState, SinkStatus};
+use tokio::time::Instant;
+
+use crate::brokers::{Broker, PASSWORD, WINDOW};
+use crate::oracle::{Books, Load, id_of};
+
+/// More time than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+/// What each producer waits after an event.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// A topology that runs: a sink for each broker, and one into a file beside them that nothing may disturb.
+pub(crate) struct Outage<'b> {
+    brokers: Vec<&'b dyn Broker>,
+    handle: Handle,
+    load: Load,
+    folder: tempfile::TempDir,
+}
+
+/// What is known at the end.
+#[derive(Debug, Default)]
+pub(crate) struct Expected {
+    /// How many connections were lost with something under way.
+    pub(crate) losses: usize,
+    /// The broker refuses events singly, which then come after their neighbours.
+    pub(crate) refuses_singly: bool,
+    /// What was dead-lettered is right.
+    pub(crate) dead_letters: bool,
+}
+
+impl<'b> Outage<'b> {
+    /// With each broker on its own port.
+    pub(crate) fn of(brokers: &[&'b dyn Broker]) -> Outage<'b> {
+        Outage::start(brokers, None, PAUSE, |_| None)
+    }
+
+    /// With the broker behind a proxy.
+    pub(crate) fn behind(port: u16, broker: &'b dyn Broker) -> Outage<'b> {
+        Outage::start(&[broker], Some(port), PAUSE, |_| None)
+    }
+
+    /// With events among the others that can never arrive.
+    pub(crate) fn poisoned(broker: &'b dyn Broker, poison: fn(u64) -> Option<String>) -> Outage<'b> {
+        // Fewer: each poison costs several attempts, and RabbitMQ a channel each.
+        Outage::start(&[broker], None, 10 * PAUSE, poison)
+    }
+
+    fn start(
+        brokers: &[&'b dyn Broker],
+        port: Option<u16>,
+        pause: Duration,
+        poison: fn(u64) -> Option<String>,
+    ) -> Outage<'b> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().display();
+        let mut yaml = format!("service: faults\ndata_dir: {path}\nalert_after: 1h\nsinks:\n");
+        for broker in brokers {
+            yaml += &format!("  {}:\n{}", broker.name(), broker.keys(port.unwrap_or(broker.port())));
+            yaml += &format!("    batch: {{ max_events: {WINDOW} }}\n    deliver_timeout: 3s\n");
+            yaml +=
+                "    circuit_breaker: { failure_threshold: 2, recovery_timeout: 200ms, recovery_max: 1s }\n";
+        }
+        yaml += &format!("  beside: {{ type: file, path: {path}/beside.ndjson }}\n");
+        fs::write(folder.path().join("faults.yaml"), yaml).expect("a file");
+        let options = LoadOptions::default();
+        let topology = Topology::load_with(folder.path(), "faults", &Registry::default(), &options);
+        let handle = topology.unwrap_or_else(|error| panic!("{error}")).start().expect("it starts");
+        let load = Load::start(handle.emitter(), pause, poison);
+        Outage { brokers: brokers.to_vec(), handle, load, folder }
+    }
+
+    fn sink(&self, name: &str) -> SinkStatus {
+        self.handle.status().sink(name).expect("it has this sink").clone()
+    }
+
+    /// Waits until something holds of each broker's sink.
+    #[track_caller]
+    fn wait(&self, what: &str, holds: impl Fn(&SinkStatus) -> bool) {
+        for broker in &self.brokers {
+            wait_until(what, || {
+                let status = self.sink(broker.name());
+                if holds(&status) { Ok(()) } else { Err(format!("{status:#?}")) }
+            });
+        }
+    }
+
+    /// Waits until a hundred more events have arrived, at the least.
+    #[track_caller]
+    pub(crate) fn flows(&self) {
+        let until = self.handle.status().balance().received + 100;
+        wait_until("enough was emitted", || {
+            let received = self.handle.status().balance().received;
+            if received >= until { Ok(()) } else { Err(format!("{received} of {until}")) }
+        });
+        let wanted = |status: &SinkStatus| {
+            status.state == SinkState::Closed
+                && status.balance.delivered + status.balance.dead_lettered >= until
+        };
+        self.wait("events flow", wanted);
+    }
+
+    /// Waits until the circuit is open for this reason, and sees that the sink beside gets everything all the same.
+    #[track_caller]
+    pub(crate) fn breaks(&self, reason: &str) {
+        self.is_in_trouble(reason);
+        self.beside_keeps_up();
+    }
+
+    /// Waits until the circuit is open for this reason.
+    #[track_caller]
+    fn is_in_trouble(&self, reason: &str) {
+        self.wait(&format!("the circuit is open: {reason}"), |status| {
+            let because = status.reason.as_deref().unwrap_or_default();
+            status.circuit_open && because.to_lowercase().contains(&reason.to_lowercase())
+        });
+    }
+
+    /// What the brokers lack by now has arrived beside, and is still missing with them.
+    #[track_caller]
+    fn beside_keeps_up(&self) {
+        let stuck: Vec<_> = self.brokers.iter().map(|broker| self.sink(broker.name()).balance).collect();
+        let emitted = self.load.count() + 100;
+        wait_until("the sink beside gets everything", || {
+            let beside = self.sink("beside");
+            if beside.balance.delivered >= emitted { Ok(()) } else { Err(format!("{beside:#?}")) }
+        });
+        for (broker, before) in self.brokers.iter().zip(stuck) {
+            let now = self.sink(broker.name()).balance;
+            assert!(now.waiting > before.waiting, "{} was not in trouble: {now:#?}", broker.name());
+        }
+    }
+
+    /// What people read of each broker's sink begins so.
+    #[track_caller]
+    pub(crate) fn says(&self, beginning: &str) {
+        for broker in &self.brokers {
+            let text = self.sink(broker.name()).to_string();
+            assert!(text.starts_with(beginning), "{text}");
+        }
+    }
+
+    /// Leaves everything as it is for a while.
+    pub(crate) fn lasts(&self, time: Duration) {
+        thread::sleep(time);
+    }
+
+    /// Waits until everything flows again.
+    #[track_caller]
+    pub(crate) fn recovers(&self) {
+        self.flows();
+    }
+
+    /// The circuit never moved.
+    #[track_caller]
+    pub(crate) fn never_broke(&self, since: &str) {
+        for broker in &self.brokers {
+            let status = self.sink(broker.name());
+            assert!(!status.circuit_open && status.since.to_string() == since, "{status:#?}");
+        }
+    }
+
+    /// Since when the first broker's sink is in the state that it is in.
+    pub(crate) fn since(&self) -> String {
+        self.sink(self.brokers[0].name()).since.to_string()
+    }
+
+    /// How many events were emitted so far.
+    pub(crate) fn load(&self) -> u64 {
+        self.load.count()
+    }
+
+    /// Stops the load, waits until nothing waits, ends the topology, and checks all books. Returns the dead letters.
+    #[track_caller]
+    pub(crate) fn ends(self, expected: &Expected) -> Vec<Value> {
+        self.ends_while(expected, || {})
+    }
+
+    /// Does something besides, again and again, while events still wait.
+    #[track_caller]
+    pub(crate) fn ends_while(self, expected: &Expected, besides: impl Fn()) -> Vec<Value> {
+        let Outage { brokers, handle, load, folder } = self;
+        let mut issued = load.stop();
+        for broker in &brokers {
+            wait_until("nothing waits", || {
+                besides();
+                let status = handle.status();
+                let sink = status.sink(broker.name()).expect("it has this sink");
+                let all = sink.balance.accepted == issued.len() as u64 && sink.balance.waiting == 0;
+                if all { Ok(()) } else { Err(format!("{sink:#?}")) }
+            });
+        }
+        let drained = handle.shutdown_blocking(LONG);
+        let status = &drained.status;
+        assert!(status.balances(), "the ledger does not balance: {status:#?}");
+        assert_eq!(drained.complete, status.sinks().iter().all(|sink| sink.balance.dead_lettered == 0));
+        assert!(!format!("{status:#?}").contains(PASSWORD), "the password shows: {status:#?}");
+        let beside = status.sink("beside").expect("it has this sink");
+        assert_eq!((beside.failures, beside.restarts, beside.balance.delivered), (0, 0, issued.len() as u64));
+        let lines = lines(&folder.path().join("beside.ndjson"));
+        let mut letters = Vec::new();
+        for broker in &brokers {
+            let sink = status.sink(broker.name()).expect("it has this sink");
+            let dead = dead_letters(folder.path(), broker.name());
+            let ids: Vec<_> =
+                dead.iter().map(|letter| id_of(letter["event"].to_string().as_bytes())).collect();
+            if expected.dead_letters {
+                issued.iter_mut().for_each(|issued| issued.poison |= ids.contains(&issued.id));
+            }
+            let good = issued.iter().filter(|issued| !issued.poison).count() as u64;
+            assert_eq!(
+                (sink.balance.delivered, sink.balance.dead_lettered, sink.balance.shed, sink.restarts),
+                (good, ids.len() as u64, 0, 0),
+                "{sink:#?}"
+            );
+            let books = Books {
+                issued: &issued,
+                arrived: &broker.arrived(),
+                beside: &lines,
+                dead: &ids,
+                window: WINDOW,
+                losses: expected.losses,
+                ordered: !expected.refuses_singly,
+            };
+            let wrong = books.audit();
+            let first = wrong.iter().take(20).map(String::as_str).collect::<Vec<_>>().join("\n");
+            assert!(wrong.is_empty(), "{}: {} mistakes, such as:\n{first}", broker.name(), wrong.len());
+            letters.extend(dead);
+        }
+        letters
+    }
+}
+
+fn dead_letters(folder: &Path, sink: &str) -> Vec<Value> {
+    let file = folder.join(format!("dead/{sink}.ndjson"));
+    lines(&file).iter().map(|line| serde_json::from_slice(line).expect("JSON")).collect()
+}
+
+fn lines(path: &Path) -> Vec<Vec<u8>> {
+    let text = fs::read(path).unwrap_or_default();
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
+}
+
+/// Waits until something holds, for as long as a slow machine may need.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, holds: impl Fn() -> Result<(), String>) {
+    let deadline = Instant::now() + LONG;
+    while let Err(instead) = holds() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}: {instead}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,285 @@
+//! Brokers that refuse: users without rights, queues that are full or not there, messages that are too large.
+
+use super::*;
+use streamll::sinks::rabbitmq::{Argument, Ordering};
+
+#[tokio::test]
+async fn a_wrong_password_names_the_user_and_not_the_password() {
+    let room = Room::shared();
+    let url = room.url().replace("guest:guest", &format!("ann:{CANARY}"));
+    let error = refused(&sinks::rabbitmq(url)).await;
+    says(&error, ErrorClass::Misconfigured, &["login refused for user `ann`", "127.0.0.1:"]);
+}
+
+#[tokio::test]
+async fn a_missing_vhost_or_one_of_others_is_named() {
+    let room = Room::shared();
+    let error = refused(&sinks::rabbitmq(room.node.url("nowhere"))).await;
+    says(&error, ErrorClass::Misconfigured, &["vhost `nowhere`", "user `guest`", "not found"]);
+    let url = room.user("stranger", ["", "", ""]).replace(&room.vhost, "%2f");
+    let url = url.replace("stranger-%2f", &format!("stranger-{}", room.vhost));
+    let error = refused(&sinks::rabbitmq(url)).await;
+    says(&error, ErrorClass::Misconfigured, &["vhost `/`", "stranger", "refused"]);
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_to_declare_is_told_what_to_grant() {
+    let room = Room::shared();
+    let url = room.user("reader", ["^$", ".*", ".*"]);
+    let error = refused(&sinks::rabbitmq(url)).await;
+    says(
+        &error,
+        ErrorClass::Misconfigured,
+        &["`reader-", "may not declare", "exchange `ai_events`", &room.vhost, "set_permissions"],
+    );
+}
+
+#[tokio::test]
+async fn a_user_without_the_right_to_write_is_told_what_to_grant() {
+    let room = Room::shared();
+    opened(&room.sink()).await;
+    let url = room.user("declarer", [".*", "^$", ".*"]);
+    let mut sink = opened(&sinks::rabbitmq(&url)).await;
+    let mut events = batch(0..100);
+    let error = sink.deliver(&mut events).await.unwrap_err();
+    says(
+        &error,
+        ErrorClass::Misconfigured,
+        &["may not write", "exchange `ai_events`", &room.vhost, "declarer"],
+    );
+    assert!(!marks(&events).contains(&"Poison".to_owned()), "nothing is dead-lettered");
+    let name = format!("declarer-{}", room.vhost);
+    room.node.ctl(&["set_permissions", "-p", &room.vhost, &name, ".*", ".*", ".*"]);
+    sink.open(&SinkContext::detached("records")).await.unwrap();
+    sink.deliver(&mut again(&events)).await.unwrap();
+    assert_eq!(room.numbers("all"), (0..100).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_exchange_that_vanishes_is_named_and_declared_anew() {
+    let room = Room::shared();
+    let mut sink = opened(&room.sink()).await;
+    room.with(async |channel| channel.exchange_delete("ai_events".into(), Default::default()).await.unwrap());
+    let mut events = batch(0..50);
+    let error = sink.deliver(&mut events).await.unwrap_err();
+    says(&error, ErrorClass::Misconfigured, &["exchange `ai_events`", &room.vhost, "no exchange"]);
+    assert!(!marks(&events).contains(&"Delivered".to_owned()));
+    sink.open(&SinkContext::detached("records")).await.unwrap();
+    sink.deliver(&mut again(&events)).await.unwrap();
+    assert_eq!(room.numbers("all"), (0..50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_user_that_is_deleted_while_connected_is_the_reason() {
+    let room = Room::shared();
+    let url = room.user("leaver", [".*", ".*", ".*"]);
+    let mut sink = opened(&sinks::rabbitmq(url).bind("all", QueueConfig::bound(["#"]))).await;
+    sink.deliver(&mut batch([1])).await.unwrap();
+    room.node.ctl(&["delete_user", &format!("leaver-{}", room.vhost)]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let error = sink.deliver(&mut batch([2])).await.unwrap_err();
+    says(&error, ErrorClass::Misconfigured, &["leaver"]);
+}
+
+#[tokio::test]
+async fn a_connection_that_an_administrator_closes_is_made_anew() {
+    let room = Room::shared();
+    let mut sink = opened(&room.sink()).await;
+    for number in 0..3 {
+        room.node.ctl(&["close_all_connections", "-p", &room.vhost, "spring cleaning"]);
+        let mut events = batch([number]);
+        if let Err(error) = sink.deliver(&mut events).await {
+            assert!([ErrorClass::Unavailable, ErrorClass::Unknown].contains(&error.class()), "{error}");
+            sink.deliver(&mut again(&events)).await.unwrap();
+        }
+    }
+    let mut arrived = room.numbers("all");
+    arrived.dedup();
+    assert_eq!(arrived, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_full_queue_that_refuses_is_overload_and_what_it_took_is_delivered() {
+    let room = Room::shared();
+    let full = QueueConfig { max_length: Some(3), ..QueueConfig::bound(["#"]) }
+        .argument("x-overflow", Argument::Text("reject-publish".to_owned()));
+    let mut sink = opened(&sinks::rabbitmq(room.url()).bind("full", full)).await;
+    let mut events = batch(0..10);
+    let error = sink.deliver(&mut events).await.unwrap_err();
+    says(&error, ErrorClass::Overload, &["queue full (reject-publish)", "`ai_events`", &room.vhost]);
+    let marked = marks(&events);
+    let (taken, refused): (Vec<_>, Vec<_>) = (0..10_u64).partition(|i| marked[*i as usize] == "Delivered");
+    assert!(!taken.is_empty() && !refused.is_empty());
+    assert_eq!(room.take("full"), taken);
+    // Once there is room the others come, and nothing twice.
+    let rest: Vec<_> =
+        events.iter().filter(|delivery| refused.contains(&number(delivery.event.json()))).collect();
+    let mut rest = Deliveries::new(rest.into_iter().take(3).cloned().collect());
+    sink.deliver(&mut rest).await.unwrap();
+    assert_eq!(room.take("full"), refused[..3]);
+}
+
+#[tokio::test]
+async fn what_no_queue_takes_is_tried_five_times_and_then_poison() {
+    let room = Room::shared();
+    let mut sink = opened(&sinks::rabbitmq(room.url()).bind("some", QueueConfig::bound(["ai.yes"]))).await;
+    let events = [under("ai.yes", 1), under("ai.no", 2), under("ai.yes", 3), under("ai.no", 4)];
+    let mut first = Deliveries::new(events.to_vec());
+    sink.deliver(&mut first).await.unwrap();
+    assert_eq!(marks(&first), ["Delivered", "Retry", "Delivered", "Retry"]);
+    for attempt in 2..=5 {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let mut rest = Deliveries::new(vec![events[1].clone(), events[3].clone()]);
+        sink.deliver(&mut rest).await.unwrap();
+        let text = format!("{rest:?}");
+        match attempt {
+            5 => {
+                assert_eq!(marks(&rest), all("Poison", 2));
+                let room_name = &room.vhost;
+                for words in ["`ai_events`", "`ai.no`", room_name, "no binding"] {
+                    assert!(text.contains(words), "{text}");
+                }
+            }
+            _ => assert_eq!(marks(&rest), all("Retry", 2)),
+        }
+    }
+    assert_eq!(room.numbers("some"), [1, 3]);
+}
+
+#[tokio::test]
+async fn a_binding_that_comes_back_in_time_saves_the_event() {
+    let room = Room::shared();
+    let mut sink = opened(&sinks::rabbitmq(room.url()).bind("some", QueueConfig::bound(["ai.yes"]))).await;
+    let event = under("ai.no", 2);
+    for _ in 0..4 {
+        let mut one = Deliveries::new(vec![event.clone()]);
+        sink.deliver(&mut one).await.unwrap();
+        assert_eq!(marks(&one), ["Retry"]);
+    }
+    room.with(async |channel| {
+        let bound = channel.queue_bind(
+            "some".into(),
+            "ai_events".into(),
+            "ai.no".into(),
+            Default::default(),
+            FieldTable::default(),
+        );
+        bound.await.unwrap();
+    });
+    let mut one = Deliveries::new(vec![event]);
+    sink.deliver(&mut one).await.unwrap();
+    assert_eq!(marks(&one), ["Delivered"]);
+    assert_eq!(room.numbers("some"), [2]);
+}
+
+#[tokio::test]
+async fn with_strict_order_nothing_overtakes_what_no_queue_takes() {
+    let room = Room::shared();
+    let config = sinks::rabbitmq(room.url()).bind("some", QueueConfig::bound(["ai.yes"]));
+    let mut sink = opened(&config.ordering(Ordering::Strict)).await;
+    let mut events = Deliveries::new(vec![under("ai.yes", 1), under("ai.no", 2), under("ai.yes", 3)]);
+    sink.deliver(&mut events).await.unwrap();
+    assert_eq!(marks(&events), ["Delivered", "Retry", "Unsent"]);
+    assert_eq!(room.numbers("some"), [1]);
+}
+
+#[tokio::test]
+async fn of_twenty_thousand_exactly_the_unroutable_come_back_and_none_arrives_twice() {
+    let room = Room::shared();
+    let config = sinks::rabbitmq(room.url()).bind("some", QueueConfig::bound(["ai.yes"])).window(1024);
+    let mut sink = opened(&config).await;
+    let is_lost = |number: u64| number.is_multiple_of(7);
+    let key = |number: u64| if is_lost(number) { "ai.no" } else { "ai.yes" };
+    let mut waiting: Vec<Delivery> = (0..20_000).map(|number| under(key(number), number)).collect();
+    let mut poisoned = Vec::new();
+    let mut rounds = 0;
+    while !waiting.is_empty() {
+        rounds += 1;
+        assert!(rounds < 200, "it does not end");
+        let rest = waiting.split_off(waiting.len().min(4096));
+        let mut events = Deliveries::new(waiting);
+        sink.deliver(&mut events).await.unwrap();
+        waiting = Vec::new();
+        for (delivery, mark) in events.iter().zip(marks(&events)) {
+            let number = number(delivery.event.json());
+            match mark.as_str() {
+                "Delivered" => assert!(!is_lost(number), "{number} counts as delivered"),
+                "Retry" => {
+                    assert!(is_lost(number), "{number} is sent again");
+                    waiting.push(delivery.clone());
+                }
+                "Poison" => poisoned.push(number),
+                other => panic!("{number} is {other}"),
+            }
+        }
+        waiting.extend(rest);
+    }
+    poisoned.sort_unstable();
+    assert_eq!(poisoned, (0..20_000).filter(|number| is_lost(*number)).collect::<Vec<_>>());
+    assert_eq!(room.numbers("some"), (0..20_000).filter(|number| !is_lost(*number)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_the_protocol_has_no_room_for_is_poison_and_its_neighbours_arrive() {
+    let room = Room::shared();
+    let mut sink = opened(&room.sink()).await;
+    let kind = Event::new(&Step::new("M"), Kind::from("k".repeat(300).as_str())).with("number", 2);
+    let module = Event::new(&Step::new("m".repeat(20_000).as_str()), "start").with("number", 3);
+    let mut events = Deliveries::new(vec![
+        under("ai.a", 0),
+        under(&"k".repeat(256), 1),
+        Delivery::new(kind, "ai.b".into()),
+        Delivery::new(module, "ai.c".into()),
+        under("ai.e", 4),
+    ]);
+    sink.deliver(&mut events).await.unwrap();
+    assert_eq!(marks(&events), ["Delivered", "Poison", "Poison", "Poison", "Delivered"]);
+    let text = format!("{events:?}");
+    for words in ["routing key has 256 bytes", "type has 300 bytes", "headers would have"] {
+        assert!(text.contains(words), "{text}");
+    }
+    assert_eq!(room.numbers("all"), [0, 4]);
+}
+
+#[tokio::test]
+async fn a_message_too_large_for_the_broker_is_found_by_halves() {
+    let node = RabbitNode::start_with("max_message_size = 20000");
+    let room = Room::on(&node);
+    let mut sink = opened(&room.sink()).await;
+    let large = Event::new(&Step::new("M"), "start").with("number", 500).with("text", "x".repeat(30_000));
+    let mut waiting: Vec<Delivery> = (0..10).map(|number| under("ai.a", number)).collect();
+    waiting.insert(5, Delivery::new(large, "ai.a".into()));
+    let (mut size, mut rejected) = (waiting.len(), 0);
+    while !waiting.is_empty() {
+        let rest = waiting.split_off(waiting.len().min(size));
+        let mut events = Deliveries::new(waiting);
+        let result = sink.deliver(&mut events).await;
+        let marked = marks(&events);
+        let open: Vec<Delivery> = events
+            .iter()
+            .zip(&marked)
+            .filter(|(_, mark)| *mark != "Delivered")
+            .map(|(d, _)| d.clone())
+            .collect();
+        waiting = match result {
+            Ok(()) => Vec::new(),
+            Err(error) => {
+                says(&error, ErrorClass::Rejected, &["too large", "max_message_size", "20000"]);
+                rejected += 1;
+                size = (open.len() / 2).max(1);
+                if open.len() == 1 {
+                    assert_eq!(number(open[0].event.json()), 500, "the machine would bury the wrong one");
+                    Vec::new()
+                } else {
+                    open
+                }
+            }
+        };
+        waiting.extend(rest);
+    }
+    assert!(rejected > 0);
+    let mut arrived = room.numbers("all");
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!(arrived, (0..10).collect::<Vec<_>>());
+}

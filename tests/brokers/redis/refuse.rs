@@ -1,0 +1,254 @@
+//! What a server refuses: each refusal has its class and a line for the operator, and says what was not carried out.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use streamll::ErrorClass::{Misconfigured, Overload, Rejected, Unavailable};
+use streamll::sinks::redis::Ordering;
+
+use crate::outage::wait_until;
+use crate::proxy::Proxy;
+
+use super::*;
+
+/// Refused as a whole while something is wrong, nothing of it is carried out; afterwards all of it arrives, unmarked.
+/// Returns how many connections that took.
+fn refused_while(
+    server: &RedisServer,
+    wrong: &[&str],
+    class: ErrorClass,
+    words: &str,
+    right: &[&str],
+) -> usize {
+    let proxy = Proxy::to(server.port());
+    let config = sinks::redis(format!("redis://127.0.0.1:{}", proxy.port()));
+    run(async {
+        let mut sink = open(&config).await.unwrap();
+        sink.deliver(&mut batch([1])).await.unwrap();
+        wrong
+            .iter()
+            .for_each(|line| assert_eq!(server.cli(&line.split(' ').collect::<Vec<_>>()), "OK", "{line}"));
+        let mut waiting = batch([2, 3, 4]);
+        assert_told(refused(&mut sink, &mut waiting).await, class, words);
+        assert_eq!(marks(&waiting), "Unsent");
+        right
+            .iter()
+            .for_each(|line| assert_eq!(server.cli(&line.split(' ').collect::<Vec<_>>()), "OK", "{line}"));
+        sink.deliver(&mut waiting).await.unwrap();
+    });
+    assert_eq!(numbers(server, "ai_events"), [1, 2, 3, 4]);
+    proxy.connections()
+}
+
+#[test]
+fn a_full_memory_keeps_the_connection() {
+    let server = RedisServer::start();
+    let (wrong, right) = (["CONFIG SET maxmemory 1"], ["CONFIG SET maxmemory 0"]);
+    assert_eq!(
+        refused_while(&server, &wrong, Overload, "raise maxmemory or trim with max_len; events wait", &right),
+        1
+    );
+}
+
+#[test]
+fn a_missing_replica_keeps_the_connection() {
+    let server = RedisServer::start();
+    let (wrong, right) = (["CONFIG SET min-replicas-to-write 1"], ["CONFIG SET min-replicas-to-write 0"]);
+    assert_eq!(refused_while(&server, &wrong, Overload, "min-replicas-to-write", &right), 1);
+}
+
+#[test]
+fn a_demoted_master_costs_the_connection_so_that_the_name_is_looked_up_again() {
+    let server = RedisServer::start();
+    let (wrong, right) = (["REPLICAOF 127.0.0.1 1"], ["REPLICAOF NO ONE"]);
+    assert_eq!(refused_while(&server, &wrong, Overload, "promote it", &right), 2);
+}
+
+#[test]
+fn a_replica_that_lost_its_master_says_so() {
+    let server = RedisServer::start();
+    server.cli(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
+    server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_told(told(run(open(&sink(&server))).unwrap_err()), Overload, "lost its master");
+}
+
+#[test]
+fn a_server_that_cannot_save_says_so() {
+    let server = RedisServer::start();
+    // Nothing can be renamed to a folder that is not empty.
+    std::fs::create_dir_all(server.folder().join("dump.rdb/full")).unwrap();
+    ask::<()>(&server, "SET some thing");
+    let cannot_save = || {
+        server.cli(&["BGSAVE"]);
+        match server.cli(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err") {
+            true => Ok(()),
+            false => Err("it saves".to_owned()),
+        }
+    };
+    wait_until("it cannot save", cannot_save);
+    server.cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]);
+    server.cli(&["CONFIG", "SET", "save", "3600 1"]);
+    let wrong = ["CONFIG SET stop-writes-on-bgsave-error yes"];
+    let right = ["CONFIG SET stop-writes-on-bgsave-error no"];
+    assert_eq!(refused_while(&server, &wrong, Overload, "(MISCONF)", &right), 1);
+}
+
+#[test]
+fn a_missing_permission_is_named_and_dead_letters_nothing() {
+    let server = RedisServer::start();
+    let url = user(&server, "+@all ~*");
+    run(async {
+        let mut sink = open(&sinks::redis(url)).await.unwrap();
+        for rule in ["-xadd", "-multi", "-exec", "resetkeys"] {
+            let mut waiting = batch([1, 2]);
+            sink.open(&SinkContext::detached("live")).await.unwrap();
+            server.cli(&["ACL", "SETUSER", "app", rule]);
+            assert_told(
+                refused(&mut sink, &mut waiting).await,
+                Misconfigured,
+                "allow it `+xadd +multi +exec ~ai_events`",
+            );
+            // Without `MULTI` the events go by themselves.
+            let expected = if rule == "-multi" { "Delivered" } else { "Unsent" };
+            assert_eq!(marks(&waiting), expected, "{rule}");
+            server.cli(&["ACL", "SETUSER", "app", "+@all", "~*"]);
+        }
+        sink.deliver(&mut batch([3])).await.unwrap();
+    });
+    assert_eq!(numbers(&server, "ai_events"), [1, 2, 3]);
+}
+
+/// Without a transaction Redis would carry out each command by itself.
+#[test]
+fn a_user_without_transactions_is_refused_before_anything_is_written() {
+    let server = RedisServer::start();
+    for rules in ["+@all ~* -multi", "+@all ~* -exec"] {
+        let url = user(&server, rules);
+        let failure = told(run(open(&sinks::redis(url))).unwrap_err());
+        assert_told(failure, Misconfigured, "allow it `+xadd +multi +exec ~ai_events`");
+    }
+}
+
+#[test]
+fn a_key_of_the_wrong_type_is_named_with_its_type() {
+    let server = RedisServer::start();
+    ask::<()>(&server, "HSET ai_events a 1");
+    let words = "the key `ai_events` holds a hash, not a stream";
+    run(async {
+        assert_told(told(open(&sink(&server)).await.unwrap_err()), Misconfigured, words);
+        ask::<()>(&server, "DEL ai_events");
+        let mut sink = open(&sink(&server)).await.unwrap();
+        ask::<()>(&server, "HSET ai_events a 1");
+        let mut waiting = batch([1]);
+        assert_told(refused(&mut sink, &mut waiting).await, Misconfigured, words);
+        assert_eq!(marks(&waiting), "Unsent");
+        ask::<()>(&server, "DEL ai_events");
+        sink.deliver(&mut waiting).await.unwrap();
+    });
+    assert_eq!(numbers(&server, "ai_events"), [1]);
+}
+
+#[test]
+fn a_key_of_another_type_that_an_event_has_named_is_trouble_of_that_event_alone() {
+    let server = RedisServer::start();
+    ask::<()>(&server, "SET chat:b text");
+    run(async {
+        let config = sink(&server).stream_key("chat:{data.id}").expire(Duration::from_secs(3600));
+        let mut sink = open(&config).await.unwrap();
+        let mut waiting =
+            batch_of([("a", 1), ("b", 2), ("a", 3)].map(|(id, number)| event(number).with("id", id)));
+        sink.deliver(&mut waiting).await.unwrap();
+        let marks = marks(&waiting);
+        assert!(marks.starts_with("Delivered Poison(\"the key `chat:b` holds no stream"), "{marks}");
+    });
+    assert_eq!(numbers(&server, "chat:a"), [1, 3]);
+    assert_ne!(ask::<i64>(&server, "TTL chat:a"), -1);
+    assert_eq!(ask::<i64>(&server, "TTL chat:b"), -1, "a key of somebody else's was given an end");
+}
+
+#[test]
+fn a_stream_at_the_end_of_its_ids_says_so() {
+    let server = RedisServer::start();
+    ask::<String>(&server, &format!("XADD ai_events {max}-{max} a 1", max = u64::MAX));
+    run(async {
+        let mut waiting = batch([1, 2]);
+        let failure = refused(&mut open(&sink(&server)).await.unwrap(), &mut waiting).await;
+        assert_told(failure, Misconfigured, "the stream `ai_events` has used its last possible id");
+        assert_eq!(marks(&waiting), "Unsent");
+    });
+}
+
+#[test]
+fn an_event_that_is_too_large_leaves_the_suspects_to_the_machine() {
+    let server = RedisServer::start();
+    server.cli(&["CONFIG", "SET", "proto-max-bulk-len", "1mb"]);
+    for ordering in [Ordering::Strict, Ordering::Pipelined] {
+        server.cli(&["FLUSHALL"]);
+        run(async {
+            let mut sink = open(&sink(&server).ordering(ordering)).await.unwrap();
+            let large = || event(2).with("text", "x".repeat(1 << 20));
+            let mut suspects = batch_of([event(1), large(), event(3)]);
+            assert_told(refused(&mut sink, &mut suspects).await, Rejected, "proto-max-bulk-len");
+            assert_eq!(marks(&suspects), "Open");
+            // By itself, as the machine does not open it again.
+            sink.deliver(&mut batch([1])).await.unwrap();
+            assert_told(refused(&mut sink, &mut batch_of([large()])).await, Rejected, "proto-max-bulk-len");
+            sink.deliver(&mut batch([3])).await.unwrap();
+        });
+        assert_eq!(numbers(&server, "ai_events"), [1, 3]);
+    }
+}
+
+#[test]
+fn what_comes_after_a_refusal_is_not_sent_when_pipelined() {
+    let server = RedisServer::start();
+    run(async {
+        let mut sink = open(&sink(&server).ordering(Ordering::Pipelined)).await.unwrap();
+        server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+        let mut waiting = batch(0..3000);
+        assert_told(refused(&mut sink, &mut waiting).await, Overload, "maxmemory");
+        assert_eq!(marks(&waiting), "Unsent");
+        let stats = server.cli(&["INFO", "commandstats"]);
+        let refused = stats.lines().filter(|line| line.starts_with("cmdstat_xadd")).collect::<String>();
+        let refused = refused.split("rejected_calls=").nth(1).unwrap().split(',').next().unwrap();
+        assert!(refused.parse::<u64>().unwrap() < 1500, "all of it was sent: {stats}");
+    });
+}
+
+#[test]
+fn a_cluster_is_noticed() {
+    let args = ["--cluster-enabled", "yes"];
+    let (a, b) = (RedisServer::start_with(&args), RedisServer::start_with(&args));
+    assert_told(told(run(open(&sink(&a))).unwrap_err()), Unavailable, "its cluster is down");
+    a.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "8191"]);
+    b.cli(&["CLUSTER", "ADDSLOTSRANGE", "8192", "16383"]);
+    a.cli(&["CLUSTER", "MEET", "127.0.0.1", &b.port().to_string()]);
+    for node in [&a, &b] {
+        wait_until("the cluster is up", || {
+            let info = node.cli(&["CLUSTER", "INFO"]);
+            if info.contains("cluster_state:ok") { Ok(()) } else { Err(info) }
+        });
+    }
+    let words = "cluster client that this build does not have yet";
+    let mut seen = HashSet::new();
+    run(async {
+        for node in [&a, &b] {
+            match open(&sink(node)).await {
+                Ok(mut sink) => {
+                    sink.deliver(&mut batch([1])).await.unwrap();
+                    seen.insert("took");
+                }
+                Err(error) => {
+                    assert_told(told(error), Misconfigured, words);
+                    seen.insert("refused");
+                }
+            }
+        }
+        // With streams of values it shows on delivery.
+        let mut sink = open(&sink(&a).stream_key("chat:{data.number}")).await.unwrap();
+        let mut waiting = batch(0..20);
+        assert_told(refused(&mut sink, &mut waiting).await, Misconfigured, words);
+        assert_eq!(marks(&waiting), "Unsent");
+    });
+    assert_eq!(seen.len(), 2, "one node has the stream, the other has not");
+}
