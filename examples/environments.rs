@@ -17,12 +17,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let environment = choose_environment(named.as_deref(), variable.as_deref(), tty, TOPOLOGIES)?;
     println!("there are {}; this is {environment}", environments(TOPOLOGIES).join(", "));
 
-    // The files take places on disk from variables: here a scratch folder, so that this example leaves nothing behind.
+    // The files take addresses and places from variables. Where nothing is given, the brokers are at an address where
+    // nobody listens: the topology starts all the same, and says so.
     let scratch = tempfile::tempdir()?;
     let mut options = LoadOptions::from_process();
-    for (variable, file) in [("DATA_DIR", "data"), ("ARCHIVE", "events.ndjson"), ("ERRORS", "errors.ndjson")]
-    {
-        options.vars.insert(variable.to_owned(), scratch.path().join(file).display().to_string());
+    for (variable, value) in [
+        ("DATA_DIR", scratch.path().display().to_string()),
+        ("REDIS_URL", "redis://127.0.0.1:1".to_owned()),
+        ("RABBITMQ_URL", "amqp://127.0.0.1:1".to_owned()),
+    ] {
+        options.vars.entry(variable.to_owned()).or_insert(value);
     }
 
     // Everything that is wrong in the files is found here, each with its place, and before anything runs.
@@ -35,6 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Event::new(&step, "error").with("error_type", "Timeout").with("error_message", "no answer in 2 s"),
     );
 
+    // What is open keeps its events in memory until the end of the process; the numbers say how many.
     let ended = handle.shutdown_blocking(Duration::from_secs(5));
     for sink in ended.status.sinks() {
         println!(

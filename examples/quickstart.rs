@@ -1,18 +1,27 @@
-//! The shortest way in: one sink, one step with its tokens, and an orderly end.
+//! The shortest way in: one sink, one answer with its steps and tokens, and an orderly end.
 
 use std::time::Duration;
-use streamll::{Event, StartFailure, Topology, sinks};
 
-fn main() -> Result<(), StartFailure> {
-    let handle = Topology::builder("rag-api").sink("console", sinks::terminal()).start()?;
-    let step = streamll::step("RagPipeline").operation("llm_call");
-    handle.emit(Event::new(&step, "start").with("question", "What is six times seven?"));
-    for (index, token) in (0..).zip(["The answer", " is", " forty", "-two."]) {
-        handle.emit(Event::token(&step, "answer", token, index));
-        std::thread::sleep(Duration::from_millis(60));
+use serde_json::json;
+use streamll::{StartFailure, TokenStream as _, Topology, context, sinks, trace, with_context};
+use tokio_stream::StreamExt as _;
+
+async fn answer(question: &str) {
+    trace("retrieval").input("question", question).enter().emit("docs_found", json!({ "count": 3 }));
+    let model = tokio_stream::iter(["The answer", " is", " forty", "-two."]); // a client of yours
+    let mut tokens = model.tokens("answer", |text| Some(*text)).operation("llm_call");
+    while let Some(_for_the_user) = tokens.next().await {
+        tokio::time::sleep(Duration::from_millis(60)).await;
     }
-    handle.emit(Event::new(&step, "end").with("total_tokens", 287));
-    let ended = handle.shutdown_blocking(Duration::from_secs(5));
-    println!("everything arrived: {}", ended.complete);
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), StartFailure> {
+    let handle = Topology::builder("rag-api").sink("console", sinks::terminal()).start()?;
+    streamll::install(&handle);
+    let run = trace("answer").module("RagPipeline").run(|_| answer("What is six times seven?"));
+    with_context(context! { conversation_id = "conv_42" }, run).await;
+    let ended = streamll::shutdown().await;
+    println!("everything arrived: {}", ended.is_some_and(|ended| ended.complete));
     Ok(())
 }

@@ -2,56 +2,82 @@
 //! graph of actors to terminals, files and brokers.
 //!
 //! ```
-//! use streamll::{Event, Topology, sinks};
+//! use streamll::{TokenStream as _, Topology, sinks, trace};
+//! use tokio_stream::StreamExt as _;
 //!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), streamll::StartFailure> {
 //! let handle = Topology::builder("rag-api").sink("console", sinks::terminal()).start()?;
 //! streamll::install(&handle);
 //!
-//! let call = streamll::step("RagPipeline").operation("llm_call");
-//! streamll::emit(Event::new(&call, "start").with("question", "What is 6 × 7?"));
-//! for (index, text) in ["forty", " two"].into_iter().enumerate() {
-//!     streamll::emit(Event::token(&call, "answer", text, index as u64));
-//! }
-//! streamll::emit(Event::new(&call, "end").with("total_tokens", 9));
+//! trace("answer")
+//!     .module("RagPipeline")
+//!     .run(|scope| async move {
+//!         scope.emit("docs_found", serde_json::json!({ "count": 3 }));
+//!         let model = tokio_stream::iter(["forty", "-two"]);
+//!         let mut tokens = model.tokens("answer", |text| Some(*text)).operation("llm_call");
+//!         while let Some(_for_the_user) = tokens.next().await {}
+//!     })
+//!     .await;
 //!
-//! let drained = handle.shutdown_blocking(handle.shutdown_timeout());
-//! assert!(drained.complete);
-//! # Ok::<(), streamll::StartFailure>(())
+//! let drained = streamll::shutdown().await;
+//! assert!(drained.is_some_and(|drained| drained.complete));
+//! # Ok(())
+//! # }
 //! ```
 //!
-//! * Emit: [`emit`](crate::emit()), [`step`], [`with_context`], [`context!`], [`TokenStream::tokens`].
-//! * Run: [`Topology`] (YAML or [builder](Topology::builder)), [`Handle`] (status, subscribe, flush, shutdown).
+//! * Instrument: [`#[instrument]`](macro@instrument).
+//! * Emit: [`trace`], [`TokenStream::tokens`], [`with_context`], [`context!`], and below them [`emit`](crate::emit()), [`step`].
+//! * Run: [`init`], or [`Topology`] (YAML or [builder](Topology::builder)) and [`install`]; [`Handle`] (status, subscribe,
+//!   flush, shutdown).
 //! * Extend: [`Sink`], [`Processor`], actors that take a [`Batch`], and the [`Registry`] that gives them names in YAML.
 //! * Test what you wrote: [`testkit`].
+//! * Choose: the [guide to the sinks](guide::sinks).
 //!
 //! # Features
 //!
 //! | feature | default | adds |
 //! |---|---|---|
+//! | `redis` | yes | the sink [`type: redis`](mod@sinks::redis) |
+//! | `rabbitmq` | yes | the sink [`type: rabbitmq`](mod@sinks::rabbitmq) |
 //! | `cli` | yes | the command `streamll`, and [`cli::main`] for a command with kinds of your own |
+//! | `tracing` | yes | [`layer()`](crate::layer()): what LLM libraries say in spans of `tracing`, as events |
+//! | `all` | no | all of the above |
 //! | `testkit` | no | [`testkit::run`]: whole graphs on virtual time |
 //!
 //! # What it does not do
 //!
 //! A memory buffer dies with its process. Nothing is delivered exactly once: a retry may repeat events, with the same
-//! `event_id`. There are no sinks for brokers yet.
+//! `event_id`.
 
 pub mod emit;
+#[cfg(doc)]
+pub mod guide;
 pub mod processors;
 mod runtime;
 pub mod sinks;
 pub mod topology;
+mod units;
 
 #[cfg(feature = "cli")]
 pub mod cli;
 
 #[doc(hidden)]
 pub use emit::__value;
+#[doc(hidden)]
+pub use emit::instrumented as __private;
 pub use emit::{
-    TokenStream, current_context, emit, installed, shed_before_install, step, with_context, with_context_sync,
+    AsToken, Captured, Guard, Scope, TokenStream, Trace, capture, carry, current_context, emit, installed,
+    set_context, shed_before_install, step, trace, with_context, with_context_sync,
 };
-pub use runtime::{Handle, StartFailure, install, start};
+#[cfg(feature = "tracing")]
+pub use emit::{LayerExt, SpanLayer, layer};
+pub use runtime::{
+    DrainGuard, Handle, StartFailure, flush, init, init_with, install, shutdown, shutdown_blocking, start,
+};
 pub use topology::{Registry, Topology, TopologyError};
+
+pub use streamll_macros::instrument;
 
 pub use secrecy::{ExposeSecret, SecretString as Secret};
 pub use streamll_actors::event::{

@@ -9,15 +9,16 @@ const MACHINE: [&str; 9] =
     ["testkit", "graph", "route", "sink", "process", "enrich", "ingress", "supervise", "event"];
 
 /// The folders of `src`, and all that each may use of the others.
-const FRONT: [(&str, &[&str]); 8] = [
+const FRONT: [(&str, &[&str]); 9] = [
     ("bin", &["cli", "runtime", "topology", "sinks", "processors", "emit", "consume"]),
     ("cli", &["runtime", "topology", "sinks", "processors", "emit", "consume"]),
     ("runtime", &["topology", "sinks", "processors", "emit"]),
-    ("topology", &["sinks", "processors"]),
-    ("sinks", &[]),
-    ("processors", &[]),
+    ("topology", &["sinks", "processors", "units"]),
+    ("sinks", &["units"]),
+    ("processors", &["units"]),
     ("emit", &[]),
     ("consume", &[]),
+    ("units", &[]),
 ];
 
 /// One source file: where it is below the root of the repository, and what it says.
@@ -183,6 +184,21 @@ fn the_front_uses_only_what_lies_behind_it() {
         &wrong,
         "bin → cli → runtime → topology → sinks, processors; emit and consume know none of them",
     );
+}
+
+#[test]
+fn the_crates_point_one_way() {
+    // The crates of this house that one of them is built with; tests may use what they like.
+    let built_with = |manifest: &str| {
+        let text = fs::read_to_string(root().join(manifest)).expect(manifest);
+        let (_, rest) = text.split_once("\n[dependencies]\n").expect("it has dependencies");
+        let dependencies = rest.split("\n[").next().unwrap_or(rest).lines();
+        let names = dependencies.filter_map(|line| line.split([' ', '.', '=']).next());
+        names.filter(|name| name.starts_with("streamll")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(built_with("Cargo.toml"), ["streamll-actors", "streamll-macros"]);
+    assert_eq!(built_with("actors/Cargo.toml"), [""; 0], "the machine knows nobody");
+    assert_eq!(built_with("macros/Cargo.toml"), [""; 0], "what it writes names streamll, it itself does not");
 }
 
 /// The names that `src/lib.rs` shows at the top of the crate, and where each comes from.

@@ -53,9 +53,7 @@ struct Choice {
 
 impl Choice {
     fn environment(&self) -> Result<String, TopologyError> {
-        let variable = std::env::var("STREAMLL_ENV").ok();
-        let tty = std::io::stdin().is_terminal() || std::io::stdout().is_terminal();
-        crate::topology::choose_environment(self.env.as_deref(), variable.as_deref(), tty, &self.topologies)
+        crate::runtime::environment(self.env.as_deref(), &self.topologies)
     }
 }
 

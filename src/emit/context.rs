@@ -1,25 +1,19 @@
 //! Ids on every event below: a snapshot that follows a future from thread to thread, and reaches no other.
 
-use std::cell::RefCell;
-use std::pin::Pin;
-use std::task::{self, Poll};
-
 use streamll_actors::event::Context;
+use tracing::warn;
 
-thread_local! {
-    static CURRENT: RefCell<Context> = const { RefCell::new(Context::empty()) };
-}
+use super::ambient::{Ambient, Level};
 
-/// The context of the code that runs right now; empty outside of [`with_context`].
+/// The ids and tags of the code that runs right now; empty outside of [`with_context`] and of scopes.
 #[must_use]
 pub fn current_context() -> Context {
-    // A thread that is going down has no context any more.
-    CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
+    Ambient::read(|ambient| ambient.context.clone()).unwrap_or_default()
 }
 
 /// Runs a future with `context` laid over the current one: every [`step`](crate::step) made and every event emitted in
 /// it carries those ids. The context follows the future over every `.await`, with any runtime; a task spawned in it
-/// starts without, unless it is wrapped in [`with_context`]`(`[`current_context`]`(), …)`.
+/// starts without, unless it is [carried](carry).
 ///
 /// ```
 /// # let _ = async {
@@ -30,45 +24,74 @@ pub fn current_context() -> Context {
 /// .await;
 /// # };
 /// ```
-pub fn with_context<F: Future>(context: Context, future: F) -> WithContext<F> {
-    WithContext { context: current_context().merged(&context), future: Box::pin(future) }
+pub fn with_context<F: Future>(context: Context, future: F) -> impl Future<Output = F::Output> {
+    let made = Ambient::current();
+    async move { made.or_running().with(&context).carry(future).await }
 }
 
 /// Like [`with_context`], for code that does not await.
 pub fn with_context_sync<T>(context: &Context, run: impl FnOnce() -> T) -> T {
-    let _entered = Entered::new(current_context().merged(context));
-    run()
+    Ambient::current().with(context).enter(run)
 }
 
-/// The future of [`with_context`].
-#[derive(Debug)]
-#[must_use = "futures do nothing unless they are awaited"]
-pub struct WithContext<F> {
-    context: Context,
-    future: Pin<Box<F>>,
-}
-
-impl<F: Future> Future for WithContext<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {
-        let _entered = Entered::new(self.context.clone());
-        self.future.as_mut().poll(cx)
+impl Ambient {
+    fn with(self, context: &Context) -> Ambient {
+        Ambient { context: self.context.merged(context), level: Level::Context, ..self }
     }
 }
 
-/// Puts the outer context back when it goes, also by a panic.
-struct Entered(Context);
-
-impl Entered {
-    fn new(context: Context) -> Entered {
-        Entered(CURRENT.try_with(|current| current.replace(context)).unwrap_or_default())
+/// Lays `context` over the ids of the innermost scope or [`with_context`], for what is emitted in it from now on. What is
+/// outside of it does not change; outside of everything it does nothing but warn.
+pub fn set_context(context: &Context) {
+    let inside = Ambient::change(|ambient| {
+        match (ambient.level, &ambient.scope) {
+            (Level::Outside, _) => return false,
+            (Level::Scope, Some(scope)) => scope.add_context(context),
+            _ => {}
+        }
+        ambient.context = ambient.context.merged(context);
+        true
+    });
+    if inside == Some(false) {
+        warn!("set_context changes nothing: it was called outside of with_context and of every scope");
     }
 }
 
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let _ = CURRENT.try_with(|current| current.replace(std::mem::take(&mut self.0)));
+/// Carries the current context and scope into a task of its own: `tokio::spawn(streamll::carry(async { … }))`.
+pub fn carry<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    Ambient::current().carry(future)
+}
+
+/// Takes the current context and scope along, for other threads.
+///
+/// ```
+/// let here = streamll::capture();
+/// std::thread::spawn(move || here.run(|| streamll::emit(streamll::Event::new(&streamll::step("Chat"), "start"))));
+/// ```
+#[must_use]
+pub fn capture() -> Captured {
+    Captured(Ambient::current())
+}
+
+/// The context and the scope of another place, of [`capture`].
+#[derive(Clone)]
+pub struct Captured(Ambient);
+
+impl Captured {
+    /// Runs code that does not await as if it were there.
+    pub fn run<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.0.clone().enter(run)
+    }
+
+    /// Runs a future as if it were there.
+    pub fn carry<F: Future>(&self, future: F) -> impl Future<Output = F::Output> {
+        self.0.clone().carry(future)
+    }
+}
+
+impl std::fmt::Debug for Captured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Captured").field("context", &self.0.context).field("scope", &self.0.scope).finish()
     }
 }
 

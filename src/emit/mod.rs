@@ -1,18 +1,33 @@
 //! The emit side: what an application calls. It knows no topology.
 
+mod ambient;
 mod context;
+#[doc(hidden)]
+pub mod instrumented;
+#[cfg(feature = "tracing")]
+mod layer;
+mod reader;
+mod scope;
 mod tokens;
 
-pub use context::{__value, WithContext, current_context, with_context, with_context_sync};
+pub use context::{
+    __value, Captured, capture, carry, current_context, set_context, with_context, with_context_sync,
+};
+pub use instrumented::AsToken;
+#[cfg(feature = "tracing")]
+pub use layer::{LayerExt, SpanFilter, SpanLayer, Spans, layer};
+pub use scope::{Guard, Scope, Trace, trace};
 pub use tokens::{TokenStream, Tokens};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
-use streamll_actors::event::{Event, Step};
+use streamll_actors::event::{Context, Event, Step};
 use streamll_actors::ingress::{Emitted, Emitter};
 use tracing::warn;
+
+use ambient::Ambient;
 
 /// The emitter that [`emit`] uses.
 static DEFAULT: ArcSwapOption<Emitter> = ArcSwapOption::const_empty();
@@ -24,19 +39,53 @@ pub(crate) fn set_default(emitter: &Emitter) {
     DEFAULT.store(Some(Arc::new(emitter.clone())));
 }
 
-/// Emits one event to the process-wide default, with the ids of the [current context](with_context). Never blocks and
-/// never panics; before [`install`](crate::install) the event is shed, counted, and warned of once.
+/// Emits one event where the current scope does, outside of scopes to the process-wide default, with the ids of the
+/// [current context](with_context). Never blocks and never panics; before [`install`](crate::install) the event is shed,
+/// counted, and warned of once.
 pub fn emit(event: Event) -> Emitted {
+    let emitter = Ambient::read(|ambient| ambient.emitter.clone()).flatten();
+    emit_to(emitter.as_ref(), in_context(event))
+}
+
+/// Emits there, or to the process-wide default.
+pub(crate) fn emit_to(emitter: Option<&Emitter>, event: Event) -> Emitted {
+    if let Some(emitter) = emitter {
+        return emitter.emit(event);
+    }
     match &*DEFAULT.load() {
-        Some(emitter) => emitter.emit(in_context(event)),
+        Some(emitter) => emitter.emit(event),
         None => {
             SHED.fetch_add(1, Ordering::Relaxed);
             if !WARNED.swap(true, Ordering::Relaxed) {
                 warn!(
-                    "events are emitted and shed: no topology is installed; call streamll::install(&handle)"
+                    "events are emitted and shed: no topology is installed; call streamll::init() or streamll::install(&handle)"
                 );
             }
             Emitted::Closed
+        }
+    }
+}
+
+/// Whether anybody takes what is emitted there, or to the process-wide default.
+pub(crate) fn is_heard(emitter: Option<&Emitter>) -> bool {
+    match emitter {
+        Some(emitter) => !emitter.is_closed(),
+        None => DEFAULT.load().as_deref().is_some_and(|emitter| !emitter.is_closed()),
+    }
+}
+
+/// Emits there, or to the process-wide default, without a word where there is none: inside of a subscriber nobody may log.
+#[cfg(feature = "tracing")]
+fn emit_silently(emitter: Option<&Emitter>, event: Event) {
+    match (emitter, &*DEFAULT.load()) {
+        (Some(emitter), _) => {
+            emitter.emit(event);
+        }
+        (None, Some(emitter)) => {
+            emitter.emit(event);
+        }
+        (None, None) => {
+            SHED.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -53,23 +102,32 @@ pub fn installed() -> Option<Emitter> {
     DEFAULT.load().as_deref().cloned()
 }
 
-/// The root step of a new run of `module_name`, with the ids of the [current context](with_context). Make it once per
-/// run, and its [children](Step::child) once per step: all events of a step share it.
+/// A step of `module_name`, with the ids of the [current context](with_context): inside of a [scope](trace) a part of its
+/// run, elsewhere the root of a new one. Make it once per run, and its [children](Step::child) once per step: all events of
+/// a step share it.
 #[must_use]
 pub fn step(module_name: impl Into<Arc<str>>) -> Step {
-    Step::new(module_name).context(&current_context())
+    let module_name = module_name.into();
+    let step = Ambient::read(|ambient| ambient.step(&module_name).module(module_name.clone()));
+    step.unwrap_or_else(|| Step::new(module_name))
 }
 
 /// The event with what the current context has and its step has not.
 pub(crate) fn in_context(mut event: Event) -> Event {
-    let ambient = current_context();
-    let known = &event.step().parts().context;
-    let lacks = ambient.data().iter().any(|(key, _)| known.get(key).is_none())
-        || ambient.tags().iter().any(|(key, _)| known.get_tag(key).is_none());
-    if lacks {
-        let mut parts = event.step().parts().clone();
-        parts.context = ambient.merged(&parts.context);
-        event.set_step(Step::from(parts));
+    if let Some(step) = Ambient::read(|ambient| completed(event.step(), &ambient.context)).flatten() {
+        event.set_step(step);
     }
     event
+}
+
+/// The step with what is around it and not in it; `None` where it has all.
+fn completed(step: &Step, around: &Context) -> Option<Step> {
+    let known = &step.parts().context;
+    let lacks = around.data().iter().any(|(key, _)| known.get(key).is_none())
+        || around.tags().iter().any(|(key, _)| known.get_tag(key).is_none());
+    lacks.then(|| {
+        let mut parts = step.parts().clone();
+        parts.context = around.merged(known);
+        Step::from(parts)
+    })
 }

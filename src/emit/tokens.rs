@@ -1,93 +1,162 @@
 //! Token events from any stream, which passes through untouched.
 
 use std::fmt;
+use std::mem;
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use streamll_actors::event::{Event, Step};
+use pin_project_lite::pin_project;
+use serde_json::Map;
+use streamll_actors::event::{Step, Text};
 use streamll_actors::ingress::Emitter;
+use tokio::time::Instant;
 use tokio_stream::Stream;
 
-use super::{installed, step};
+use super::ambient::Ambient;
+use super::reader::{Reader, WithErrors};
+use super::scope::{Open, Scope};
+use super::{completed, installed};
+
+/// Most of a text that a closing event holds, in bytes.
+const LONGEST: usize = 64 << 10;
 
 /// Adds [`tokens`](TokenStream::tokens) to every stream.
 pub trait TokenStream: Stream + Sized {
-    /// Emits a `token` event for every item in which `text` finds one. The items pass through untouched.
+    /// Emits a `token` event for every item in which `text` finds one, as a step of its own: `start` when the stream is
+    /// first polled, `end` when it ends. The items pass through untouched.
     ///
-    /// The step is made here and now, with the current context: a web framework polls the body long after the handler
-    /// is gone. Say which step it is with [`Tokens::of`], and where to emit with [`Tokens::to`].
+    /// The closing event carries the whole text under the name of the field (64 KiB of it at most; where that cuts it, the
+    /// key `truncated` lists the field), how many `tokens` there were, `time_to_first_token` and `duration` in seconds, and
+    /// `tokens_per_second` behind the first. A stream that is dropped before its end closes with `error` of the type
+    /// `Cancelled`, one that panics with `Panic`, each with the text so far; items that are [`errors`](Tokens::errors) can
+    /// make it fail, too.
+    ///
+    /// The step is that of here and now: a child of the current [scope](crate::trace), elsewhere the root of a run, with
+    /// the current context and emitter. A web framework polls the body long after the handler is gone. What the stream
+    /// itself emits while it is polled belongs below that step.
     ///
     /// ```
     /// use streamll::TokenStream as _;
     ///
     /// let answer = tokio_stream::iter([Ok("forty"), Ok(" two"), Err("cut")]);
-    /// let answer = answer.tokens("answer", |item: &Result<&'static str, &str>| item.ok()).of(&streamll::step("Chat"));
+    /// let answer = answer
+    ///     .tokens("answer", |item: &Result<&'static str, &str>| item.ok())
+    ///     .errors(|item| item.as_ref().err())
+    ///     .operation("llm_call");
     /// # let _ = answer;
     /// ```
     fn tokens<F>(self, field: impl Into<Arc<str>>, text: F) -> Tokens<Self, F>
     where
         F: for<'a> FnMut(&'a Self::Item) -> Option<&'a str>,
     {
-        Tokens {
-            stream: Box::pin(self),
-            text,
-            field: field.into(),
-            step: step("unknown"),
-            emitter: installed(),
-            index: 0,
-        }
+        let field = field.into();
+        let mut ambient = Ambient::current();
+        ambient.emitter = ambient.emitter.or_else(installed);
+        let step = ambient.step(&field).operation(field.clone());
+        let state = State::Waiting { step, ambient, begun: false };
+        Tokens { stream: self, tap: Tap { state, said: Some(Said::new(&field)) }, reader: text }
     }
 }
 
 impl<S: Stream> TokenStream for S {}
 
-/// The stream of [`TokenStream::tokens`].
-#[must_use = "streams do nothing unless they are polled"]
-pub struct Tokens<S, F> {
-    stream: Pin<Box<S>>,
-    text: F,
-    field: Arc<str>,
-    step: Step,
-    emitter: Option<Emitter>,
-    index: u64,
-}
-
-impl<S, F> Tokens<S, F> {
-    /// The step that streams these tokens; a new one of the module `unknown` by default.
-    pub fn of(mut self, step: &Step) -> Tokens<S, F> {
-        self.step = step.clone();
-        self
-    }
-
-    /// Where to emit; the process-wide default by default.
-    pub fn to(mut self, emitter: &Emitter) -> Tokens<S, F> {
-        self.emitter = Some(emitter.clone());
-        self
+pin_project! {
+    /// The stream of [`TokenStream::tokens`].
+    #[must_use = "streams do nothing unless they are polled"]
+    pub struct Tokens<S, R> {
+        // Before the tap: what goes with it ends before the step does.
+        #[pin]
+        stream: S,
+        tap: Tap,
+        reader: R,
     }
 }
 
-impl<S, F> Unpin for Tokens<S, F> {}
+impl<S, R> Tokens<S, R> {
+    /// Names what the step does; by default as the field.
+    pub fn operation(mut self, operation: impl Into<Arc<str>>) -> Tokens<S, R> {
+        if let State::Waiting { step, .. } = &mut self.tap.state {
+            *step = step.clone().operation(operation);
+        }
+        self
+    }
 
-impl<S, F> Stream for Tokens<S, F>
-where
-    S: Stream,
-    F: for<'a> FnMut(&'a S::Item) -> Option<&'a str>,
-{
+    /// Streams as a step of yours. You have emitted its `start`; the closing event comes from here, also where the stream
+    /// is dropped without having been polled, so that no other stream can share the step. Its `duration` runs from that
+    /// `start`, `time_to_first_token` from here.
+    pub fn of(mut self, yours: &Step) -> Tokens<S, R> {
+        if let State::Waiting { step, ambient, begun } = &mut self.tap.state {
+            *step = completed(yours, &ambient.context).unwrap_or_else(|| yours.clone());
+            *begun = true;
+        }
+        self
+    }
+
+    /// Where to emit, also for what the stream itself emits; by default where the current scope does, else the
+    /// process-wide default.
+    pub fn to(mut self, emitter: &Emitter) -> Tokens<S, R> {
+        if let State::Waiting { ambient, .. } = &mut self.tap.state {
+            ambient.emitter = Some(emitter.clone());
+        }
+        self
+    }
+
+    /// Whether the closing event carries the text. It does by default.
+    pub fn outputs(mut self, outputs: bool) -> Tokens<S, R> {
+        if let Some(said) = &mut self.tap.said {
+            said.text = outputs.then(String::new);
+        }
+        self
+    }
+
+    /// Finds items that are errors: after one, the step closes with `error`, of the first one's type and message.
+    ///
+    /// `|item| item.as_ref().err()` does for results; where items say it in a variant, return what is in it.
+    pub fn errors<E, G>(self, error: G) -> Tokens<S, WithErrors<R, G, E>>
+    where
+        S: Stream,
+        E: fmt::Display + ?Sized,
+        G: for<'a> FnMut(&'a S::Item) -> Option<&'a E>,
+    {
+        Tokens { stream: self.stream, tap: self.tap, reader: WithErrors::new(self.reader, error) }
+    }
+
+    /// Lets a scope that has begun end with the stream: with what `field` streams, where there is one.
+    pub(crate) fn until(open: Open, field: Option<&str>, stream: S, reader: R) -> Tokens<S, R> {
+        Tokens { stream, tap: Tap { state: State::Open(open), said: field.map(Said::new) }, reader }
+    }
+}
+
+impl<S: Stream, R: Reader<S::Item>> Stream for Tokens<S, R> {
     type Item = S::Item;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        let this = &mut *self;
-        let polled = this.stream.as_mut().poll_next(cx);
-        if let Poll::Ready(Some(item)) = &polled
-            && let Some(text) = (this.text)(item)
-        {
-            let event = Event::token(&this.step, &*this.field, text, this.index);
-            this.index += 1;
-            match &this.emitter {
-                Some(emitter) => emitter.emit(event),
-                None => super::emit(event),
-            };
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = self.project();
+        let (tap, reader) = (this.tap, this.reader);
+        tap.begin();
+        let Tap { state: State::Open(open), said } = &mut *tap else { return this.stream.poll_next(cx) };
+        let polled = open.try_enter(|scope| {
+            let polled = this.stream.poll_next(cx);
+            if let Poll::Ready(Some(item)) = &polled {
+                if let Some((error_type, message)) = reader.error(item) {
+                    scope.fail_first(error_type, message);
+                }
+                if let Some(said) = said
+                    && let Some(text) = reader.text(item)
+                {
+                    said.token(scope, text);
+                }
+            }
+            polled
+        });
+        let polled = polled.unwrap_or_else(|panic| {
+            tap.close(|scope| scope.panicked(&*panic));
+            resume_unwind(panic)
+        });
+        if let Poll::Ready(None) = &polled {
+            tap.close(Scope::end);
         }
         polled
     }
@@ -97,11 +166,114 @@ where
     }
 }
 
-impl<S, F> fmt::Debug for Tokens<S, F> {
+impl<S, R> fmt::Debug for Tokens<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let said = self.tap.said.as_ref();
         f.debug_struct("Tokens")
-            .field("field", &self.field)
-            .field("index", &self.index)
+            .field("field", &said.map(|said| &said.field))
+            .field("tokens", &said.map(|said| said.count))
             .finish_non_exhaustive()
+    }
+}
+
+/// The step of one stream, and what it has said.
+struct Tap {
+    state: State,
+    said: Option<Said>,
+}
+
+enum State {
+    /// Nobody has polled it. `begun`: its `start` comes from elsewhere, so that it must be closed all the same.
+    Waiting {
+        step: Step,
+        ambient: Ambient,
+        begun: bool,
+    },
+    Open(Open),
+    Closed,
+}
+
+impl Tap {
+    /// The first poll begins the step.
+    fn begin(&mut self) {
+        if let State::Waiting { .. } = &self.state
+            && let State::Waiting { step, ambient, begun } = mem::replace(&mut self.state, State::Closed)
+        {
+            let scope = Scope::new(step, ambient.emitter, Map::new());
+            if begun {
+                scope.resume()
+            } else {
+                scope.start()
+            }
+            self.state = State::Open(Open::new(scope));
+        }
+    }
+
+    fn close(&mut self, how: impl FnOnce(&Scope)) {
+        if let State::Open(open) = mem::replace(&mut self.state, State::Closed) {
+            if let Some(said) = &mut self.said {
+                said.report(open.scope());
+            }
+            how(open.scope());
+        }
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        if let State::Waiting { begun: true, .. } = self.state {
+            self.begin();
+        }
+        self.close(Scope::abandon);
+    }
+}
+
+/// What a stream has said so far.
+struct Said {
+    field: Text,
+    /// All of it, up to a limit, where it is wanted.
+    text: Option<String>,
+    cut: bool,
+    count: u64,
+    made: Instant,
+    /// When the first and the last token came.
+    times: Option<(Instant, Instant)>,
+}
+
+impl Said {
+    fn new(field: &str) -> Said {
+        let text = Some(String::new());
+        Said { field: field.into(), text, cut: false, count: 0, made: Instant::now(), times: None }
+    }
+
+    fn token(&mut self, scope: &Scope, token: &str) {
+        let now = Instant::now();
+        scope.token(self.field.clone(), token, self.count);
+        self.count += 1;
+        self.times = Some((self.times.map_or(now, |(first, _)| first), now));
+        if let Some(text) = self.text.as_mut().filter(|_| !self.cut) {
+            let fits = token.floor_char_boundary(LONGEST - text.len());
+            self.cut = fits < token.len();
+            text.push_str(&token[..fits]);
+        }
+    }
+
+    /// Puts it among the outputs of the step.
+    fn report(&mut self, scope: &Scope) {
+        if let Some(text) = self.text.take() {
+            scope.output(&*self.field, text);
+        }
+        if self.cut {
+            scope.output("truncated", vec![&*self.field]);
+        }
+        scope.output("tokens", self.count);
+        let Some((first, last)) = self.times else { return };
+        let began = scope.began().unwrap_or(self.made);
+        scope.output("time_to_first_token", first.duration_since(began).as_secs_f64());
+        let seconds = last.duration_since(first).as_secs_f64();
+        if self.count > 1 && seconds > 0.0 {
+            // As many as anybody has seen in a second fit a float exactly.
+            scope.output("tokens_per_second", (self.count - 1) as f64 / seconds);
+        }
     }
 }

@@ -115,5 +115,6 @@ fn a_response_body_that_is_polled_after_its_handler_is_gone_carries_the_handlers
     let drained = handle.shutdown_blocking(LONG);
     assert!(drained.status.balances());
     let ids: Vec<_> = kept.arrivals().iter().map(|a| a.json["data"]["conversation_id"].clone()).collect();
-    assert_eq!(ids, ["c1", "c1"]);
+    assert_eq!(kept.kinds(), ["start", "token", "token", "end"]);
+    assert_eq!(ids, ["c1"; 4]);
 }

@@ -52,19 +52,14 @@ fn quickstart() {
 
 #[test]
 fn environments() {
+    // No broker is running: both start open, say why, and keep what they got.
     let out = run("environments", &[("STREAMLL_ENV", "staging")]);
-    assert_shows(
-        &out,
-        &["this is staging", "✖ retrieve", "console  closed (delivering): 2 of 2", "archive  closed"],
-    );
+    assert_shows(&out, &["this is staging", "✖ retrieve", "console  closed (delivering): 2 of 2"]);
     let out = run("environments", &[("STREAMLL_ENV", "production")]);
+    assert_shows(&out, &["this is production", "live     open (not sending since", "redis://127.0.0.1:1: "]);
     assert_shows(
         &out,
-        &[
-            "this is production",
-            "archive  closed (delivering): 2 of 2",
-            "errors   closed (delivering): 1 of 1",
-        ],
+        &["records  open (not sending since", "cannot connect to 127.0.0.1:1: ", "2 waiting): 0 of 2"],
     );
 }
 

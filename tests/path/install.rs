@@ -27,7 +27,7 @@ fn events_before_install_are_shed_and_counted_and_a_later_install_replaces_an_ea
 
     end(&first);
     end(&second);
-    assert_eq!(first_kept.kinds(), ["start", "token", "token"]);
+    assert_eq!(first_kept.kinds(), ["start", "token", "token", "end"]);
     assert_eq!(second_kept.numbers(), [6]);
     assert_eq!(streamll::shed_before_install(), 5);
     // The one that is the default is gone: still nothing to handle, and nothing panics.

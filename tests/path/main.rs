@@ -10,7 +10,6 @@ mod overload;
 mod readme;
 mod secrets;
 mod start;
-mod tokens;
 mod wire;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

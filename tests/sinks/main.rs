@@ -1,8 +1,10 @@
 //! The sinks that need no broker, and the processors.
 
+mod coalesce;
 mod file;
 mod filter;
 mod redact;
+mod sample;
 mod terminal;
 
 use std::future::Future;

@@ -1,8 +1,10 @@
 //! Runs topologies: each on threads of its own, from any program, with or without an async runtime.
 
+mod global;
+
 use std::fmt;
 use std::sync::mpsc as blocking;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::topology::{Builder, Topology, TopologyError};
 
+#[cfg(feature = "cli")]
+pub(crate) use global::environment;
+pub use global::{DrainGuard, flush, init, init_with, install, shutdown, shutdown_blocking};
+
 /// A running topology. Clones reach the same one. It runs until [`shutdown`](Self::shutdown); when all handles are
 /// gone (the [installed](install) default is one) it ends in order by itself, behind the program's back.
 #[derive(Clone)]
@@ -26,23 +32,6 @@ pub struct Handle {
     shutdown_timeout: Duration,
     /// Whether everything had arrived when it ended.
     ended: Arc<OnceLock<bool>>,
-}
-
-/// The handle behind [`install`].
-static DEFAULT: Mutex<Option<Handle>> = Mutex::new(None);
-
-/// Makes a topology the process-wide default, for [`emit`](crate::emit()) and for token streams that name none. Libraries
-/// and tests pass a handle around instead. A later call replaces it.
-///
-/// ```
-/// let handle = streamll::Topology::builder("rag-api").sink("log", streamll::sinks::file("/dev/null")).start()?;
-/// streamll::install(&handle);
-/// streamll::emit(streamll::Event::new(&streamll::step("RagPipeline"), "start"));
-/// # Ok::<(), streamll::StartFailure>(())
-/// ```
-pub fn install(handle: &Handle) {
-    crate::emit::set_default(handle.emitter());
-    *DEFAULT.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
 }
 
 /// What must be done on the graph's own threads.
@@ -74,7 +63,7 @@ impl Builder {
     }
 }
 
-/// Why a topology that was built in code does not run.
+/// Why a topology does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum StartFailure {
     /// It is wrong.
@@ -83,6 +72,12 @@ pub enum StartFailure {
     /// It is right, but cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// [`init`] was called where the process has a default that runs.
+    #[error(
+        "a topology is installed and runs; end it with `streamll::shutdown` first, or start a second one by `Topology` and \
+         pass its handle around"
+    )]
+    Installed,
 }
 
 /// Starts a plan as it is; a [`Topology`] is the usual way to one.
@@ -232,6 +227,10 @@ impl Handle {
         self.shutdown_timeout
     }
 
+    fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
     fn ask_to_end(&self, deadline: Duration, answer: impl FnOnce(Drained) + Send + 'static) {
         let _ = self.requests.send(Request::Shutdown(deadline, Box::new(answer)));
     }
@@ -239,6 +238,12 @@ impl Handle {
     /// The status as of now, and how it ended, when somebody else has ended it.
     fn last(&self) -> Drained {
         Drained { status: self.status(), complete: self.ended.get().is_some_and(|complete| *complete) }
+    }
+}
+
+impl crate::emit::instrumented::Destination for Handle {
+    fn emitter(&self) -> &Emitter {
+        self.emitter()
     }
 }
 

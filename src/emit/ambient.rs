@@ -1,0 +1,119 @@
+//! What the running code is inside of: its ids, its scope, and where it emits. It follows futures from thread to thread.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::pin;
+use std::sync::Arc;
+
+use streamll_actors::event::{Context, Step};
+use streamll_actors::ingress::Emitter;
+
+use super::scope::Scope;
+
+/// The surroundings of the running code. Each scope has its own, which nobody else can change.
+#[derive(Clone, Default)]
+pub(crate) struct Ambient {
+    pub(crate) context: Context,
+    /// The innermost step.
+    pub(crate) scope: Option<Scope>,
+    /// Where to emit, if not to the process-wide default.
+    pub(crate) emitter: Option<Emitter>,
+    /// What its ids belong to.
+    pub(crate) level: Level,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Level {
+    /// Nothing: the code runs outside of everything.
+    #[default]
+    Outside,
+    /// `with_context`, around the step or without one.
+    Context,
+    /// The step.
+    Scope,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Ambient> = RefCell::default();
+}
+
+impl Ambient {
+    /// That of the running code. A thread that is going down has none any more.
+    pub(crate) fn current() -> Ambient {
+        Ambient::read(Ambient::clone).unwrap_or_default()
+    }
+
+    /// Looks at that of the running code, without a copy; `None` on a thread that is going down.
+    pub(crate) fn read<T>(look: impl FnOnce(&Ambient) -> T) -> Option<T> {
+        let look = |current: &RefCell<Ambient>| {
+            let current = current.borrow();
+            #[cfg(feature = "tracing")]
+            if let Some(inside) = super::layer::inside(&current) {
+                return look(&inside);
+            }
+            look(&current)
+        };
+        CURRENT.try_with(look).ok()
+    }
+
+    /// That of the running code, as if there were no spans.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn unresolved() -> Ambient {
+        CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
+    }
+
+    /// That of the running code, or this one where the code runs outside of everything: in a task or on a thread of its
+    /// own, what was around when it was made counts.
+    pub(crate) fn or_running(self) -> Ambient {
+        let running = Ambient::current();
+        if running.level == Level::Outside && running.scope.is_none() { self } else { running }
+    }
+
+    /// A new step of what is around: inside of a scope a child of its step, elsewhere the root of a run of `module_name`.
+    pub(crate) fn step(&self, module_name: &Arc<str>) -> Step {
+        let step = match &self.scope {
+            Some(scope) => scope.step().child(),
+            None => Step::new(module_name.clone()),
+        };
+        step.context(&self.context)
+    }
+
+    /// Changes that of the running code.
+    pub(crate) fn change<T>(change: impl FnOnce(&mut Ambient) -> T) -> Option<T> {
+        CURRENT.try_with(|current| change(&mut current.borrow_mut())).ok()
+    }
+
+    /// Runs `run` inside of this one; what is changed meanwhile is kept here.
+    pub(crate) fn enter<T>(&mut self, run: impl FnOnce() -> T) -> T {
+        let _back = Swapped::new(self);
+        run()
+    }
+
+    /// Runs a future inside of this one.
+    pub(crate) async fn carry<F: Future>(mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| self.enter(|| future.as_mut().poll(cx))).await
+    }
+}
+
+/// Puts the outer one back when it goes, also by a panic.
+struct Swapped<'a>(&'a mut Ambient);
+
+impl Swapped<'_> {
+    fn new(ambient: &mut Ambient) -> Swapped<'_> {
+        swap(ambient);
+        Swapped(ambient)
+    }
+}
+
+impl Drop for Swapped<'_> {
+    fn drop(&mut self) {
+        swap(self.0);
+    }
+}
+
+/// Exchanges it for that of the running code.
+pub(crate) fn swap(ambient: &mut Ambient) {
+    let _ = CURRENT.try_with(|current| mem::swap(&mut *current.borrow_mut(), ambient));
+}

@@ -1,0 +1,88 @@
+//! What the items of a returned stream say: their tokens, and their errors.
+
+use super::super::reader::Reader;
+
+/// What an item of a stream says, for `#[instrument(stream_fields(answer))]`.
+///
+/// Texts are tokens, whatever holds them; an `Err` and a `None` hold none.
+///
+/// ```
+/// struct Delta {
+///     content: Option<String>,
+///     finish_reason: Option<String>,
+/// }
+///
+/// impl streamll::AsToken for Delta {
+///     fn as_token(&self) -> Option<&str> {
+///         self.content.as_deref()
+///     }
+/// }
+/// # let _ = Delta { content: None, finish_reason: None }.finish_reason;
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what its token is",
+    label = "`stream_fields` wants a stream of tokens",
+    note = "implement `streamll::AsToken` for the items, or put `.tokens(\"answer\", |item| …)` on the stream instead of `stream_fields`"
+)]
+pub trait AsToken {
+    /// The text of this item; `None` for one that is no piece of the text.
+    fn as_token(&self) -> Option<&str>;
+}
+
+impl AsToken for str {
+    fn as_token(&self) -> Option<&str> {
+        Some(self)
+    }
+}
+
+impl AsToken for String {
+    fn as_token(&self) -> Option<&str> {
+        Some(self)
+    }
+}
+
+impl<T: AsToken + ?Sized> AsToken for &T {
+    fn as_token(&self) -> Option<&str> {
+        (**self).as_token()
+    }
+}
+
+impl<T: AsToken> AsToken for Option<T> {
+    fn as_token(&self) -> Option<&str> {
+        self.as_ref()?.as_token()
+    }
+}
+
+impl<T: AsToken, E> AsToken for Result<T, E> {
+    fn as_token(&self) -> Option<&str> {
+        self.as_ref().ok()?.as_token()
+    }
+}
+
+/// Finds the errors among the items.
+#[derive(Debug)]
+pub struct Errors<L>(pub(super) L);
+
+impl<I, L: FnMut(&I) -> Option<(&'static str, String)>> Reader<I> for Errors<L> {
+    fn text<'a>(&mut self, _: &'a I) -> Option<&'a str> {
+        None
+    }
+
+    fn error(&mut self, item: &I) -> Option<(&'static str, String)> {
+        (self.0)(item)
+    }
+}
+
+/// Finds the errors and the texts among the items.
+#[derive(Debug)]
+pub struct TokensAndErrors<L>(pub(super) L);
+
+impl<I: AsToken, L: FnMut(&I) -> Option<(&'static str, String)>> Reader<I> for TokensAndErrors<L> {
+    fn text<'a>(&mut self, item: &'a I) -> Option<&'a str> {
+        item.as_token()
+    }
+
+    fn error(&mut self, item: &I) -> Option<(&'static str, String)> {
+        (self.0)(item)
+    }
+}

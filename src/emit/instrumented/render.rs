@@ -1,0 +1,177 @@
+//! Turns inputs, outputs and errors into JSON, up to a limit, and without ever panicking.
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// The most that one input or output may hold, in bytes of JSON.
+const LONGEST: usize = 4 << 10;
+
+/// A value as it goes into an event.
+#[derive(Debug)]
+pub struct Rendered {
+    pub(super) value: Value,
+    /// It is only the beginning.
+    pub(super) cut: bool,
+}
+
+/// By `Serialize`; `None` when that fails or panics.
+pub(super) fn serialized<T: Serialize + ?Sized>(value: &T) -> Option<Rendered> {
+    let mut out = Limited::default();
+    let written = safely(|| serde_json::to_writer(&mut out, value))?;
+    if out.cut {
+        return Some(Rendered { value: beginning(&out.bytes).into(), cut: true });
+    }
+    written.ok()?;
+    let value = serde_json::from_slice(&out.bytes).ok()?;
+    Some(Rendered { value, cut: false })
+}
+
+/// By `Debug` or `Display`; `None` when that fails or panics.
+pub(super) fn formatted(value: fmt::Arguments<'_>) -> Option<Rendered> {
+    let mut out = Limited::default();
+    let written = safely(|| out.write_fmt(value))?;
+    if !out.cut {
+        written.ok()?;
+    }
+    Some(Rendered { value: text(&out.bytes).into(), cut: out.cut })
+}
+
+/// The message of an error: an ellipsis stands where it was cut.
+pub(super) fn message(error: fmt::Arguments<'_>) -> Option<String> {
+    let Rendered { value: Value::String(mut message), cut } = formatted(error)? else { return None };
+    if cut {
+        message.push('…');
+    }
+    Some(message)
+}
+
+/// Code of the user runs here, beside the function that it instruments.
+fn safely<T>(run: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(run)).ok()
+}
+
+/// Of a text its beginning, of anything else the beginning of its JSON.
+fn beginning(json: &[u8]) -> String {
+    let json = text(json);
+    if json.starts_with('"') {
+        // The cut may have gone through an escape: two of six bytes at most.
+        for end in (1..=json.len()).rev().take(12).filter(|end| json.is_char_boundary(*end)) {
+            if let Ok(text) = serde_json::from_str(&format!("{}\"", &json[..end])) {
+                return text;
+            }
+        }
+    }
+    json.to_owned()
+}
+
+/// Without the half of a character at its end.
+fn text(bytes: &[u8]) -> &str {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
+    }
+}
+
+/// Takes so much and no more: whoever writes a large value is stopped where the limit is.
+#[derive(Default)]
+struct Limited {
+    bytes: Vec<u8>,
+    cut: bool,
+}
+
+impl Limited {
+    fn push(&mut self, bytes: &[u8]) -> bool {
+        let fits = bytes.len().min(LONGEST - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..fits]);
+        self.cut |= fits < bytes.len();
+        !self.cut
+    }
+}
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.push(bytes) {
+            true => Ok(bytes.len()),
+            false => Err(io::ErrorKind::FileTooLarge.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Write for Limited {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        match self.push(text.as_bytes()) {
+            true => Ok(()),
+            false => Err(fmt::Error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_at_the_limit_is_whole_and_one_byte_more_is_cut() {
+        let whole = "a".repeat(LONGEST - 2);
+        let rendered = serialized(&whole).unwrap();
+        assert_eq!((rendered.value, rendered.cut), (whole.clone().into(), false));
+        let rendered = serialized(&format!("{whole}b")).unwrap();
+        assert_eq!((rendered.value, rendered.cut), (format!("{whole}b").into(), true));
+        let rendered = serialized(&format!("{whole}bcd")).unwrap();
+        assert_eq!((rendered.value, rendered.cut), (format!("{whole}b").into(), true));
+    }
+
+    #[test]
+    fn a_cut_goes_through_no_character_and_no_escape() {
+        for odd in ["é", "\n", "\u{1}", "\"", "\\", "😀"] {
+            for lead in 0..14 {
+                let text = format!("{}{}", "a".repeat(LONGEST - lead), odd.repeat(20));
+                let rendered = serialized(&text).unwrap();
+                let Value::String(cut) = rendered.value else { panic!("{odd:?} is no text any more") };
+                assert!(text.starts_with(&cut) && cut.len() + 20 > LONGEST, "{odd:?} {lead}: {}", cut.len());
+                let shown = formatted(format_args!("{text}")).unwrap();
+                assert!(shown.cut && text.starts_with(shown.value.as_str().unwrap()), "{odd:?} {lead}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_large_value_no_more_is_written_than_is_kept() {
+        struct Endless(std::cell::Cell<usize>);
+        impl Serialize for Endless {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                use serde::ser::SerializeSeq as _;
+                let mut numbers = serializer.serialize_seq(None)?;
+                loop {
+                    self.0.set(self.0.get() + 1);
+                    numbers.serialize_element("number")?;
+                }
+            }
+        }
+        let endless = Endless(std::cell::Cell::new(0));
+        let rendered = serialized(&endless).unwrap();
+        assert!(rendered.cut && rendered.value.as_str().unwrap().starts_with("[\"number\",\"number\""));
+        assert!(endless.0.get() < LONGEST, "{}", endless.0.get());
+    }
+
+    #[test]
+    fn a_serialize_that_fails_or_panics_gives_nothing() {
+        let keys = std::collections::BTreeMap::from([((1, 2), 3)]);
+        assert!(serialized(&keys).is_none(), "JSON has no such keys");
+        struct Panics;
+        impl Serialize for Panics {
+            fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+                panic!("scripted")
+            }
+        }
+        assert!(serialized(&Panics).is_none());
+    }
+}

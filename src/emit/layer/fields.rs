@@ -1,0 +1,338 @@
+//! The fields of a span: whatever a library calls them, one name each; and none that nobody asked for.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+
+/// The most bytes of one value; the rest is cut, and the key `truncated` lists it.
+const LONGEST: usize = 64 * 1024;
+
+/// What a field is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Operation,
+    Agent,
+    ErrorType,
+    ErrorMessage,
+    Status,
+    /// Of the call: on its first and its last event.
+    Data(&'static str),
+    /// Of the answer: once there is one, the call has begun for sure.
+    Answer(&'static str),
+    /// What was said: personal data.
+    Content(&'static str),
+}
+
+/// What a field of that name is. Only what is known passes: any other field may hold what was said.
+fn known(name: &str) -> Option<Known> {
+    use Known::{Agent, Answer, Content, Data, ErrorMessage, ErrorType, Operation, Status};
+    let Some(name) = name.strip_prefix("gen_ai.") else {
+        return match name {
+            "error.type" | "exception.type" => Some(ErrorType),
+            "error.message" | "exception.message" | "otel.status_description" => Some(ErrorMessage),
+            "otel.status_code" => Some(Status),
+            _ => None,
+        };
+    };
+    Some(match name {
+        "operation.name" => Operation,
+        "agent.name" | "workflow.name" => Agent,
+        "tool.error.type" => ErrorType,
+        "provider.name" | "system" => Data("provider"),
+        "request.model" => Data("model"),
+        "request.stream" => Data("stream"),
+        "request.temperature" => Data("temperature"),
+        "request.max_tokens" => Data("max_tokens"),
+        "request.top_p" => Data("top_p"),
+        "request.top_k" => Data("top_k"),
+        "request.seed" => Data("seed"),
+        "request.frequency_penalty" => Data("frequency_penalty"),
+        "request.presence_penalty" => Data("presence_penalty"),
+        "request.choice.count" => Data("choices"),
+        "request.encoding_formats" => Data("encoding_formats"),
+        "embeddings.dimension.count" => Data("dimensions"),
+        "output.type" => Data("output_type"),
+        "conversation.id" => Data("conversation_id"),
+        "agent.id" => Data("agent_id"),
+        "data_source.id" => Data("data_source_id"),
+        "tool.name" => Data("tool"),
+        "tool.type" => Data("tool_type"),
+        "tool.call.id" => Data("tool_call_id"),
+        "tool.call.outcome" => Data("outcome"),
+        "response.id" => Answer("response_id"),
+        "response.model" => Answer("response_model"),
+        "response.finish_reasons" => Answer("finish_reasons"),
+        "response.time_to_first_chunk" => Answer("time_to_first_token"),
+        "usage.input_tokens" | "usage.prompt_tokens" => Answer("input_tokens"),
+        "usage.output_tokens" | "usage.completion_tokens" => Answer("output_tokens"),
+        "usage.total_tokens" => Answer("total_tokens"),
+        "usage.reasoning_tokens" | "usage.reasoning.output_tokens" | "usage.thinking_tokens" => {
+            Answer("reasoning_tokens")
+        }
+        "usage.cache_read.input_tokens" | "usage.cache_read_input_tokens" | "usage.cached_tokens" => {
+            Answer("cache_read_tokens")
+        }
+        "usage.cache_creation.input_tokens" | "usage.cache_creation_input_tokens" => {
+            Answer("cache_creation_tokens")
+        }
+        "usage.tool_use_prompt_tokens" => Answer("tool_use_tokens"),
+        "input.messages" | "prompt" => Content("input_messages"),
+        "output.messages" | "completion" => Content("output_messages"),
+        "system_instructions" => Content("system_instructions"),
+        "request.stop_sequences" => Content("stop_sequences"),
+        "tool.definitions" => Content("tool_definitions"),
+        "tool.call.arguments" => Content("arguments"),
+        "tool.call.result" => Content("result"),
+        "retrieval.query.text" => Content("query"),
+        "retrieval.documents" => Content("documents"),
+        _ => return None,
+    })
+}
+
+/// Which fields of a span are kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// What was said, too.
+    pub(super) content: bool,
+    /// Those that nobody knows, too, by their own names: it is a span of the application.
+    pub(super) own: bool,
+}
+
+impl Wanted {
+    fn wants(self, name: &str) -> bool {
+        known(name).map_or(self.own, |known| self.content || !matches!(known, Known::Content(_)))
+    }
+}
+
+/// The wanted fields of one record. They are gathered before they are taken in: to write a value may run any code, which
+/// may open spans, too.
+#[derive(Debug)]
+pub(super) struct Said {
+    wanted: Wanted,
+    values: Vec<(&'static str, Value)>,
+}
+
+impl Said {
+    pub(super) fn new(wanted: Wanted) -> Said {
+        Said { wanted, values: Vec::new() }
+    }
+
+    fn put(&mut self, field: &Field, value: impl FnOnce() -> Value) {
+        if self.wanted.wants(field.name()) {
+            self.values.push((field.name(), value()));
+        }
+    }
+}
+
+impl Visit for Said {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, || format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, || value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, || value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, || value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, || value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, || value.into());
+    }
+}
+
+/// What a span has said so far.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    pub(super) operation: Option<String>,
+    pub(super) agent: Option<String>,
+    pub(super) error_type: Option<String>,
+    pub(super) error_message: Option<String>,
+    pub(super) failed: bool,
+    /// Whether the answer has begun.
+    pub(super) answered: bool,
+    data: Map<String, Value>,
+    /// What stands on one event only.
+    once: Map<String, Value>,
+}
+
+impl Fields {
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        self.data.get(key)?.as_str()
+    }
+
+    /// The data of an event that is made now.
+    pub(super) fn take(&mut self) -> Map<String, Value> {
+        let mut data = self.data.clone();
+        let tokens = |key: &str| self.data.get(key)?.as_u64();
+        if let (Some(input), Some(output), None) =
+            (tokens("input_tokens"), tokens("output_tokens"), self.data.get("total_tokens"))
+        {
+            data.insert("total_tokens".to_owned(), input.saturating_add(output).into());
+        }
+        data.append(&mut self.once);
+        data
+    }
+
+    /// Takes in what a record of the span said.
+    pub(super) fn add(&mut self, said: Said) {
+        for (name, value) in said.values {
+            self.put(name, value);
+        }
+    }
+
+    /// Takes in what an event said of an error, and nothing else of it.
+    pub(super) fn add_error(&mut self, said: Said) {
+        for (_, value) in said.values.into_iter().filter(|(name, _)| *name == "error") {
+            self.put("error", value);
+        }
+    }
+
+    fn put(&mut self, name: &'static str, value: Value) {
+        match known(name) {
+            Some(Known::Operation) => self.operation = Some(text(value)).filter(|name| !name.is_empty()),
+            Some(Known::Agent) => self.agent = Some(text(value)).filter(|name| !name.is_empty()),
+            Some(Known::ErrorType) => {
+                self.error_type = Some(text(value));
+                self.failed = true;
+            }
+            Some(Known::ErrorMessage) => self.error_message = Some(text(value)),
+            Some(Known::Status) => self.failed |= text(value).eq_ignore_ascii_case("error"),
+            Some(Known::Data(key)) => keep(&mut self.data, key, structured(key, value)),
+            Some(Known::Answer(key)) => {
+                self.answered = true;
+                keep(&mut self.data, key, structured(key, value));
+            }
+            Some(Known::Content(key)) => keep(&mut self.once, key, structured(key, value)),
+            None if name == "error" => {
+                self.error_message = Some(text(value));
+                self.failed = true;
+            }
+            None => keep(&mut self.once, name, value),
+        }
+    }
+}
+
+fn keep(kept: &mut Map<String, Value>, key: &str, mut value: Value) {
+    let is_cut = match &mut value {
+        Value::String(text) if text.len() > LONGEST => {
+            text.truncate(text.floor_char_boundary(LONGEST));
+            true
+        }
+        _ => false,
+    };
+    kept.insert(key.to_owned(), value);
+    if is_cut && let Value::Array(cut) = kept.entry("truncated").or_insert_with(|| Value::Array(Vec::new())) {
+        cut.push(key.into());
+    }
+}
+
+/// Lists and objects come as JSON in a string; a reason may also come alone.
+fn structured(key: &str, value: Value) -> Value {
+    let Value::String(text) = &value else { return value };
+    if text.len() <= LONGEST
+        && text.starts_with(['[', '{'])
+        && let Ok(parsed) = serde_json::from_str(text)
+    {
+        return parsed;
+    }
+    if key == "finish_reasons" { Value::Array(vec![value]) } else { value }
+}
+
+fn text(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fields(content: bool, said: &[(&'static str, Value)]) -> Fields {
+        let wanted = Wanted { content, own: false };
+        let values = said.iter().filter(|(name, _)| wanted.wants(name)).cloned().collect();
+        let mut fields = Fields::default();
+        fields.add(Said { wanted, values });
+        fields
+    }
+
+    #[test]
+    fn aliases_have_one_name() {
+        for (name, value, expected) in [
+            ("gen_ai.system", json!("openai"), json!({"provider": "openai"})),
+            ("gen_ai.provider.name", json!("openai"), json!({"provider": "openai"})),
+            ("gen_ai.usage.reasoning_tokens", json!(7), json!({"reasoning_tokens": 7})),
+            ("gen_ai.usage.reasoning.output_tokens", json!(7), json!({"reasoning_tokens": 7})),
+            ("gen_ai.usage.thinking_tokens", json!(7), json!({"reasoning_tokens": 7})),
+            ("gen_ai.usage.prompt_tokens", json!(7), json!({"input_tokens": 7})),
+            ("gen_ai.usage.cache_read.input_tokens", json!(7), json!({"cache_read_tokens": 7})),
+            ("gen_ai.response.finish_reasons", json!("[\"stop\"]"), json!({"finish_reasons": ["stop"]})),
+            ("gen_ai.response.finish_reasons", json!("stop"), json!({"finish_reasons": ["stop"]})),
+        ] {
+            let said = fields(false, &[(name, value)]).take();
+            assert_eq!(Value::Object(said), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        for name in ["gen_ai.new.field", "gen_ai.prompt.0.content", "rig.completion_parent", "server.address"]
+        {
+            assert!(fields(true, &[(name, json!("x"))]).take().is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn content_is_left_out_unless_it_is_asked_for_and_said_once() {
+        let said = [
+            ("gen_ai.input.messages", json!("[{\"role\":\"user\"}]")),
+            ("gen_ai.tool.call.result", json!("not {json")),
+        ];
+        assert!(fields(false, &said).take().is_empty());
+        let mut asked = fields(true, &said);
+        let expected = json!({"input_messages": [{"role": "user"}], "result": "not {json"});
+        assert_eq!(Value::Object(asked.take()), expected);
+        assert!(asked.take().is_empty());
+    }
+
+    #[test]
+    fn a_total_is_reckoned_where_there_is_none() {
+        let (input, output) =
+            (("gen_ai.usage.input_tokens", json!(2)), ("gen_ai.usage.output_tokens", json!(3)));
+        assert_eq!(fields(false, &[input.clone(), output.clone()]).take()["total_tokens"], 5);
+        let total = ("gen_ai.usage.total_tokens", json!(9));
+        assert_eq!(fields(false, &[input.clone(), output, total]).take()["total_tokens"], 9);
+        assert!(!fields(false, &[input]).take().contains_key("total_tokens"));
+    }
+
+    #[test]
+    fn an_error_is_one_by_its_type_or_its_status() {
+        assert!(fields(false, &[("error.type", json!("timeout"))]).failed);
+        assert!(fields(false, &[("gen_ai.tool.error.type", json!("timeout"))]).failed);
+        assert!(fields(false, &[("otel.status_code", json!("ERROR"))]).failed);
+        assert!(!fields(false, &[("otel.status_code", json!("OK"))]).failed);
+    }
+
+    #[test]
+    fn a_long_value_is_cut_between_two_characters_and_marked() {
+        let long = format!("[{}", "é".repeat(LONGEST));
+        let said = fields(true, &[("gen_ai.input.messages", json!(long))]).take();
+        let text = said["input_messages"].as_str().unwrap();
+        assert!(text.len() <= LONGEST && text.len() > LONGEST - 2 && long.starts_with(text));
+        assert_eq!(said["truncated"], json!(["input_messages"]));
+    }
+}

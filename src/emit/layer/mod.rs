@@ -1,0 +1,235 @@
+//! Spans of LLM libraries as events: a layer for `tracing-subscriber`.
+
+mod entered;
+mod fields;
+mod filter;
+mod map;
+mod open;
+
+pub(super) use entered::inside;
+pub use filter::SpanFilter;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use streamll_actors::ingress::Emitter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Filtered;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::{LookupSpan, SpanRef};
+
+use super::ambient::Ambient;
+use open::Open;
+
+/// The variable by which OpenTelemetry is told that messages may be recorded.
+const CAPTURE_CONTENT: &str = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT";
+
+/// A layer that makes events of the spans of LLM libraries: of rig, genai (with its feature `otel`), and of everybody who
+/// follows the GenAI conventions of OpenTelemetry.
+///
+/// ```
+/// use tracing_subscriber::prelude::*;
+///
+/// let subscriber = tracing_subscriber::registry().with(streamll::layer());
+/// tracing::subscriber::with_default(subscriber, || {
+///     let chat = tracing::info_span!(
+///         "chat",
+///         gen_ai.operation.name = "chat",
+///         gen_ai.request.model = "gpt-test",
+///         gen_ai.usage.output_tokens = tracing::field::Empty,
+///     ); // llm_start
+///     chat.record("gen_ai.usage.output_tokens", 18);
+/// }); // llm_end, with its duration
+/// ```
+///
+/// | `gen_ai.operation.name` | events |
+/// |---|---|
+/// | `chat`, `generate_content`, `text_completion` | `llm_start`, `llm_end` |
+/// | `execute_tool` | `tool_start`, `tool_end` |
+/// | `embeddings`, `retrieval` | `embeddings_start`, `embeddings_end`, … |
+/// | `invoke_agent`, `invoke_workflow`, any other | `start`, `end` |
+///
+/// With `error.type` or an error status, `error` stands in the place of the second one. The module is the
+/// `gen_ai.agent.name` of the span or of the nearest one around it, else the provider, else `llm`. Data are `provider`,
+/// `model`, `input_tokens`, `output_tokens`, `total_tokens`, `finish_reasons` and the like, whatever name a library has for
+/// them. A first event waits until the library has said what it calls (at the latest until something happens inside), and
+/// keeps the time at which the span was opened.
+///
+/// Spans are steps as scopes are: a span inside of a [scope](crate::trace) is a part of it, and the other way round. Tokens
+/// are in no span of any library: [`tokens`](crate::TokenStream::tokens) emits them.
+///
+/// Messages, instructions, arguments and results of tools are left out, unless
+/// [`capture_content`](LayerExt::capture_content) or the variable `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true`
+/// asks for them. All other spans and events cost nothing. Events that come before a topology is installed are shed and
+/// counted, without a warning.
+#[must_use = "a layer does nothing before it is added to a subscriber"]
+pub fn layer<S>() -> SpanLayer<S> {
+    static LAYERS: AtomicUsize = AtomicUsize::new(0);
+    let spans = Spans {
+        id: LAYERS.fetch_add(1, Ordering::Relaxed),
+        content: std::env::var(CAPTURE_CONTENT).is_ok_and(|value| asks_for_content(&value)),
+        emitter: None,
+    };
+    Filtered::new(spans, SpanFilter::default())
+}
+
+fn asks_for_content(value: &str) -> bool {
+    ["true", "1", "span_only", "span_and_event"].iter().any(|yes| value.trim().eq_ignore_ascii_case(yes))
+}
+
+/// The layer of [`layer()`], which sees no spans but those that it makes events of.
+pub type SpanLayer<S> = Filtered<Spans, SpanFilter, S>;
+
+/// What can be asked of a [`layer()`].
+///
+/// ```
+/// use streamll::LayerExt as _;
+/// use tracing_subscriber::prelude::*;
+///
+/// let layer = streamll::layer().targets(["my_app::rag"]).capture_content(true);
+/// let subscriber = tracing_subscriber::registry().with(layer);
+/// # let _ = subscriber;
+/// ```
+pub trait LayerExt: Sized {
+    /// Whether messages, instructions, arguments and results of tools are kept. They are personal data, so by default they
+    /// are not, unless the environment says so.
+    #[must_use]
+    fn capture_content(self, content: bool) -> Self;
+
+    /// Makes events of all spans of these targets and what is below them, too: of functions with `#[tracing::instrument]`
+    /// in those modules. They are `start` and `end` with the fields of the span; `#[instrument(err)]` makes an `Err` an
+    /// `error`. The last part of the target names the module.
+    #[must_use]
+    fn targets<T: Into<String>>(self, targets: impl IntoIterator<Item = T>) -> Self;
+
+    /// Where to emit, also for the code inside of the spans; by default where the scope around the span does, else the
+    /// process-wide default.
+    #[must_use]
+    fn to(self, emitter: &Emitter) -> Self;
+}
+
+impl<S> LayerExt for SpanLayer<S> {
+    fn capture_content(mut self, content: bool) -> Self {
+        self.inner_mut().content = content;
+        self
+    }
+
+    fn targets<T: Into<String>>(mut self, targets: impl IntoIterator<Item = T>) -> Self {
+        self.filter_mut().add(targets.into_iter().map(Into::into));
+        self
+    }
+
+    fn to(mut self, emitter: &Emitter) -> Self {
+        self.inner_mut().emitter = Some(emitter.clone());
+        self
+    }
+}
+
+/// The inside of a [`SpanLayer`]: makes events of all spans that it is shown.
+pub struct Spans {
+    /// Several layers may see one span.
+    id: usize,
+    content: bool,
+    emitter: Option<Emitter>,
+}
+
+/// What the layers keep with a span, each by its number.
+struct Kept(Vec<(usize, Arc<Open>)>);
+
+impl Spans {
+    fn open<'a, S: LookupSpan<'a>>(&self, span: &SpanRef<'a, S>) -> Option<Arc<Open>> {
+        let extensions = span.extensions();
+        let kept = extensions.get::<Kept>()?;
+        kept.0.iter().find(|(layer, _)| *layer == self.id).map(|(_, open)| open.clone())
+    }
+}
+
+impl<S> Layer<S> for Spans
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, cx: Context<'_, S>) {
+        let Some(span) = cx.span(id) else { return };
+        let outer = span.scope().skip(1).find_map(|around| self.open(&around));
+        let around = Ambient::unresolved();
+        let emitter = self.emitter.clone().or_else(|| around.emitter.clone());
+        let of_span = outer.as_ref().map(|outer| outer.begin().step());
+        let of_scope = around.scope.as_ref().map(super::Scope::step);
+        // Whichever is inside of the other is the nearer one.
+        let span_is_nearer =
+            attributes.parent().is_some() || entered::innermost(around.scope.as_ref()).is_some();
+        let enclosing = if span_is_nearer { of_span.or(of_scope) } else { of_scope.or(of_span) };
+        let open = Open::new(attributes.metadata(), enclosing, &around.context, outer, emitter, self.content);
+        open.record(|said| attributes.record(said));
+        let open = (self.id, Arc::new(open));
+        let mut extensions = span.extensions_mut();
+        match extensions.get_mut::<Kept>() {
+            Some(kept) => kept.0.push(open),
+            None => extensions.insert(Kept(vec![open])),
+        }
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, cx: Context<'_, S>) {
+        if let Some(open) = cx.span(id).and_then(|span| self.open(&span)) {
+            open.record(|said| values.record(said));
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, cx: Context<'_, S>) {
+        // The filter lets through nothing but what `#[instrument(err)]` says of its span.
+        if let Some(open) = cx.event_span(event).and_then(|span| self.open(&span)) {
+            open.record_error(|said| event.record(said));
+        }
+    }
+
+    fn on_enter(&self, id: &Id, cx: Context<'_, S>) {
+        if let Some(open) = cx.span(id).and_then(|span| self.open(&span)) {
+            entered::enter(open, Ambient::unresolved().scope);
+        }
+    }
+
+    fn on_exit(&self, id: &Id, cx: Context<'_, S>) {
+        if let Some(open) = cx.span(id).and_then(|span| self.open(&span)) {
+            entered::exit(&open);
+            open.paused();
+        }
+    }
+
+    /// May run on any thread, also on one that goes down: nothing here waits, logs, or looks at what is around.
+    fn on_close(&self, id: Id, cx: Context<'_, S>) {
+        if let Some(open) = cx.span(&id).and_then(|span| self.open(&span)) {
+            open.close();
+        }
+    }
+}
+
+impl fmt::Debug for Spans {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spans").field("content", &self.content).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_asked_for_by_a_clear_yes_alone() {
+        for (value, asked) in [
+            ("true", true),
+            ("TRUE", true),
+            ("1", true),
+            ("SPAN_ONLY", true),
+            ("span_and_event", true),
+            ("event_only", false),
+            ("no_content", false),
+            ("false", false),
+            ("", false),
+        ] {
+            assert_eq!(asks_for_content(value), asked, "{value}");
+        }
+    }
+}

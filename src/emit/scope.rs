@@ -1,0 +1,454 @@
+//! Scopes: a named piece of work, with its start, its end or error, and everything that is emitted in between.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Map, Value};
+use streamll_actors::event::{Context, Event, Kind, Step, Text};
+use streamll_actors::ingress::{Emitted, Emitter};
+use tokio::time::Instant;
+
+use super::ambient::{Ambient, Level, swap};
+use super::{emit_to, in_context, is_heard};
+
+/// Begins a scope named `operation`: a step inside of the enclosing scope, with the same `execution_id`; without one it is
+/// the root of a run. Nothing is emitted before the scope is entered or run, and what is around it by then encloses it; in a
+/// task or on a thread of its own, where nothing is, what was around when it was made.
+///
+/// ```
+/// # fn search(_: &str) -> Vec<&'static str> { Vec::new() }
+/// let question = "What is 6 × 7?";
+/// let scope = streamll::trace("retrieval").input("question", question).enter();
+/// let found = search(question);
+/// scope.emit("docs_found", serde_json::json!({ "count": found.len() }));
+/// // `end` with its duration when `scope` goes, `error` when a panic drops it
+/// ```
+pub fn trace(operation: impl Into<Arc<str>>) -> Trace {
+    Trace {
+        operation: operation.into(),
+        module: None,
+        method: None,
+        context: Context::empty(),
+        emitter: None,
+        inputs: Map::new(),
+        outer: Ambient::current(),
+    }
+}
+
+/// A scope that has not begun, of [`trace`].
+#[must_use = "a scope begins with `enter`, `run` or `try_run`"]
+pub struct Trace {
+    operation: Arc<str>,
+    module: Option<Arc<str>>,
+    method: Option<Arc<str>>,
+    context: Context,
+    emitter: Option<Emitter>,
+    inputs: Map<String, Value>,
+    /// Where it was made: it may run where there is nothing around it.
+    outer: Ambient,
+}
+
+impl Trace {
+    /// Names the module; by default that of the enclosing scope, without one the operation.
+    pub fn module(mut self, name: impl Into<Arc<str>>) -> Trace {
+        self.module = Some(name.into());
+        self
+    }
+
+    /// Names the method. None by default.
+    pub fn method(mut self, name: impl Into<Arc<str>>) -> Trace {
+        self.method = Some(name.into());
+        self
+    }
+
+    /// Adds to the data of `start`.
+    pub fn input(mut self, key: impl Into<String>, value: impl Into<Value>) -> Trace {
+        self.inputs.insert(key.into(), value.into());
+        self
+    }
+
+    /// Adds ids and tags to every event of the scope, and of everything in it.
+    pub fn context(mut self, context: Context) -> Trace {
+        self.context = self.context.merged(&context);
+        self
+    }
+
+    /// Where to emit, also for everything inside; by default where the enclosing scope does, else the process-wide default.
+    pub fn to(mut self, emitter: &Emitter) -> Trace {
+        self.emitter = Some(emitter.clone());
+        self
+    }
+
+    /// Whether anybody takes its events.
+    pub(super) fn is_heard(&self) -> bool {
+        is_heard(self.emitter.as_ref().or(self.outer.emitter.as_ref()))
+    }
+
+    /// Begins it here, until the guard goes. The guard stays on its thread: around an `.await` it is [`run`](Trace::run).
+    pub fn enter(self) -> Guard {
+        let (scope, mut ambient) = self.begin();
+        swap(&mut ambient);
+        scope.start();
+        Guard { scope, outer: ambient, stays: PhantomData }
+    }
+
+    /// Runs a future in it: `start` when it is first polled, `end` when it is done. Dropped before, it ends with `error`,
+    /// of the type `Panic` or `Cancelled`.
+    ///
+    /// ```
+    /// # async fn search() -> Vec<&'static str> { Vec::new() }
+    /// # let _ = async {
+    /// let found = streamll::trace("retrieval")
+    ///     .run(|scope| async move {
+    ///         let found = search().await;
+    ///         scope.emit("docs_found", serde_json::json!({ "count": found.len() }));
+    ///         found
+    ///     })
+    ///     .await;
+    /// # found };
+    /// ```
+    pub fn run<F, R>(self, run: F) -> impl Future<Output = R::Output>
+    where
+        F: FnOnce(Scope) -> R,
+        R: Future,
+    {
+        self.drive(run, |_, _| {})
+    }
+
+    /// Like [`run`](Trace::run), for a future that can fail: an `Err` ends the scope with `error`.
+    pub fn try_run<F, R, T, E>(self, run: F) -> impl Future<Output = Result<T, E>>
+    where
+        F: FnOnce(Scope) -> R,
+        R: Future<Output = Result<T, E>>,
+        E: fmt::Display,
+    {
+        self.drive(run, |scope, result| {
+            if let Err(error) = result {
+                scope.fail(short_type_name::<E>(), error);
+            }
+        })
+    }
+
+    /// Runs a future in it; `look` sees the result before the scope ends.
+    pub(crate) async fn drive<F, R>(self, run: F, look: impl FnOnce(&Scope, &R::Output)) -> R::Output
+    where
+        F: FnOnce(Scope) -> R,
+        R: Future,
+    {
+        let mut open = self.open();
+        let output = open.carry(run).await;
+        look(open.scope(), &output);
+        open.scope().end();
+        output
+    }
+
+    /// Begins it, with its `start`; it ends when what this returns goes.
+    pub(crate) fn open(self) -> Open {
+        let (scope, ambient) = self.begin();
+        scope.start();
+        Open { scope, ambient }
+    }
+
+    /// The scope, and what its code is inside of.
+    fn begin(self) -> (Scope, Ambient) {
+        let outer = self.outer.or_running();
+        let inside = outer.scope.is_some();
+        let mut step = outer.step(self.module.as_ref().unwrap_or(&self.operation)).operation(self.operation);
+        if let Some(module) = self.module.filter(|_| inside) {
+            step = step.module(module);
+        }
+        if let Some(method) = self.method {
+            step = step.method(method);
+        }
+        let emitter = self.emitter.or(outer.emitter);
+        let scope = Scope::new(step.context(&self.context), emitter.clone(), self.inputs);
+        let context = outer.context.merged(&self.context);
+        let ambient = Ambient { context, scope: Some(scope.clone()), emitter, level: Level::Scope };
+        (scope, ambient)
+    }
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trace")
+            .field("operation", &self.operation)
+            .field("module", &self.module)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A scope that has begun. Clones are the same one, and may be handed to other threads; it ends with its guard or future.
+#[derive(Clone)]
+pub struct Scope(Arc<Inner>);
+
+struct Inner {
+    emitter: Option<Emitter>,
+    state: Mutex<State>,
+}
+
+struct State {
+    step: Step,
+    inputs: Map<String, Value>,
+    outputs: Map<String, Value>,
+    /// The type of the error, and its message.
+    failure: Option<(String, String)>,
+    phase: Phase,
+    /// When it emitted its `start`; who emits that elsewhere leaves the duration to the enricher.
+    began: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    New,
+    Begun,
+    Ended,
+}
+
+impl Scope {
+    /// A scope that has not begun yet.
+    pub(super) fn new(step: Step, emitter: Option<Emitter>, inputs: Map<String, Value>) -> Scope {
+        let (outputs, failure, phase, began) = (Map::new(), None, Phase::New, None);
+        let state = Mutex::new(State { step, inputs, outputs, failure, phase, began });
+        Scope(Arc::new(Inner { emitter, state }))
+    }
+
+    /// Emits an event of this scope: `scope.emit("docs_found", json!({ "count": 3 }))`. Data that is no JSON object is put
+    /// under the key `value`.
+    pub fn emit(&self, kind: impl Into<Kind>, data: impl Into<Value>) -> Emitted {
+        self.emit_event(Event::new(&self.step(), kind).with_data(data.into()))
+    }
+
+    /// Emits an event made elsewhere, where this scope does.
+    pub(crate) fn emit_event(&self, event: Event) -> Emitted {
+        emit_to(self.0.emitter.as_ref(), in_context(event))
+    }
+
+    /// The step that its events belong to.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        self.state().step.clone()
+    }
+
+    /// Adds to the data of `end` (and of `error`).
+    pub fn output(&self, key: impl Into<String>, value: impl Into<Value>) {
+        self.state().outputs.insert(key.into(), value.into());
+    }
+
+    /// Makes it end with `error` instead of `end`.
+    pub fn fail(&self, error_type: impl Into<String>, message: impl fmt::Display) {
+        self.state().failure = Some((error_type.into(), message.to_string()));
+    }
+
+    /// Lays ids and tags over those that its events carry from now on.
+    pub(super) fn add_context(&self, context: &Context) {
+        let mut state = self.state();
+        state.step = state.step.clone().context(context);
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(super) fn same(&self, other: &Scope) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub(super) fn emitter(&self) -> Option<&Emitter> {
+        self.0.emitter.as_ref()
+    }
+
+    /// Whether anybody takes its events.
+    pub(super) fn is_heard(&self) -> bool {
+        is_heard(self.0.emitter.as_ref())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins it with its `start`.
+    pub(super) fn start(&self) {
+        let inputs = {
+            let mut state = self.state();
+            (state.phase, state.began) = (Phase::Begun, Some(Instant::now()));
+            std::mem::take(&mut state.inputs)
+        };
+        self.tell(Event::new(&self.step(), "start").with_data(Value::Object(inputs)));
+    }
+
+    /// Begins it without: who made its step emits that.
+    pub(super) fn resume(&self) {
+        self.state().phase = Phase::Begun;
+    }
+
+    /// When it emitted its `start`.
+    pub(super) fn began(&self) -> Option<Instant> {
+        self.state().began
+    }
+
+    /// Emits a piece of the text that it streams.
+    pub(super) fn token(&self, field: Text, text: &str, index: u64) -> Emitted {
+        let event = Event::token(&self.state().step, field, text, index);
+        self.tell(event)
+    }
+
+    /// Emits an event of its own with its own ids: it may begin and end in the middle of another request.
+    fn tell(&self, event: Event) -> Emitted {
+        emit_to(self.0.emitter.as_ref(), event)
+    }
+
+    /// Like [`fail`](Scope::fail), where nothing has failed before.
+    pub(super) fn fail_first(&self, error_type: &str, message: impl fmt::Display) {
+        let known = self.state().failure.is_some();
+        if !known {
+            self.fail(error_type, message);
+        }
+    }
+
+    pub(super) fn panicked(&self, panic: &(dyn std::any::Any + Send)) {
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        self.fail("Panic", text.unwrap_or("the code panicked"));
+        self.end();
+    }
+
+    /// Ends it; only the first call counts.
+    pub(crate) fn end(&self) {
+        let (outputs, failure, began) = {
+            let mut state = self.state();
+            if state.phase != Phase::Begun {
+                return;
+            }
+            state.phase = Phase::Ended;
+            (std::mem::take(&mut state.outputs), state.failure.take(), state.began)
+        };
+        let kind = if failure.is_some() { "error" } else { "end" };
+        let mut event = Event::new(&self.step(), kind).with_data(Value::Object(outputs));
+        if let Some(began) = began {
+            event = event.with("duration", began.elapsed().as_secs_f64());
+        }
+        if let Some((error_type, message)) = failure {
+            event = event.with("error_type", error_type).with("error_message", message);
+        }
+        self.tell(event);
+    }
+
+    /// Ends it where its code goes before it is done.
+    pub(super) fn abandon(&self) {
+        if self.state().phase == Phase::Begun {
+            match std::thread::panicking() {
+                true => self.fail_first("Panic", "the code around it panicked"),
+                false => self.fail_first("Cancelled", "dropped before it was done"),
+            }
+            self.end();
+        }
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let step = self.step();
+        let parts = step.parts();
+        f.debug_struct("Scope")
+            .field("operation", &parts.operation)
+            .field("span_id", &parts.span_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A scope that has begun, and what its code is inside of. Dropped before it is done, the scope ends with `error`.
+pub(crate) struct Open {
+    scope: Scope,
+    ambient: Ambient,
+}
+
+impl Open {
+    /// What is inside of it has its ids and its emitter.
+    pub(super) fn new(scope: Scope) -> Open {
+        let context = scope.step().parts().context.clone();
+        let emitter = scope.emitter().cloned();
+        let ambient = Ambient { context, scope: Some(scope.clone()), emitter, level: Level::Scope };
+        Open { scope, ambient }
+    }
+
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Runs code that does not await inside of it. A panic ends the scope, and goes on.
+    pub(crate) fn enter<T>(&mut self, run: impl FnOnce(&Scope) -> T) -> T {
+        self.try_enter(run).unwrap_or_else(|panic| {
+            self.scope.panicked(&*panic);
+            resume_unwind(panic)
+        })
+    }
+
+    /// Like [`enter`](Self::enter), for who has to do something before a panic goes on.
+    pub(super) fn try_enter<T>(&mut self, run: impl FnOnce(&Scope) -> T) -> std::thread::Result<T> {
+        let Open { scope, ambient } = self;
+        catch_unwind(AssertUnwindSafe(|| ambient.enter(|| run(scope))))
+    }
+
+    /// Runs a future inside of it; the scope goes on afterwards.
+    pub(crate) async fn carry<R: Future>(&mut self, run: impl FnOnce(Scope) -> R) -> R::Output {
+        let mut future = pin!(self.enter(|scope| run(scope.clone())));
+        poll_fn(|cx| self.enter(|_| future.as_mut().poll(cx))).await
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.scope.abandon();
+    }
+}
+
+/// The guard of [`Trace::enter`]: the scope ends when it goes.
+#[must_use = "the scope ends when this goes; bind it to a name"]
+pub struct Guard {
+    scope: Scope,
+    outer: Ambient,
+    /// What it must put back belongs to its thread.
+    stays: PhantomData<*const ()>,
+}
+
+impl Deref for Guard {
+    type Target = Scope;
+
+    fn deref(&self) -> &Scope {
+        &self.scope
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.scope.state().failure.is_none() {
+            self.scope.fail("Panic", "the code panicked");
+        }
+        self.scope.end();
+        swap(&mut self.outer);
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.scope.fmt(f)
+    }
+}
+
+/// The last word of a type's name, without what it is generic over: `Timeout` of `tokio::time::error::Timeout`.
+pub(crate) fn short_type_name<T: ?Sized>() -> &'static str {
+    let name = std::any::type_name::<T>();
+    // A boxed error says nothing of what it is.
+    if name.contains("dyn ") {
+        return "Error";
+    }
+    let plain = name.split('<').next().unwrap_or(name);
+    match plain.rsplit("::").next().unwrap_or(plain).trim_start_matches(['&', ' ']) {
+        "String" | "str" => "Error",
+        short => short,
+    }
+}

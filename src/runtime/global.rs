@@ -1,0 +1,169 @@
+//! The topology of the whole process: made the default, started from its files, flushed and ended by whoever is at hand.
+
+use std::env;
+use std::fmt;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use streamll_actors::graph::Drained;
+use tracing::{error, info, warn};
+
+use super::{Handle, StartFailure};
+use crate::topology::{Registry, Topology, TopologyError, choose_environment};
+
+/// The folder of the topologies, where `STREAMLL_TOPOLOGIES` names none.
+const FOLDER: &str = "topologies";
+
+/// The handle behind [`install`].
+static DEFAULT: Mutex<Option<Handle>> = Mutex::new(None);
+
+/// Held by whoever starts the default, so that two do not.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Makes a topology the process-wide default, for [`emit`](crate::emit()), and for scopes and token streams that name none.
+/// Libraries and tests pass a handle around instead. A later call replaces it.
+///
+/// ```
+/// let handle = streamll::Topology::builder("rag-api").sink("log", streamll::sinks::file("/dev/null")).start()?;
+/// streamll::install(&handle);
+/// streamll::emit(streamll::Event::new(&streamll::step("RagPipeline"), "start"));
+/// # Ok::<(), streamll::StartFailure>(())
+/// ```
+pub fn install(handle: &Handle) {
+    crate::emit::set_default(handle.emitter());
+    *default() = Some(handle.clone());
+}
+
+/// Starts the topology that the environment asks for, and makes it the process-wide default until the guard goes.
+///
+/// The file is `<STREAMLL_ENV>.yaml` in the folder `STREAMLL_TOPOLOGIES`, by default `topologies`; without `STREAMLL_ENV`
+/// it is `development.yaml` where the program runs on a terminal. These are the rules of the command `streamll`.
+///
+/// ```no_run
+/// fn main() -> Result<(), streamll::StartFailure> {
+///     let _streamll = streamll::init()?;
+///     streamll::trace("answer").enter().emit("docs_found", serde_json::json!({ "count": 3 }));
+///     Ok(())
+/// } // delivers what waits, for the topology's `shutdown.timeout` at most
+/// ```
+///
+/// # Errors
+/// Everything that is wrong with the topology, each with its place. No environment is chosen, and there is no terminal. The
+/// process has a default that runs: a second topology is [started](Topology::start) by itself, and its handle passed around.
+pub fn init() -> Result<DrainGuard, StartFailure> {
+    init_with(&Registry::default())
+}
+
+/// Like [`init`], with kinds of sinks and processors of your own.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_with(kinds: &Registry) -> Result<DrainGuard, StartFailure> {
+    let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if default().as_ref().is_some_and(|handle| !handle.has_ended()) {
+        return Err(StartFailure::Installed);
+    }
+    let folder = env::var_os("STREAMLL_TOPOLOGIES").filter(|folder| !folder.is_empty());
+    let folder = folder.map_or_else(|| PathBuf::from(FOLDER), PathBuf::from);
+    let topology = Topology::load(&folder, &environment(None, &folder)?, kinds)?;
+    for warning in topology.warnings() {
+        warn!("{}", warning.to_string().trim_end());
+    }
+    let handle = topology.start()?;
+    info!(environment = topology.environment(), folder = %folder.display(), "topology started");
+    install(&handle);
+    Ok(DrainGuard(handle))
+}
+
+/// Which environment this process is to run: `named`, else `STREAMLL_ENV`, else `development` on a terminal.
+pub(crate) fn environment(named: Option<&str>, folder: &Path) -> Result<String, TopologyError> {
+    let variable = env::var("STREAMLL_ENV").ok();
+    let tty = io::stdin().is_terminal() || io::stdout().is_terminal();
+    choose_environment(named, variable.as_deref(), tty, folder)
+}
+
+/// Waits until everything emitted before has arrived at the process-wide default, as [`Handle::flush`] does. Returns how
+/// many events wait behind sinks that do not deliver; 0 where nothing is installed.
+pub async fn flush() -> u64 {
+    let handle = default().clone();
+    match handle {
+        Some(handle) => handle.flush().await,
+        None => 0,
+    }
+}
+
+/// Ends the process-wide default: delivers what waits, for its `shutdown.timeout` at most, and says how it went, also in the
+/// log. `None` where nothing is installed. Events emitted afterwards are shed and counted.
+pub async fn shutdown() -> Option<Drained> {
+    let handle = default().clone()?;
+    let ended = handle.has_ended();
+    let drained = handle.shutdown(handle.shutdown_timeout()).await;
+    tell_once(ended, &drained);
+    Some(drained)
+}
+
+/// Like [`shutdown`], for code that does not await. Blocks its thread.
+pub fn shutdown_blocking() -> Option<Drained> {
+    let handle = default().clone()?;
+    let ended = handle.has_ended();
+    let drained = handle.shutdown_blocking(handle.shutdown_timeout());
+    tell_once(ended, &drained);
+    Some(drained)
+}
+
+fn default() -> MutexGuard<'static, Option<Handle>> {
+    DEFAULT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The guard of [`init`]: when it goes, its topology delivers what waits, for the `shutdown.timeout` at most, and ends.
+///
+/// That blocks the thread, also in an `async fn main`: the topology runs on threads of its own. What did not arrive is in
+/// the log. Where [`shutdown`] was called before, nothing is left to do.
+#[must_use = "the topology ends when this goes; bind it to a name, for as long as the program runs"]
+pub struct DrainGuard(Handle);
+
+impl DrainGuard {
+    /// The topology that was started.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        &self.0
+    }
+}
+
+impl Drop for DrainGuard {
+    fn drop(&mut self) {
+        if !self.0.has_ended() {
+            tell_once(false, &self.0.shutdown_blocking(self.0.shutdown_timeout()));
+        }
+    }
+}
+
+impl fmt::Debug for DrainGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DrainGuard").field(&self.0).finish()
+    }
+}
+
+/// Logs what did not arrive, unless somebody has heard of this end before.
+fn tell_once(told: bool, drained: &Drained) {
+    if told {
+        return;
+    }
+    let numbers = drained.status.balance();
+    if drained.complete {
+        info!(received = numbers.received, "topology ended: everything arrived");
+        return;
+    }
+    for sink in drained.status.sinks().iter().chain(drained.status.removed()) {
+        let balance = &sink.balance;
+        let (shed, dead_lettered, waiting) = (balance.shed, balance.dead_lettered, balance.waiting);
+        if shed + dead_lettered + waiting > 0 {
+            error!(sink = %sink.name, shed, dead_lettered, waiting, state = %sink, "not everything arrived");
+        }
+    }
+    if numbers.rejected + numbers.shed + numbers.failed > 0 {
+        let (rejected, shed, failed) = (numbers.rejected, numbers.shed, numbers.failed);
+        error!(rejected, shed, failed, "not everything reached the sinks");
+    }
+}
