@@ -108,7 +108,8 @@ fn files(folders: &[&str]) -> Vec<PathBuf> {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let (path, name) = (entry.path(), entry.file_name());
             match path.is_dir() {
-                true if name == "target" || name == ".git" => {}
+                // A folder, or in a second work tree a file.
+                _ if name == "target" || name == ".git" => {}
                 true => open.push(path),
                 false => found.push(path),
             }

@@ -10,7 +10,10 @@ use serde::de::{self, Deserialize, DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::body::Raw;
-use super::{Body, Context, Event, EventId, Kind, MAX_EVENT_BYTES, Step, StepParts, Timestamp, Token, id};
+use super::{
+    Body, Class, Context, Event, EventId, Kind, MAX_EVENT_BYTES, Stamp, Statics, Step, StepParts, Timestamp,
+    Token, id,
+};
 
 /// How deep the `data` of an incoming event may nest.
 const MAX_DEPTH: usize = 64;
@@ -26,6 +29,8 @@ pub struct WireError(String);
 #[derive(Debug, Default)]
 pub struct Decoder {
     last: Option<Step>,
+    /// What a graph wrote on the last event that was restored.
+    stamp: Option<Arc<Stamp>>,
 }
 
 impl Decoder {
@@ -41,6 +46,48 @@ impl Decoder {
         let mut json = serde_json::Deserializer::from_slice(line);
         let wire = Wire::deserialize(&mut json).and_then(|wire| json.end().map(|()| wire));
         self.event(wire.map_err(|e| WireError(said(&e)))?)
+    }
+
+    /// Reads an event back that a graph has sent on its way before: it keeps its topic, and its JSON to the letter.
+    pub(crate) fn restore(&mut self, json: Bytes, class: Class, system: bool) -> Result<Event, WireError> {
+        let wire: Wire<'_> = serde_json::from_slice(&json).map_err(|e| WireError(said(&e)))?;
+        let kind = Kind::from(wire.event_type.as_deref().unwrap_or_default());
+        let data = wire.data.map_or("{}", RawValue::get);
+        let body = match token(&kind, data) {
+            Some(token) => Body::Token(token),
+            None => Body::Raw(Box::new(Raw::new(Bytes::copy_from_slice(data.as_bytes())))),
+        };
+        let timestamp = wire.timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
+        let step = self.step(&wire);
+        let topic: Option<String> = wire.topic.and_then(|topic| serde_json::from_str(topic.get()).ok());
+        let stamp = self.stamp(&step, topic.as_deref());
+        let mut event = Event::with_body(step, kind, body).at(timestamp.unwrap_or_else(Timestamp::now));
+        event.set_class(class);
+        let inner = event.edit();
+        inner.id = wire.event_id.as_deref().map_or_else(|| inner.id.clone(), EventId::from);
+        inner.system = system;
+        inner.foreign_source = wire.source.as_deref().map(Arc::from);
+        inner.seq = wire.seq;
+        inner.stamp = Some(stamp);
+        inner.json = json.clone().into();
+        Ok(event)
+    }
+
+    fn stamp(&mut self, step: &Step, topic: Option<&str>) -> Arc<Stamp> {
+        let tags = &step.parts().context;
+        let [service, environment] =
+            ["service", "environment"].map(|tag| tags.get_tag(tag).unwrap_or_default());
+        let is_it = |stamp: &&Arc<Stamp>| {
+            let statics = &stamp.statics;
+            stamp.topic.as_deref() == topic
+                && (&*statics.service, &*statics.environment) == (service, environment)
+        };
+        if let Some(stamp) = self.stamp.as_ref().filter(is_it) {
+            return stamp.clone();
+        }
+        let statics = Arc::new(Statics::new(service, environment, []));
+        let stamp = Arc::new(Stamp { statics, topic: topic.map(Arc::from) });
+        self.stamp.insert(stamp).clone()
     }
 
     fn event(&mut self, wire: Wire<'_>) -> Result<Event, WireError> {
@@ -184,6 +231,8 @@ struct Wire<'a> {
     method_name: Option<Cow<'a, str>>,
     event_type: Option<Cow<'a, str>>,
     operation: Option<Cow<'a, str>>,
+    /// Only of interest for who restores an event.
+    topic: Option<&'a RawValue>,
     source: Option<Cow<'a, str>>,
     seq: Option<u64>,
     data: Option<&'a RawValue>,
@@ -256,7 +305,7 @@ impl<'de> Visitor<'de> for WireVisitor {
                     continue;
                 }
                 "topic" => {
-                    map.next_value::<de::IgnoredAny>()?;
+                    wire.topic = Some(map.next_value()?);
                     seen.push(key);
                     continue;
                 }

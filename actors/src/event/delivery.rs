@@ -30,6 +30,11 @@ impl Delivery {
         Delivery { event, key: None, attempt: 1 }
     }
 
+    /// The key of its own, where it has one beside the topic.
+    pub(crate) fn own_key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     /// Its name at the broker, for example `ai.rag_pipeline.token`.
     #[must_use]
     pub fn key(&self) -> &str {

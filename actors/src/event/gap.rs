@@ -10,15 +10,16 @@ pub(crate) enum GapReason {
     BufferFull,
     CircuitOpen,
     IngressFull,
+    Unreadable,
 }
 
-const REASONS: [&str; 3] = ["buffer full", "circuit open", "ingress full"];
+const REASONS: [&str; 4] = ["buffer full", "circuit open", "ingress full", "unreadable on disk"];
 const CLASSES: [Class; 3] = [Class::Token, Class::Lifecycle, Class::Audit];
 
 /// Events that are missing in one place: how many, of which class, from and to which number, why.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Gap {
-    reasons: [bool; 3],
+    reasons: [bool; 4],
     classes: [u64; 3],
     from: Option<u64>,
     to: Option<u64>,
@@ -30,6 +31,13 @@ impl Gap {
         let to = (from + tokens + others).saturating_sub(1);
         let mut gap = Gap { classes: [tokens, others, 0], from: Some(from), to: Some(to), ..Gap::default() };
         gap.because(GapReason::IngressFull);
+        gap
+    }
+
+    /// So many events of one class that nobody can read any more.
+    pub(crate) fn unreadable(classes: [u64; 3]) -> Gap {
+        let mut gap = Gap { classes, ..Gap::default() };
+        gap.because(GapReason::Unreadable);
         gap
     }
 

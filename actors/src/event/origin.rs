@@ -1,7 +1,7 @@
 //! Where an event comes from, what its graph adds to it, and who waits to hear that it is held.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
@@ -88,18 +88,60 @@ pub enum Confirmation {
 }
 
 /// Tells one waiting sender what became of its event; says [`Confirmation::NotWanted`] when dropped unanswered.
-pub struct Receipt(Mutex<Option<oneshot::Sender<Confirmation>>>);
+pub struct Receipt(Mutex<Answer>);
+
+struct Answer {
+    waiting: Option<oneshot::Sender<Confirmation>>,
+    /// How many disks are still to write it.
+    unwritten: usize,
+    /// How many sinks want it, once the router knows.
+    targets: Option<usize>,
+}
 
 impl Receipt {
     pub(crate) fn new() -> (Arc<Receipt>, oneshot::Receiver<Confirmation>) {
         let (tx, rx) = oneshot::channel();
-        (Arc::new(Receipt(Mutex::new(Some(tx)))), rx)
+        let answer = Answer { waiting: Some(tx), unwritten: 0, targets: None };
+        (Arc::new(Receipt(Mutex::new(answer))), rx)
     }
 
     /// Answers the sender; only the first answer counts.
     pub(crate) fn answer(&self, confirmation: Confirmation) {
-        if let Some(waiting) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(waiting) = self.lock().waiting.take() {
             let _ = waiting.send(confirmation);
+        }
+    }
+
+    /// One disk is to write it, before it counts as held.
+    pub(crate) fn staged(&self) {
+        self.lock().unwritten += 1;
+    }
+
+    /// One of those has written it, or need not any more.
+    pub(crate) fn written(&self) {
+        let mut answer = self.lock();
+        answer.unwritten = answer.unwritten.saturating_sub(1);
+        answer.held();
+    }
+
+    /// It is in the buffers of so many sinks.
+    pub(crate) fn routed(&self, targets: usize) {
+        let mut answer = self.lock();
+        answer.targets = Some(targets);
+        answer.held();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Answer> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answer {
+    fn held(&mut self) {
+        if let (0, Some(targets)) = (self.unwritten, self.targets)
+            && let Some(waiting) = self.waiting.take()
+        {
+            let _ = waiting.send(Confirmation::Held(targets));
         }
     }
 }

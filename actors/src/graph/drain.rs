@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::{GraphHandle, GraphStatus, Member, lock};
@@ -15,13 +15,15 @@ use crate::supervise::Dismiss;
 const PROGRESS: Duration = Duration::from_secs(5);
 /// What a sink gets beyond the deadline to let go.
 const GRACE: Duration = Duration::from_millis(500);
+/// What the disk gets to write what is in memory.
+const CLOSE: Duration = Duration::from_secs(5);
 
 /// How a graph ended.
 #[derive(Debug, Clone)]
 pub struct Drained {
     /// All that is known of it, for the last time.
     pub status: GraphStatus,
-    /// Whether everything that was taken in arrived, was filtered, or wanted by nobody.
+    /// Whether everything that was taken in arrived, is kept on disk, was filtered, or wanted by nobody.
     pub complete: bool,
 }
 
@@ -52,7 +54,7 @@ pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
     let status = graph.status();
     let numbers = status.balance();
     let sinks = status.sinks().iter().chain(status.removed());
-    let lost = sinks.map(|sink| &sink.balance).any(|b| b.shed + b.dead_lettered + b.waiting > 0);
+    let lost = sinks.map(|sink| &sink.balance).any(|b| b.shed + b.dead_lettered + b.in_memory() > 0);
     let complete = !lost && numbers.rejected + numbers.shed + numbers.failed == 0;
     Drained { status, complete }
 }
@@ -89,7 +91,13 @@ pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
             () = sleep_until(limit) => {}
         }
     }
-    members.iter().for_each(|member| member.worker.buffer.retire());
+    for member in members {
+        let buffer = &member.worker.buffer;
+        buffer.retire();
+        if timeout(CLOSE, buffer.close()).await.is_err() {
+            warn!(sink = %member.worker.name, "the buffer on disk does not close: its disk hangs");
+        }
+    }
 }
 
 fn is_busy(member: &Member) -> bool {

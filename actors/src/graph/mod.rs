@@ -27,11 +27,14 @@ use crate::process::OnFailed;
 use crate::route::{Route, RouterParts, Subscription, Table, Taps};
 use crate::sink::breaker::Circuit;
 use crate::sink::{
-    Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkStatus, StatusCell, Worker,
+    Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkStatus, StatusCell, Worker, open_on_disk,
 };
 use crate::supervise::{Adopt, ChildSpec, GraphSupervisor, RestartPolicy};
 use monitor::Monitor;
 use place::Place;
+
+/// The folder of the disk buffers, below `data_dir`.
+const BUFFERS: &str = "buffers";
 
 /// Where the actors of a graph run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -126,7 +129,11 @@ impl GraphHandle {
             plan,
         });
         let handle = GraphHandle(shared.clone());
-        let members: Vec<_> = shared.plan.sinks.iter().map(|spec| handle.member(spec)).collect();
+        let members = shared.plan.sinks.iter().map(|spec| {
+            let member = handle.member(spec);
+            handle.put_on_disk(&member).map(|()| member)
+        });
+        let members = members.collect::<Result<Vec<_>, _>>()?;
         link(&members);
         let routes = shared.plan.sinks.iter().zip(&members).map(|(spec, member)| handle.route(spec, member));
         handle.publish_routes(routes.collect());
@@ -149,9 +156,7 @@ impl GraphHandle {
     #[must_use]
     pub fn status(&self) -> GraphStatus {
         let now = Instant::now();
-        let status = |member: &Arc<Member>| {
-            member.worker.cell.snapshot(&member.worker.name, member.worker.buffer.balance(now))
-        };
+        let status = |member: &Arc<Member>| member.worker.cell.snapshot(&member.worker.buffer, now);
         let leaving = lock(&self.0.leaving);
         let mut removed = lock(&self.0.removed).clone();
         leaving.iter().map(status).for_each(|leaving| merge(&mut removed, leaving));
@@ -204,13 +209,18 @@ impl GraphHandle {
         if self.0.draining.load(Ordering::SeqCst) {
             return Err(StartError::Draining);
         }
+        let check = |sinks: &[Arc<Member>]| {
+            if sinks.iter().any(|member| member.is(&spec.name)) {
+                return Err(StartError::TwoOfAName(spec.name.clone()));
+            }
+            check_references(&spec, |name| sinks.iter().any(|member| member.is(name)))
+        };
+        check(&lock(&self.0.sinks))?;
+        let member = self.member(&spec);
+        self.put_on_disk(&member)?;
         let member = {
             let mut sinks = lock(&self.0.sinks);
-            if sinks.iter().any(|member| member.is(&spec.name)) {
-                return Err(StartError::TwoOfAName(spec.name));
-            }
-            check_references(&spec, |name| sinks.iter().any(|member| member.is(name)))?;
-            let member = self.member(&spec);
+            check(&sinks)?;
             sinks.push(member.clone());
             // Others may have pointed at an earlier sink of that name.
             link(&sinks);
@@ -248,7 +258,7 @@ impl GraphHandle {
     /// deadline at the latest.
     ///
     /// # Errors
-    /// As for [`Self::add_sink`].
+    /// As for [`Self::add_sink`]. Where its disk buffer cannot be opened it runs all the same, with its buffer in memory.
     pub async fn replace_sink(&self, spec: SinkSpec, deadline: Duration) -> Result<(), StartError> {
         if self.sink(&spec.name).is_none() {
             return self.add_sink(spec).await;
@@ -273,8 +283,10 @@ impl GraphHandle {
         if let Some(old) = old {
             self.dismiss(&old, after(deadline)).await;
         }
+        // Only now the old one has let go of the folder.
+        let on_disk = self.put_on_disk(&member);
         self.employ(&member).await;
-        Ok(())
+        on_disk
     }
 
     /// Ends a sink that is on no route any more.
@@ -328,6 +340,18 @@ impl GraphHandle {
             ended: Notify::new(),
         });
         Arc::new(Member { worker, dead_letter, place })
+    }
+
+    /// Puts a sink's buffer on disk, where that is its policy, behind what an earlier process left there.
+    fn put_on_disk(&self, member: &Member) -> Result<(), StartError> {
+        let buffer = &member.worker.buffer;
+        if buffer.policy().disk.is_none() {
+            return Ok(());
+        }
+        let path = self.0.plan.data_dir.join(BUFFERS).join(&*member.worker.name);
+        let sink = member.worker.name.to_string();
+        open_on_disk(buffer, &path, self.0.threads == Threads::Several)
+            .map_err(|error| StartError::Buffer { sink, error })
     }
 
     fn route(&self, spec: &SinkSpec, member: &Member) -> Arc<Route> {
@@ -446,7 +470,7 @@ impl SinkHandle {
     #[must_use]
     pub fn status(&self) -> SinkStatus {
         let worker = &self.0.worker;
-        worker.cell.snapshot(&worker.name, worker.buffer.balance(Instant::now()))
+        worker.cell.snapshot(&worker.buffer, Instant::now())
     }
 }
 

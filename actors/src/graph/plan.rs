@@ -12,7 +12,7 @@ use crate::ingress::{Batch, INGRESS_CAPACITY};
 use crate::process::{Processor, ProcessorFactory};
 use crate::route::{DEFAULT_ROUTING_KEY, Template, TemplateError, TopicPattern};
 use crate::sink::breaker::BreakerPolicy;
-use crate::sink::{BatchPolicy, BufferPolicy, OnOpen, Placement, Sink, SinkFactory};
+use crate::sink::{BatchPolicy, BufferPolicy, FolderError, OnOpen, Placement, Sink, SinkFactory};
 use crate::supervise::RestartPolicy;
 
 /// Starts an actor that takes batches and hands them on to the given next stage.
@@ -239,6 +239,14 @@ pub enum StartError {
         to: String,
         /// `dead_letter` or `fallback`.
         role: &'static str,
+    },
+    /// A disk buffer cannot be opened.
+    #[error("the buffer of sink `{sink}`: {error}")]
+    Buffer {
+        /// Whose.
+        sink: String,
+        /// Why.
+        error: FolderError,
     },
     /// Unset variables were allowed on loading, and one stands where a value is needed.
     #[error("the topology has unset variables: it can be checked, not started")]

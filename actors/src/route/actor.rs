@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Named, Route, Table, Taps};
-use crate::event::{Class, Confirmation, Delivery, Event, Gap, Kind, Stamp, Step};
+use crate::event::{Class, Delivery, Event, Gap, Kind, Stamp, Step};
 use crate::ingress::{Batch, Ingress, Tally};
 use crate::process::Stage;
 use crate::supervise::{DeathWatch, Exit};
@@ -352,7 +352,7 @@ impl Handler<Batch> for RouterActor {
         // Those that were shed on their way in have been answered: the first answer counts.
         for (event, targets) in receipts {
             if let Some(receipt) = event.receipt() {
-                receipt.answer(Confirmation::Held(targets));
+                receipt.routed(targets);
             }
         }
         batch.tally = tally;

@@ -188,7 +188,9 @@ impl SinkActor {
             }
             Permit::Wait(until) => {
                 let deadline = self.worker.deadline();
-                if draining && until.is_none_or(|until| deadline.is_some_and(|deadline| until > deadline)) {
+                let too_late = until.is_none_or(|until| deadline.is_some_and(|deadline| until > deadline));
+                // What is on disk goes out at the next start.
+                if draining && (too_late || self.worker.buffer.is_kept()) {
                     return self.finish(ctx);
                 }
                 self.idle(ctx, until, false);

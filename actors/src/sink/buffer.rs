@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::backlog::{self, Backlog, Reader, Work};
 use super::batch::Mark;
+use super::disk::{Disk, Fsync, Record, Recovered};
 use super::shed;
 use super::status::Balance;
 use crate::event::{Class, Delivery, Gap, GapReason};
@@ -33,11 +35,22 @@ pub struct BufferPolicy {
     pub max_size: usize,
     /// What happens beyond.
     pub when_full: WhenFull,
+    /// On disk, and how durably; `None`, the default, is in memory.
+    pub disk: Option<Fsync>,
 }
 
 impl Default for BufferPolicy {
     fn default() -> BufferPolicy {
-        BufferPolicy { max_events: 100_000, max_size: 64 << 20, when_full: WhenFull::ShedTokens }
+        BufferPolicy { max_events: 100_000, max_size: 64 << 20, when_full: WhenFull::ShedTokens, disk: None }
+    }
+}
+
+impl BufferPolicy {
+    /// On disk: 1 GiB, synced in groups before an event counts as held.
+    #[must_use]
+    pub fn disk() -> BufferPolicy {
+        let disk = Some(Fsync::Group);
+        BufferPolicy { max_events: usize::MAX, max_size: 1 << 30, disk, ..BufferPolicy::default() }
     }
 }
 
@@ -66,10 +79,13 @@ pub struct Buffer {
     /// Copies for readers who must not wait for the lock.
     events: AtomicUsize,
     bytes: AtomicUsize,
+    /// What there is on disk is over three quarters full, or the disk far behind.
+    pressed: AtomicBool,
     open: AtomicBool,
     failed: AtomicBool,
     retired: AtomicBool,
     filled: Notify,
+    disk: OnceLock<Disk>,
     /// Told after every change that may let a waiting sender go on.
     relief: Arc<Notify>,
 }
@@ -80,7 +96,7 @@ pub(super) struct Inner {
     /// The position of the first entry, for leases.
     head: u64,
     /// How many entries ever came in.
-    appended: u64,
+    pub(super) appended: u64,
     /// How many of the first entries are with the sink.
     pub(super) leased: usize,
     incarnation: u64,
@@ -89,9 +105,11 @@ pub(super) struct Inner {
     pub(super) bytes: usize,
     /// Events per class that are not with the sink.
     pub(super) idle: [usize; 3],
-    notices: usize,
+    pub(super) notices: usize,
     pub(super) balance: Balance,
     last_delivered: Option<Instant>,
+    /// What is behind `entries`, where there is a disk.
+    pub(super) backlog: Option<Backlog>,
 }
 
 #[derive(Debug)]
@@ -102,7 +120,7 @@ pub(super) struct Entry {
     pub(super) size: u32,
     since: Instant,
     /// Deliveries begun; the next one is `attempts + 1`.
-    attempts: u32,
+    pub(super) attempts: u32,
     /// How often an incarnation died with this event alone in flight.
     crashes: u32,
     first_attempt: Option<Instant>,
@@ -152,10 +170,12 @@ impl Buffer {
             inner: Mutex::default(),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            pressed: AtomicBool::new(false),
             open: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             filled: Notify::new(),
+            disk: OnceLock::new(),
             relief,
         })
     }
@@ -185,7 +205,7 @@ impl Buffer {
                 let mut inner = self.lock();
                 for delivery in deliveries {
                     inner.balance.accepted += 1;
-                    inner.shed(&delivery, GapReason::CircuitOpen, now);
+                    inner.shed(&delivery, GapReason::CircuitOpen, &self.name, now);
                 }
                 self.publish(inner, false);
             }
@@ -207,9 +227,9 @@ impl Buffer {
         for delivery in deliveries {
             inner.balance.accepted += 1;
             if self.make_room(&mut inner, &delivery, now) {
-                inner.append(Item::Event(delivery), now);
+                inner.append(Item::Event(delivery), &self.name, now);
             } else {
-                inner.shed(&delivery, GapReason::BufferFull, now);
+                inner.shed(&delivery, GapReason::BufferFull, &self.name, now);
             }
         }
         self.publish(inner, false);
@@ -219,11 +239,14 @@ impl Buffer {
     pub(crate) fn offer(&self, delivery: Delivery, now: Instant) -> bool {
         let mut inner = self.lock();
         let size = delivery.event.size();
-        let fits = inner.events < self.policy.max_events
-            && (inner.bytes + size <= self.policy.max_size || inner.events == 0);
+        let fits = match &inner.backlog {
+            Some(backlog) => !backlog.is_pressed(size, self.policy.max_size),
+            None => inner.bytes + size <= self.policy.max_size || inner.events == 0,
+        };
+        let fits = fits && inner.events < self.policy.max_events;
         if fits {
             inner.balance.accepted += 1;
-            inner.append(Item::Event(delivery), now);
+            inner.append(Item::Event(delivery), &self.name, now);
         }
         self.publish(inner, false);
         fits
@@ -234,7 +257,7 @@ impl Buffer {
         let mut inner = self.lock();
         if inner.notices < MAX_NOTICES {
             inner.notices += 1;
-            inner.append(Item::Notice(delivery), now);
+            inner.append(Item::Notice(delivery), &self.name, now);
         }
         self.publish(inner, false);
     }
@@ -244,7 +267,7 @@ impl Buffer {
         let mut inner = self.lock();
         match inner.gap_at_the_end() {
             Some(last) => last.absorb(gap),
-            None => inner.append(Item::Gap(Box::new(gap.clone())), now),
+            None => inner.append(Item::Gap(Box::new(gap.clone())), &self.name, now),
         }
         self.publish(inner, false);
     }
@@ -307,6 +330,12 @@ impl Buffer {
         }
         inner.leased = taken;
         inner.notices += gaps;
+        let sent =
+            taken.checked_sub(1).and_then(|last| inner.entries.get(last)).map(|entry| entry.number + 1);
+        drop(inner);
+        if let (Some(disk), Some(sent)) = (self.disk.get(), sent) {
+            disk.sent(sent);
+        }
         (!items.is_empty()).then_some(Lease { incarnation, positions, items })
     }
 
@@ -405,7 +434,8 @@ impl Buffer {
 
     /// Whether nothing waits, markers included.
     pub(crate) fn is_empty(&self) -> bool {
-        self.lock().entries.is_empty()
+        let inner = self.lock();
+        inner.entries.is_empty() && inner.backlog.as_ref().is_none_or(Backlog::is_empty)
     }
 
     /// How many entries came in so far: what is before this place has left once [`Self::has_passed`] says so.
@@ -414,7 +444,7 @@ impl Buffer {
     }
 
     pub(crate) fn has_passed(&self, tail: u64) -> bool {
-        self.lock().entries.front().is_none_or(|entry| entry.number >= tail)
+        self.lock().first() >= tail
     }
 
     /// The sink's actor says whether its circuit is open, and whether it was given up for good.
@@ -445,8 +475,13 @@ impl Buffer {
     /// Whether with so many more events and bytes it would be over three quarters full.
     pub(crate) fn is_pressed(&self, more_events: usize, more_bytes: usize) -> bool {
         let over = |have: usize, more: usize, max: usize| have.saturating_add(more) > max - max / 4;
-        over(self.events.load(Ordering::Relaxed), more_events, self.policy.max_events)
-            || over(self.bytes.load(Ordering::Relaxed), more_bytes, self.policy.max_size)
+        if over(self.events.load(Ordering::Relaxed), more_events, self.policy.max_events) {
+            return true;
+        }
+        match self.disk.get() {
+            Some(_) => self.pressed.load(Ordering::Relaxed),
+            None => over(self.bytes.load(Ordering::Relaxed), more_bytes, self.policy.max_size),
+        }
     }
 
     /// The numbers of this sink, as of one moment.
@@ -455,6 +490,7 @@ impl Buffer {
         let mut balance = inner.balance;
         balance.waiting = inner.events as u64;
         balance.waiting_bytes = inner.bytes as u64;
+        balance.on_disk = inner.on_disk();
         balance.in_flight =
             inner.entries.iter().take(inner.leased).filter(|entry| entry.is_event()).count() as u64;
         let oldest = inner.entries.iter().find(|entry| entry.is_event());
@@ -463,8 +499,85 @@ impl Buffer {
         balance
     }
 
+    /// From now on it is on disk, too, behind what was found there. Before anybody leases from it.
+    pub(super) fn put_on_disk(&self, recovered: &Recovered, disk: Disk) {
+        let mut inner = self.lock();
+        let early = std::mem::take(&mut inner.entries);
+        let came = inner.appended;
+        let backlog = Backlog::new(&self.policy, recovered, &mut inner);
+        let base = inner.appended;
+        inner.backlog = Some(backlog);
+        inner.appended += came;
+        let Inner { backlog, entries, .. } = &mut *inner;
+        if let Some(backlog) = backlog {
+            for mut entry in early {
+                entry.number += base;
+                backlog.append(entry, entries, &self.name);
+            }
+        }
+        let _ = self.disk.set(disk);
+        self.publish(inner, false);
+    }
+
+    pub(super) fn disk(&self) -> Option<&Disk> {
+        self.disk.get()
+    }
+
+    pub(crate) fn policy(&self) -> &BufferPolicy {
+        &self.policy
+    }
+
+    /// What the disk is to do next.
+    pub(super) fn work(&self) -> Work {
+        let mut inner = self.lock();
+        let (first, next) = (inner.first(), inner.appended);
+        let backlog = inner.backlog.as_mut();
+        backlog.map(|backlog| backlog.work(first, next, self.policy.max_size)).unwrap_or_default()
+    }
+
+    /// Changes what is behind the window, from the disk's side.
+    pub(super) fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Backlog, &mut VecDeque<Entry>) -> T,
+    ) -> Option<T> {
+        let mut inner = self.lock();
+        let Inner { backlog, entries, .. } = &mut *inner;
+        let changed = backlog.as_mut().map(|backlog| change(backlog, entries));
+        self.tell(inner, true);
+        changed
+    }
+
+    pub(super) fn loaded(&self, first: u64, records: Vec<Record>, reader: &mut Reader, sent: u64) {
+        let mut inner = self.lock();
+        inner.loaded(first, records, reader, sent, Instant::now());
+        self.tell(inner, true);
+    }
+
+    /// Writes what is to be written, and lets go of the disk. Nothing comes in any more.
+    pub(crate) async fn close(&self) {
+        let Some(disk) = self.disk.get() else { return };
+        self.change(|backlog, entries| backlog.close(entries, &self.name));
+        disk.wake(self, true);
+        disk.closed().await;
+    }
+
+    /// Whether what waits here survives the process.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.lock().backlog.as_ref().is_some_and(|backlog| backlog.trouble.is_none())
+    }
+
+    /// Why nothing can be written to its disk, while that is so, and how many places of it could not be read.
+    pub(crate) fn disk_trouble(&self) -> (Option<String>, u64) {
+        let inner = self.lock();
+        inner.backlog.as_ref().map_or((None, 0), |backlog| (backlog.trouble.clone(), backlog.damaged))
+    }
+
     fn make_room(&self, inner: &mut Inner, delivery: &Delivery, now: Instant) -> bool {
-        shed::make_room(inner, &self.policy, delivery.event.class(), delivery.event.size(), now)
+        let (class, size) = (delivery.event.class(), delivery.event.size());
+        match inner.backlog {
+            Some(_) => backlog::make_room(inner, &self.policy, class, size),
+            None => shed::make_room(inner, &self.policy, class, size, now),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -473,9 +586,20 @@ impl Buffer {
 
     /// Ends a change: copies the numbers out, and tells whoever waits for events, or for some to have `left`.
     fn publish(&self, inner: MutexGuard<'_, Inner>, left: bool) {
+        let urgent = !left || inner.backlog.as_ref().is_some_and(Backlog::wants_more);
+        self.tell(inner, left);
+        if let Some(disk) = self.disk.get() {
+            disk.wake(self, urgent);
+        }
+    }
+
+    fn tell(&self, inner: MutexGuard<'_, Inner>, left: bool) {
         let empty = inner.entries.is_empty();
         self.events.store(inner.events, Ordering::Relaxed);
         self.bytes.store(inner.bytes, Ordering::Relaxed);
+        if let Some(backlog) = &inner.backlog {
+            self.pressed.store(backlog.is_pressed(0, self.policy.max_size), Ordering::Relaxed);
+        }
         drop(inner);
         if !empty {
             self.filled.notify_one();
@@ -496,29 +620,53 @@ impl fmt::Debug for Buffer {
 }
 
 impl Inner {
-    pub(super) fn append(&mut self, item: Item, now: Instant) {
+    pub(super) fn append(&mut self, item: Item, name: &str, now: Instant) {
         let mut size = 0;
         if let Item::Event(delivery) = &item {
-            size = u32::try_from(delivery.event.size()).unwrap_or(u32::MAX);
-            self.events += 1;
-            self.bytes += size as usize;
-            count(&mut self.idle, delivery.event.class(), 1);
+            size = delivery.event.size();
+            self.count_in(delivery.event.class(), size);
         }
         let number = self.appended;
         self.appended += 1;
-        self.entries.push_back(Entry {
-            item,
-            number,
-            size,
-            since: now,
-            attempts: 0,
-            crashes: 0,
-            first_attempt: None,
-        });
+        let entry = Entry::new(item, number, u32::try_from(size).unwrap_or(u32::MAX), now);
+        match &mut self.backlog {
+            Some(backlog) => backlog.append(entry, &mut self.entries, name),
+            None => self.entries.push_back(entry),
+        }
+    }
+
+    /// One more event waits.
+    pub(super) fn count_in(&mut self, class: Class, size: usize) {
+        self.events += 1;
+        self.bytes += size;
+        count(&mut self.idle, class, 1);
+    }
+
+    /// Some that were not with the sink wait no more.
+    pub(super) fn count_out(&mut self, class: Class, events: usize, size: usize) {
+        self.events -= events;
+        self.bytes = self.bytes.saturating_sub(size);
+        if let Some(idle) = self.idle.get_mut(class as usize) {
+            *idle -= events;
+        }
+    }
+
+    /// The number of the first entry that has not left, or of the next to come.
+    fn first(&self) -> u64 {
+        match &self.backlog {
+            Some(backlog) => backlog.first(&self.entries, self.appended),
+            None => self.entries.front().map_or(self.appended, |entry| entry.number),
+        }
+    }
+
+    /// How many of the waiting events are on disk.
+    fn on_disk(&self) -> u64 {
+        let Some(backlog) = &self.backlog else { return 0 };
+        (self.events as u64).saturating_sub(backlog.unwritten_events(self.first()))
     }
 
     /// Counts an event that does not come in, and marks its place at the end.
-    pub(super) fn shed(&mut self, delivery: &Delivery, reason: GapReason, now: Instant) {
+    pub(super) fn shed(&mut self, delivery: &Delivery, reason: GapReason, name: &str, now: Instant) {
         self.balance.shed += 1;
         if let Some(receipt) = delivery.event.receipt() {
             receipt.answer(crate::event::Confirmation::Lost);
@@ -528,13 +676,17 @@ impl Inner {
         }
         let mut gap = Gap::default();
         gap.add(&delivery.event, reason);
-        self.append(Item::Gap(Box::new(gap)), now);
+        self.append(Item::Gap(Box::new(gap)), name, now);
     }
 
     /// Neighbouring gaps become one, whatever their reasons: so there are never more markers than events and one.
     fn gap_at_the_end(&mut self) -> Option<&mut Gap> {
+        let last = match &mut self.backlog {
+            Some(backlog) => backlog.last(&mut self.entries)?,
+            None => self.entries.back_mut()?,
+        };
         // One that is with the sink has become a marker.
-        match &mut self.entries.back_mut()?.item {
+        match &mut last.item {
             Item::Gap(gap) => Some(gap),
             _ => None,
         }
@@ -547,9 +699,13 @@ impl Inner {
         };
         match std::mem::replace(&mut entry.item, Item::Done) {
             Item::Event(_) => {
+                let size = entry.size as usize;
                 self.events -= 1;
-                self.bytes -= entry.size as usize;
+                self.bytes = self.bytes.saturating_sub(size);
                 *counter(&mut self.balance) += 1;
+                if let Some(backlog) = &mut self.backlog {
+                    backlog.left(size);
+                }
             }
             Item::Notice(_) => {
                 self.notices -= 1;
@@ -570,6 +726,9 @@ impl Inner {
             self.entries.pop_front();
             self.head += 1;
             self.leased = self.leased.saturating_sub(1);
+        }
+        if let Some(backlog) = &mut self.backlog {
+            backlog.refill(&mut self.entries);
         }
     }
 
@@ -598,16 +757,8 @@ impl Entry {
         matches!(self.item, Item::Event(_))
     }
 
-    pub(super) fn gap(gap: Gap, number: u64, now: Instant) -> Entry {
-        Entry {
-            item: Item::Gap(Box::new(gap)),
-            number,
-            size: 0,
-            since: now,
-            attempts: 0,
-            crashes: 0,
-            first_attempt: None,
-        }
+    pub(super) fn new(item: Item, number: u64, size: u32, since: Instant) -> Entry {
+        Entry { item, number, size, since, attempts: 0, crashes: 0, first_attempt: None }
     }
 }
 

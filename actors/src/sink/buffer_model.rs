@@ -49,7 +49,7 @@ fn policy() -> impl Strategy<Value = (BufferPolicy, OnOpen)> {
     let on_open = prop_oneof![3 => Just(OnOpen::Buffer), 1 => Just(OnOpen::Drop)];
     (1_usize..40, 1_000_usize..20_000, when_full, on_open).prop_map(
         |(max_events, max_size, when_full, on_open)| {
-            (BufferPolicy { max_events, max_size, when_full }, on_open)
+            (BufferPolicy { max_events, max_size, when_full, disk: None }, on_open)
         },
     )
 }

@@ -2,11 +2,13 @@
 
 mod actor;
 mod attempt;
+mod backlog;
 mod batch;
 pub mod breaker;
 mod buffer;
 mod circuit;
 mod dead_letter;
+mod disk;
 mod error;
 mod fence;
 mod shed;
@@ -16,6 +18,8 @@ pub(crate) use actor::{Control, SinkActor, Worker};
 pub use batch::Deliveries;
 pub use buffer::{Buffer, BufferPolicy, OnOpen, WhenFull};
 pub use dead_letter::{DeadLetter, DeadLetters};
+pub(crate) use disk::open as open_on_disk;
+pub use disk::{FolderError, Fsync};
 pub use error::{DeliveryError, ErrorClass};
 pub(crate) use status::StatusCell;
 pub use status::{Balance, SinkContext, SinkState, SinkStatus};

@@ -75,7 +75,7 @@ fn evict(inner: &mut Inner, victim: Class, events: usize, bytes: usize, now: Ins
                     _ => {
                         let mut gap = Gap::default();
                         gap.add(&delivery.event, GapReason::BufferFull);
-                        kept.push_back(Entry::gap(gap, entry.number, now));
+                        kept.push_back(Entry::new(Item::Gap(Box::new(gap)), entry.number, 0, now));
                     }
                 }
             }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Buffer;
 use super::breaker::CircuitState;
 use crate::event::Timestamp;
 use crate::supervise::Exit;
@@ -35,6 +36,8 @@ pub struct Balance {
     pub diverted: u64,
     /// In the buffer, those in flight included.
     pub waiting: u64,
+    /// Those of them that are on disk, and survive the process.
+    pub on_disk: u64,
     /// With the sink right now.
     pub in_flight: u64,
     /// Their size in bytes of JSON.
@@ -50,6 +53,12 @@ pub struct Balance {
 }
 
 impl Balance {
+    /// How many of the waiting events die with the process.
+    #[must_use]
+    pub fn in_memory(&self) -> u64 {
+        self.waiting.saturating_sub(self.on_disk)
+    }
+
     /// Adds the numbers of another sink.
     pub(crate) fn add(&mut self, other: &Balance) {
         self.recovered += other.recovered;
@@ -59,6 +68,7 @@ impl Balance {
         self.dead_lettered += other.dead_lettered;
         self.diverted += other.diverted;
         self.waiting += other.waiting;
+        self.on_disk += other.on_disk;
         self.waiting_bytes += other.waiting_bytes;
         self.notices += other.notices;
     }
@@ -130,6 +140,10 @@ pub struct SinkStatus {
     pub oldest_waiting_age: Option<Duration>,
     /// When an event last arrived.
     pub last_delivered_at: Option<Timestamp>,
+    /// Why its disk buffer cannot be written, while that is so; what comes in waits in memory.
+    pub disk_trouble: Option<String>,
+    /// Places of its disk buffer that could not be read, and were set aside.
+    pub damaged: u64,
     /// Its numbers.
     pub balance: Balance,
     /// Events that its own processors filtered, merged away, created, and failed on; in none of the other numbers.
@@ -153,17 +167,20 @@ pub struct Processed {
 impl fmt::Display for SinkStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waiting = grouped(self.balance.waiting);
+        let disk =
+            self.disk_trouble.as_ref().map(|why| format!("; its disk buffer cannot be written: {why}"));
+        let disk = disk.unwrap_or_default();
         if self.state == SinkState::Closed {
             let doing = self.reason.as_deref().unwrap_or("delivering");
             return match self.balance.waiting {
-                0 => write!(f, "closed ({doing})"),
-                _ => write!(f, "closed ({doing}; {waiting} waiting)"),
+                0 => write!(f, "closed ({doing}{disk})"),
+                _ => write!(f, "closed ({doing}; {waiting} waiting{disk})"),
             };
         }
         let since = self.since.to_string();
         let since = since.get(11..16).unwrap_or_default();
         let reason = self.reason.as_deref().unwrap_or("no reason known");
-        write!(f, "{} (not sending since {since}: {reason}; {waiting} waiting)", self.state.as_str())
+        write!(f, "{} (not sending since {since}: {reason}; {waiting} waiting{disk})", self.state.as_str())
     }
 }
 
@@ -322,7 +339,12 @@ impl StatusCell {
         self.signalled.notify_one();
     }
 
-    pub(crate) fn snapshot(&self, name: &Arc<str>, balance: Balance) -> SinkStatus {
+    pub(crate) fn snapshot(&self, buffer: &Buffer, now: Instant) -> SinkStatus {
+        let (disk_trouble, damaged) = buffer.disk_trouble();
+        SinkStatus { disk_trouble, damaged, ..self.status(buffer.name(), buffer.balance(now)) }
+    }
+
+    fn status(&self, name: &Arc<str>, balance: Balance) -> SinkStatus {
         let published = self.lock();
         let ago = |age: Duration| {
             let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
@@ -341,6 +363,8 @@ impl StatusCell {
             causes: published.causes.iter().cloned().collect(),
             oldest_waiting_age: balance.oldest_waiting_age,
             last_delivered_at: balance.last_delivered_age.map(ago),
+            disk_trouble: None,
+            damaged: 0,
             balance,
             processed: published.processed,
         }
@@ -409,7 +433,7 @@ mod tests {
         let cell = StatusCell::new();
         cell.set_state(SinkState::Open, Some("connection refused".to_owned()), 3);
         let status =
-            cell.snapshot(&"live".into(), Balance { accepted: 1204, waiting: 1204, ..Balance::default() });
+            cell.status(&"live".into(), Balance { accepted: 1204, waiting: 1204, ..Balance::default() });
         let text = status.to_string();
         assert!(text.starts_with("open (not sending since "), "{text}");
         assert!(text.ends_with(": connection refused; 1,204 waiting)"), "{text}");

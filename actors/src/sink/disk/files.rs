@@ -1,0 +1,221 @@
+//! The few things that a buffer wants of a file system: one folder, real or made up by a test that lets power fail.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+/// One folder of files. What was written survives the process at once, and a loss of power after `sync`; that a file is
+/// there, or has gone, after `sync_folder`.
+pub(crate) trait Files: fmt::Debug + Send + Sync {
+    /// The names of all files.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// All of a file.
+    fn read(&self, name: &str) -> io::Result<Bytes>;
+    /// Writes at a place of a file, which is made if it is not there.
+    fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Ends a file there.
+    fn cut(&self, name: &str, len: u64) -> io::Result<()>;
+    fn sync(&self, name: &str) -> io::Result<()>;
+    fn sync_folder(&self) -> io::Result<()>;
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    fn remove(&self, name: &str) -> io::Result<()>;
+}
+
+/// A folder on a real disk, for its owner only.
+pub(crate) struct Folder {
+    path: PathBuf,
+    /// The files that were used last stay open: the segment that is written, and the marks.
+    open: Mutex<Vec<(String, Arc<File>)>>,
+}
+
+/// Why a folder cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FolderError {
+    /// Another process, or another sink of this one, uses it.
+    #[error("{} is locked: another process uses this buffer; end it, or set another `data_dir`", .0.display())]
+    Locked(PathBuf),
+    /// It cannot be made or read.
+    #[error("{}: {why}; set a `data_dir` that can be written to", .path.display())]
+    Unusable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        why: String,
+    },
+}
+
+impl FolderError {
+    pub(super) fn unusable(path: &Path, error: &io::Error) -> FolderError {
+        FolderError::Unusable { path: path.to_owned(), why: error.to_string() }
+    }
+}
+
+const LOCK: &str = "lock";
+/// How many files stay open, at most.
+const OPEN: usize = 2;
+
+impl Folder {
+    /// Makes the folder where it is missing, and locks it for as long as the second value is held.
+    pub(crate) fn open(path: &Path) -> Result<(Folder, File), FolderError> {
+        let unusable = |error: io::Error| FolderError::unusable(path, &error);
+        make(path).map_err(unusable)?;
+        let lock_path = path.join(LOCK);
+        let lock = options().create(true).truncate(false).open(&lock_path).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FolderError::Locked(lock_path)),
+            Err(TryLockError::Error(error)) => return Err(unusable(error)),
+        }
+        Ok((Folder { path: path.to_owned(), open: Mutex::default() }, lock))
+    }
+
+    fn file(&self, name: &str) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, file)) = open.iter().find(|(known, _)| known == name) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(options().create(true).truncate(false).open(self.path.join(name))?);
+        if open.len() >= OPEN {
+            open.remove(0);
+        }
+        open.push((name.to_owned(), file.clone()));
+        Ok(file)
+    }
+
+    fn forget(&self, name: &str) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(open, _)| open != name);
+    }
+}
+
+impl Files for Folder {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names =
+            fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+        names.collect()
+    }
+
+    fn read(&self, name: &str) -> io::Result<Bytes> {
+        fs::read(self.path.join(name)).map(Bytes::from)
+    }
+
+    #[cfg(unix)]
+    fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        use std::os::unix::fs::FileExt as _;
+        self.file(name)?.write_all_at(bytes, at)
+    }
+
+    #[cfg(not(unix))]
+    fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        use std::io::{Seek as _, SeekFrom, Write as _};
+        let mut file = &*self.file(name)?;
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(bytes)
+    }
+
+    fn cut(&self, name: &str, len: u64) -> io::Result<()> {
+        self.file(name)?.set_len(len)
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        self.file(name)?.sync_data()
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        // A folder can be opened for reading, and synced, on Unix only.
+        if cfg!(unix) { File::open(&self.path)?.sync_all() } else { Ok(()) }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.forget(from);
+        self.forget(to);
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.forget(name);
+        fs::remove_file(self.path.join(name))
+    }
+}
+
+impl fmt::Debug for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Folder").field(&self.path).finish()
+    }
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Makes a folder with all that it lies in, for its owner only, so that a loss of power does not take it away again.
+fn make(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        make(parent)?;
+    }
+    let mut folder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
+    match folder.create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    if cfg!(unix)
+        && let Some(parent) = parent
+    {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_for_one_at_a_time_and_for_its_owner_only() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/buffers/live");
+        let (folder, lock) = Folder::open(&path).unwrap();
+        folder.write("one", 0, b"abc").unwrap();
+        folder.write("one", 1, b"x").unwrap();
+        assert_eq!(&*folder.read("one").unwrap(), b"axc");
+        let refused = Folder::open(&path).unwrap_err().to_string();
+        assert!(refused.contains("buffers/live/lock is locked"), "{refused}");
+        drop(lock);
+        let (folder, _lock) = Folder::open(&path).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode(&root.path().join("a")), mode(&path)), (0o700, 0o700));
+            assert_eq!((mode(&path.join("one")), mode(&path.join("lock"))), (0o600, 0o600));
+        }
+        let mut names = folder.list().unwrap();
+        names.sort();
+        assert_eq!(names, ["lock", "one"]);
+    }
+
+    #[test]
+    fn what_lies_in_the_way_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        fs::write(&path, "").unwrap();
+        let refused = Folder::open(&path.join("buffers")).unwrap_err();
+        assert!(
+            matches!(&refused, FolderError::Unusable { path, .. } if path.ends_with("file/buffers")),
+            "{refused}"
+        );
+    }
+}

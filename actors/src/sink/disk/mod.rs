@@ -1,0 +1,271 @@
+//! The disk behind a buffer: a thread that writes what came in, reads what the window has room for, and lets go of what
+//! has left.
+
+#[cfg(test)]
+mod damage;
+mod files;
+mod log;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod power;
+mod record;
+
+pub use files::FolderError;
+pub(crate) use files::{Files, Folder};
+pub use log::Fsync;
+pub(super) use log::{Log, Recovered, Segment};
+pub(super) use record::{HEADER, Kind, Record};
+
+use std::fmt;
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::Buffer;
+use super::backlog::{Reader, Work, segment_size};
+
+/// How long to wait before a write that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often a segment is read that cannot be, before its events are given up.
+const READS: u32 = 3;
+/// How far behind the marks on disk may be, where nothing else is to be done.
+const LAZY: Duration = Duration::from_millis(100);
+
+/// A buffer's hold on its disk.
+pub(crate) struct Disk {
+    files: Arc<dyn Files>,
+    /// Everything before this number was with the sink, as far as the disk knows.
+    sent: AtomicU64,
+    hand: Hand,
+    closed: watch::Receiver<bool>,
+}
+
+/// Who does the work.
+enum Hand {
+    Thread(OnceLock<Thread>),
+    /// Whoever changes the buffer, at once: for tests that see the same every time.
+    Caller(Mutex<Worker>),
+}
+
+/// What to do after one turn.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Again,
+    /// When something changes, or at that moment.
+    Wait(Option<Instant>),
+    Ended,
+}
+
+/// Puts a buffer on a disk, behind what it finds there.
+pub(crate) fn open(buffer: &Arc<Buffer>, path: &Path, with_thread: bool) -> Result<(), FolderError> {
+    let (folder, lock) = Folder::open(path)?;
+    let files: Arc<dyn Files> = Arc::new(folder);
+    let (mut worker, recovered, closed) =
+        Worker::open(buffer, files.clone()).map_err(|error| FolderError::unusable(path, &error))?;
+    worker.lock = Some(lock);
+    let waiting: usize = recovered.segments.iter().map(|(_, records)| records.len()).sum();
+    if waiting > 0 || recovered.damaged > 0 {
+        info!(sink = %buffer.name(), waiting, damaged = recovered.damaged, "found events on disk");
+    }
+    let sent = AtomicU64::new(worker.sent);
+    if !with_thread {
+        let hand = Hand::Caller(Mutex::new(worker));
+        buffer.put_on_disk(&recovered, Disk { files, sent, hand, closed });
+        return Ok(());
+    }
+    buffer.put_on_disk(&recovered, Disk { files, sent, hand: Hand::Thread(OnceLock::new()), closed });
+    let weak = Arc::downgrade(buffer);
+    let run = move || {
+        loop {
+            let Some(buffer) = weak.upgrade() else { return };
+            let next = worker.turn(&buffer, Instant::now());
+            drop(buffer);
+            match next {
+                Next::Again => {}
+                Next::Wait(None) => thread::park(),
+                Next::Wait(Some(until)) => {
+                    thread::park_timeout(until.saturating_duration_since(Instant::now()))
+                }
+                Next::Ended => return,
+            }
+        }
+    };
+    let thread = thread::Builder::new().name(format!("disk-{}", buffer.name())).spawn(run);
+    let thread = thread.map_err(|error| FolderError::unusable(path, &error))?;
+    if let Some(Disk { hand: Hand::Thread(slot), .. }) = buffer.disk() {
+        let _ = slot.set(thread.thread().clone());
+        thread.thread().unpark();
+    }
+    Ok(())
+}
+
+impl Disk {
+    /// Something has changed; where it is not urgent, the thread will see it soon enough.
+    pub(super) fn wake(&self, buffer: &Buffer, urgent: bool) {
+        match &self.hand {
+            Hand::Thread(thread) => {
+                if let Some(thread) = thread.get().filter(|_| urgent) {
+                    thread.unpark();
+                }
+            }
+            // Not from inside of its own work.
+            Hand::Caller(worker) => {
+                if let Ok(mut worker) = worker.try_lock() {
+                    while worker.turn(buffer, Instant::now()) == Next::Again {}
+                }
+            }
+        }
+    }
+
+    /// Everything before this number may be with the sink from now on.
+    pub(super) fn sent(&self, number: u64) {
+        if self.sent.fetch_max(number, Ordering::Relaxed) < number {
+            log::sent(&*self.files, number);
+        }
+    }
+
+    /// Waits until nothing is left to be written, or nothing can be.
+    pub(super) async fn closed(&self) {
+        let mut closed = self.closed.clone();
+        let _ = closed.wait_for(|closed| *closed).await;
+    }
+}
+
+/// The thread finds that its buffer is gone.
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Hand::Thread(thread) = &self.hand
+            && let Some(thread) = thread.get()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// Does the work, a turn at a time.
+pub(super) struct Worker {
+    log: Log,
+    reader: Reader,
+    /// Records of an earlier process before this number may have been sent by it.
+    sent: u64,
+    /// Since when nothing can be written, and when to try again.
+    retry: Option<Instant>,
+    failed_reads: u32,
+    /// Held for as long as nobody else may use the folder.
+    lock: Option<File>,
+    ended: watch::Sender<bool>,
+}
+
+impl Worker {
+    pub(super) fn open(
+        buffer: &Buffer,
+        files: Arc<dyn Files>,
+    ) -> std::io::Result<(Worker, Recovered, watch::Receiver<bool>)> {
+        let policy = buffer.policy();
+        let fsync = policy.disk.unwrap_or_default();
+        let size = segment_size(policy.max_size) as u64;
+        let (log, recovered) = Log::open(buffer.name().clone(), files, size, fsync)?;
+        let (ended, closed) = watch::channel(false);
+        let reader = Reader::new(buffer.name().clone());
+        let sent = recovered.sent.min(recovered.next);
+        Ok((Worker { log, reader, sent, retry: None, failed_reads: 0, lock: None, ended }, recovered, closed))
+    }
+
+    pub(super) fn turn(&mut self, buffer: &Buffer, now: Instant) -> Next {
+        if *self.ended.borrow() {
+            return Next::Ended;
+        }
+        let work = buffer.work();
+        work.remove.iter().for_each(|first| self.log.remove(*first));
+        if let Some((first, shed)) = &work.compact {
+            self.compact(buffer, *first, shed);
+            return Next::Again;
+        }
+        if !work.write.is_empty() && self.retry.is_none_or(|at| at <= now) {
+            self.write(buffer, &work, now);
+        }
+        if let Some(first) = work.load {
+            return self.load(buffer, first);
+        }
+        self.log.done(work.done);
+        if work.ended || (work.closing && self.retry.is_some()) {
+            self.log.sync(now, true);
+            self.lock = None;
+            let _ = self.ended.send(true);
+            return Next::Ended;
+        }
+        let sync = self.log.sync(now, false);
+        let look = (!work.all_done).then(|| now + LAZY);
+        match self.retry {
+            Some(at) => Next::Wait(Some(at)),
+            None if !work.write.is_empty() => Next::Again,
+            None => Next::Wait(sync.into_iter().chain(look).min()),
+        }
+    }
+
+    fn write(&mut self, buffer: &Buffer, work: &Work, now: Instant) {
+        let records: Vec<Record> = work.write.iter().map(|item| item.record()).collect();
+        let Some(last) = records.last().map(|record| record.number) else { return };
+        match self.log.append(&records, now) {
+            Ok(segment) => {
+                if self.retry.take().is_some() {
+                    info!(sink = %buffer.name(), "the buffer on disk is written again");
+                }
+                buffer.change(|backlog, entries| backlog.written(last, segment, entries));
+            }
+            Err(error) => {
+                if self.retry.replace(now + RETRY).is_none() {
+                    error!(sink = %buffer.name(), %error, "the buffer on disk cannot be written; events wait in memory");
+                }
+                buffer.change(|backlog, _| backlog.trouble = Some(error.to_string()));
+            }
+        }
+    }
+
+    fn load(&mut self, buffer: &Buffer, first: u64) -> Next {
+        if self.log.is_active(first) {
+            self.log.seal();
+        }
+        let records = match self.log.read(first) {
+            Err(error) if self.failed_reads < READS => {
+                warn!(sink = %buffer.name(), %error, "the buffer on disk cannot be read; trying again");
+                self.failed_reads += 1;
+                return Next::Wait(Some(Instant::now() + LAZY));
+            }
+            Err(error) => {
+                error!(sink = %buffer.name(), %error, "a part of the buffer on disk is lost: it cannot be read");
+                Vec::new()
+            }
+            Ok(records) => records,
+        };
+        self.failed_reads = 0;
+        buffer.loaded(first, records, &mut self.reader, self.sent);
+        Next::Again
+    }
+
+    fn compact(&mut self, buffer: &Buffer, first: u64, shed: &super::backlog::Shed) {
+        let read = self.log.read(first);
+        let rewritten = read.and_then(|records| self.log.rewrite(first, &self.reader.without(records, shed)));
+        match rewritten {
+            Ok(segment) => buffer.change(|backlog, _| backlog.rewritten(segment)),
+            Err(error) => {
+                warn!(sink = %buffer.name(), %error, "a part of the buffer on disk cannot be made smaller");
+                buffer.change(|backlog, _| backlog.not_rewritten(first))
+            }
+        };
+    }
+}
