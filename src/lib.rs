@@ -47,7 +47,7 @@
 //!
 //! # What it does not do
 //!
-//! A memory buffer dies with its process. Nothing is delivered exactly once: a retry may repeat events, with the same
+//! A memory buffer dies with its process; a [disk buffer](BufferPolicy::disk) does not. Nothing is delivered exactly once: a retry may repeat events, with the same
 //! `event_id`.
 
 pub mod emit;
@@ -89,8 +89,8 @@ pub use streamll_actors::process::{Output, Processor, ProcessorFactory};
 pub use streamll_actors::route::{Subscription, Template, TopicPattern};
 pub use streamll_actors::sink::breaker::BreakerPolicy;
 pub use streamll_actors::sink::{
-    BatchPolicy, BufferPolicy, Deliveries, DeliveryError, ErrorClass, OnOpen, Placement, Sink, SinkContext,
-    SinkState, SinkStatus, WhenFull,
+    BatchPolicy, BufferPolicy, Deliveries, DeliveryError, ErrorClass, FolderError, Fsync, OnOpen, Placement,
+    Sink, SinkContext, SinkState, SinkStatus, WhenFull,
 };
 pub use streamll_actors::supervise::RestartPolicy;
 pub use streamll_actors::testkit;

@@ -47,6 +47,8 @@ fn sink_json(sink: &SinkStatus) -> Value {
     let processed = &sink.processed;
     let rare = [
         ("recovered", numbers.recovered),
+        ("on_disk", numbers.on_disk),
+        ("damaged", sink.damaged),
         ("diverted", numbers.diverted),
         ("filtered", processed.filtered),
         ("merged", processed.merged),
@@ -54,6 +56,7 @@ fn sink_json(sink: &SinkStatus) -> Value {
         ("failed", processed.failed),
     ];
     if let Value::Object(object) = &mut object {
+        object.extend(sink.disk_trouble.iter().map(|why| ("disk_trouble".to_owned(), why.as_str().into())));
         object.extend(rare.into_iter().filter(|(_, n)| *n > 0).map(|(key, n)| (key.to_owned(), n.into())));
     }
     object
@@ -85,7 +88,10 @@ pub(super) fn text(drained: &Drained) -> String {
             ("shed", b.shed),
             ("dead-lettered", b.dead_lettered),
             ("diverted", b.diverted),
-            ("left in memory", b.waiting),
+            ("recovered", b.recovered),
+            ("kept on disk for the next start", b.on_disk),
+            ("left in memory", b.in_memory()),
+            ("damaged on disk", sink.damaged),
             ("restarts", sink.restarts.into()),
         ];
         let _ = write!(out, "  {}: {}", sink.name, listed(&numbers));

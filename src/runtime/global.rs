@@ -157,7 +157,7 @@ fn tell_once(told: bool, drained: &Drained) {
     }
     for sink in drained.status.sinks().iter().chain(drained.status.removed()) {
         let balance = &sink.balance;
-        let (shed, dead_lettered, waiting) = (balance.shed, balance.dead_lettered, balance.waiting);
+        let (shed, dead_lettered, waiting) = (balance.shed, balance.dead_lettered, balance.in_memory());
         if shed + dead_lettered + waiting > 0 {
             error!(sink = %sink.name, shed, dead_lettered, waiting, state = %sink, "not everything arrived");
         }

@@ -7,7 +7,7 @@ use streamll_actors::event::Class;
 use streamll_actors::graph::{Plan, SinkSpec, Stage};
 use streamll_actors::route::{Template, TopicPattern};
 use streamll_actors::sink::breaker::BreakerPolicy;
-use streamll_actors::sink::{BatchPolicy, BufferPolicy, OnOpen, WhenFull};
+use streamll_actors::sink::{BatchPolicy, BufferPolicy, Fsync, OnOpen, WhenFull};
 use streamll_actors::supervise::RestartPolicy;
 
 use super::registry::Step;
@@ -78,9 +78,18 @@ fn sink(sink: &CheckedSink) -> Option<SinkSpec> {
         spec.processors.push((name.clone(), factory.clone()));
     }
     let buffer = &settings.buffer;
+    let default = match buffer.kind {
+        schema::BufferKind::Memory => BufferPolicy::default(),
+        schema::BufferKind::Disk => BufferPolicy::disk(),
+    };
     spec.buffer = BufferPolicy {
-        max_events: count(buffer.max_events),
-        max_size: count(buffer.max_size.0),
+        max_events: buffer.max_events.map_or(default.max_events, count),
+        max_size: buffer.max_size.map_or(default.max_size, |size| count(size.0)),
+        disk: default.disk.map(|group| match buffer.fsync {
+            None | Some(schema::Fsync::Group) => group,
+            Some(schema::Fsync::Every(period)) => Fsync::Every(period.0),
+            Some(schema::Fsync::Never) => Fsync::Never,
+        }),
         when_full: match buffer.when_full {
             schema::WhenFull::ShedTokens => WhenFull::ShedTokens,
             schema::WhenFull::DropNewest => WhenFull::DropNewest,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::units::{Period, Size};
 
@@ -165,29 +165,20 @@ impl Default for SinkSettings {
 }
 
 /// Where the events of a sink wait. Whichever limit is reached first counts.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Buffer {
     /// `memory` dies with the process, `disk` does not. Default `memory`.
     #[serde(rename = "type")]
     pub(crate) kind: BufferKind,
-    /// Most bytes that wait. Default 64 MiB.
-    pub(crate) max_size: Size,
-    /// Most events that wait. Default 100,000.
-    pub(crate) max_events: u64,
+    /// Most bytes that wait. Default 64 MiB, on disk 1 GiB.
+    pub(crate) max_size: Option<Size>,
+    /// Most events that wait. Default 100,000, on disk as many as fit.
+    pub(crate) max_events: Option<u64>,
     /// What happens when it is full. Default `shed_tokens`.
     pub(crate) when_full: WhenFull,
-}
-
-impl Default for Buffer {
-    fn default() -> Self {
-        Self {
-            kind: BufferKind::default(),
-            max_size: Size(64 << 20),
-            max_events: 100_000,
-            when_full: WhenFull::default(),
-        }
-    }
+    /// When a disk buffer is made to survive a loss of power. Default `group`.
+    pub(crate) fsync: Option<Fsync>,
 }
 
 /// What a buffer is made of.
@@ -197,8 +188,45 @@ pub(crate) enum BufferKind {
     /// Dies with the process.
     #[default]
     Memory,
-    /// Survives it. Not available in this build.
+    /// Survives it.
     Disk,
+}
+
+/// When what was written is made to survive a loss of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fsync {
+    /// Before an event counts as held, for all that gathered meanwhile.
+    Group,
+    /// So often.
+    Every(Period),
+    /// When the system likes to.
+    Never,
+}
+
+impl<'de> Deserialize<'de> for Fsync {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        match value.as_str() {
+            Some("group") => Ok(Fsync::Group),
+            Some("never") => Ok(Fsync::Never),
+            Some(text) if !text.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
+                Err(de::Error::custom(format!(
+                    "`{text}` is none of `group`, `never` and an interval such as `100ms`"
+                )))
+            }
+            _ => Period::deserialize(value).map(Fsync::Every).map_err(de::Error::custom),
+        }
+    }
+}
+
+impl Serialize for Fsync {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Fsync::Group => serializer.serialize_str("group"),
+            Fsync::Never => serializer.serialize_str("never"),
+            Fsync::Every(period) => period.serialize(serializer),
+        }
+    }
 }
 
 /// What a full buffer does.

@@ -11,7 +11,7 @@ use super::layers::{Merged, is_name};
 use super::locate::KeyPath;
 use super::read::{Reader, keys_of, unknown_key};
 use super::registry::{Keeps, Registry, Step};
-use super::schema::{BufferKind, SINK_KEYS, Settings, SinkSettings};
+use super::schema::{BufferKind, Fsync, SINK_KEYS, Settings, SinkSettings};
 use super::sources::At;
 use crate::units::{Period, Size};
 
@@ -302,17 +302,24 @@ impl Check<'_> {
             let help = "leave `topics` out to take everything, or keep the sink out with `enabled: false`";
             self.report(Class::Range, "this sink takes no topics", help, &base.key("topics"));
         }
-        if s.buffer.kind == BufferKind::Disk {
-            let help = "use `type: memory`";
+        if s.buffer.kind == BufferKind::Memory && s.buffer.fsync.is_some() {
+            let help = "leave it out, or keep the events on disk with `type: disk`";
             self.report(
                 Class::Conflict,
-                "disk buffers are not available in this build",
+                "a memory buffer has nothing to sync",
                 help,
-                &at(["buffer", "type"]),
+                &at(["buffer", "fsync"]),
             );
         }
-        self.range(s.buffer.max_size, Size(1 << 20)..=Size(64 << 30), &at(["buffer", "max_size"]));
-        self.range(s.buffer.max_events, 1..=1_000_000_000, &at(["buffer", "max_events"]));
+        if let Some(size) = s.buffer.max_size {
+            self.range(size, Size(1 << 20)..=Size(64 << 30), &at(["buffer", "max_size"]));
+        }
+        if let Some(events) = s.buffer.max_events {
+            self.range(events, 1..=1_000_000_000, &at(["buffer", "max_events"]));
+        }
+        if let Some(Fsync::Every(period)) = s.buffer.fsync {
+            self.range(period, Period::millis(1)..=Period::secs(3600), &at(["buffer", "fsync"]));
+        }
         let breaker = &s.circuit_breaker;
         self.range(breaker.failure_threshold, 1..=1_000, &at(["circuit_breaker", "failure_threshold"]));
         let recovery = Period::millis(10)..=Period::secs(86_400);

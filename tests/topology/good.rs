@@ -7,7 +7,7 @@ use streamll::topology::{LoadOptions, Registry, Topology, environments};
 use streamll_actors::event::Class;
 use streamll_actors::graph::SinkSpec;
 use streamll_actors::sink::breaker::BreakerPolicy;
-use streamll_actors::sink::{BatchPolicy, BufferPolicy, OnOpen, WhenFull};
+use streamll_actors::sink::{BatchPolicy, BufferPolicy, Fsync, OnOpen, WhenFull};
 use streamll_actors::supervise::RestartPolicy;
 
 use super::{kinds::Null, plan, topology};
@@ -138,7 +138,10 @@ sinks:
         ("x.part", Some("y.{module_name}"))
     );
     assert_eq!(a.processors[0].0, "coalesce");
-    assert_eq!(a.buffer, BufferPolicy { max_events: 7, max_size: 2 << 20, when_full: WhenFull::DropNewest });
+    assert_eq!(
+        a.buffer,
+        BufferPolicy { max_events: 7, max_size: 2 << 20, when_full: WhenFull::DropNewest, disk: None }
+    );
     let [two, four, eight] = [2, 4, 8].map(Duration::from_secs);
     assert_eq!(
         a.breaker,
@@ -154,6 +157,20 @@ sinks:
         (a.deliver_timeout, a.poison_after, a.dead_letter.as_deref()),
         (Duration::from_secs(6), 9, Some("c"))
     );
+}
+
+#[test]
+fn a_buffer_on_disk_has_room_for_a_long_outage_and_syncs_in_groups() {
+    let text = "service: s\nsinks:\n  a: { type: terminal, buffer: { type: disk } }\n  \
+                b: { type: terminal, buffer: { type: disk, max_size: 2MiB, max_events: 9, fsync: 100ms } }\n  \
+                c: { type: terminal, buffer: { type: disk, fsync: never } }\n";
+    let plan = plan(text, &[]);
+    let [a, b, c] = plan.sinks.as_slice() else { panic!("three sinks") };
+    assert_eq!(a.buffer, BufferPolicy::disk());
+    assert_eq!((a.buffer.max_events, a.buffer.max_size), (usize::MAX, 1 << 30));
+    assert_eq!((b.buffer.max_events, b.buffer.max_size), (9, 2 << 20));
+    assert_eq!(b.buffer.disk, Some(Fsync::Every(Duration::from_millis(100))));
+    assert_eq!(c.buffer.disk, Some(Fsync::Never));
 }
 
 #[test]

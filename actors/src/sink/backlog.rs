@@ -17,7 +17,7 @@ use crate::event::{Class, Decoder, Delivery, Event, Gap, GapReason, Receipt, Tim
 /// Most bytes of events in the window.
 const WINDOW: usize = 8 << 20;
 /// Most bytes that wait to be written; tokens may use three quarters of it, lifecycle events all but a sixteenth.
-const UNWRITTEN: usize = 16 << 20;
+pub(super) const UNWRITTEN: usize = 16 << 20;
 /// Most bytes of one write.
 const WRITE: usize = 1 << 20;
 /// A log has about so many segments when it is full; the largest are so large.
@@ -45,8 +45,9 @@ pub(super) struct Backlog {
     unwritten: VecDeque<Unwritten>,
     unwritten_size: usize,
     parts: VecDeque<Part>,
-    /// The sizes of all parts.
+    /// The sizes of all parts, and what of that their files are still to shrink by.
     disk_size: u64,
+    shed_size: u64,
     /// Records that rest on disk alone, and the number of the first.
     resting: u64,
     resting_from: u64,
@@ -140,6 +141,11 @@ impl Part {
         }
     }
 
+    /// What its file is still to shrink by. Sizes are estimates: never more than there is.
+    fn to_shrink(&self) -> u64 {
+        self.shed.filter(|_| !self.is_compact).map_or(0, |shed| shed.size.min(self.segment.size))
+    }
+
     fn of(&self, class: Class) -> (u64, u64) {
         let at = |numbers: &[u64; 3]| numbers.get(class as usize).copied().unwrap_or(0);
         (at(&self.events), at(&self.bytes))
@@ -166,6 +172,7 @@ impl Backlog {
             unwritten_size: 0,
             parts: VecDeque::new(),
             disk_size: 0,
+            shed_size: 0,
             resting: 0,
             resting_from: recovered.next,
             trouble: None,
@@ -265,16 +272,13 @@ impl Backlog {
     }
 
     /// What the disk holds and will hold.
-    fn used(&self) -> u64 {
-        let shed: u64 =
-            self.parts.iter().filter_map(|part| part.shed.filter(|_| !part.is_compact)).map(|s| s.size).sum();
-        (self.disk_size + self.unwritten_size as u64).saturating_sub(shed)
+    pub(super) fn used(&self) -> usize {
+        usize::try_from(self.disk_size - self.shed_size).unwrap_or(usize::MAX) + self.unwritten_size
     }
 
-    /// Whether with so much more it would be over three quarters full, or the disk far behind.
-    pub(super) fn is_pressed(&self, bytes: usize, max_size: usize) -> bool {
-        self.used() + bytes as u64 > (max_size - max_size / 4) as u64
-            || self.unwritten_size + bytes > UNWRITTEN / 2
+    /// What is still to be written.
+    pub(super) fn unwritten(&self) -> usize {
+        self.unwritten_size
     }
 
     pub(super) fn close(&mut self, entries: &mut VecDeque<Entry>, name: &str) {
@@ -322,6 +326,7 @@ impl Backlog {
             }
             work.remove.push(part.segment.first);
             self.disk_size -= part.segment.size;
+            self.shed_size -= part.to_shrink();
             self.parts.pop_front();
         }
         if self.wants_more() && !self.closing {
@@ -378,6 +383,7 @@ impl Backlog {
     pub(super) fn rewritten(&mut self, segment: Segment) {
         if let Some(part) = self.parts.iter_mut().find(|part| part.segment.first == segment.first) {
             self.disk_size = self.disk_size - part.segment.size + segment.size;
+            self.shed_size -= part.to_shrink();
             part.segment = segment;
             part.is_compact = true;
         }
@@ -386,6 +392,7 @@ impl Backlog {
     /// That segment could not be rewritten: it stays as it is, and its room is not to be had.
     pub(super) fn not_rewritten(&mut self, first: u64) {
         if let Some(part) = self.parts.iter_mut().find(|part| part.segment.first == first) {
+            self.shed_size -= part.to_shrink();
             part.is_compact = true;
         }
     }
@@ -414,8 +421,8 @@ fn receipt(kind: Kind, delivery: &Delivery) -> Option<&Receipt> {
 /// Makes room for one event on disk; `false` when it must stay out itself.
 pub(super) fn make_room(inner: &mut Inner, policy: &BufferPolicy, class: Class, size: usize) -> bool {
     let reserved = |max: usize| if class == Class::Token { max - max / RESERVE } else { max };
-    let (max_events, max_size) = (reserved(policy.max_events).max(1), reserved(policy.max_size) as u64);
-    let size = (size + HEADER) as u64;
+    let (max_events, max_size) = (reserved(policy.max_events).max(1), reserved(policy.max_size));
+    let size = size + HEADER;
     let fits = |inner: &Inner| {
         inner.events < max_events
             && inner.backlog.as_ref().is_some_and(|backlog| backlog.used() + size <= max_size)
@@ -446,7 +453,7 @@ pub(super) fn make_room(inner: &mut Inner, policy: &BufferPolicy, class: Class, 
             _ => break,
         };
         if inner.idle_on_disk(victim) >= least {
-            shed(inner, victim, most.max(size));
+            shed(inner, victim, most.max(size as u64));
             if fits(inner) {
                 return true;
             }
@@ -465,7 +472,9 @@ fn shed(inner: &mut Inner, victim: Class, mut wanted: u64) {
             continue;
         }
         let classes = [Class::Token, Class::Lifecycle].into_iter().filter(|class| *class <= victim);
-        let mut size = part.shed.map_or(0, |shed| shed.size);
+        backlog.shed_size -= part.to_shrink();
+        // What an earlier rewriting has freed is free.
+        let mut size = part.to_shrink();
         for class in classes {
             let (events, bytes) = part.of(class);
             part.clear(class);
@@ -480,6 +489,7 @@ fn shed(inner: &mut Inner, victim: Class, mut wanted: u64) {
         let from = part.segment.first.max(backlog.resting_from);
         part.shed = Some(Shed { up_to: victim, from, size });
         part.is_compact = false;
+        backlog.shed_size += part.to_shrink();
         if wanted == 0 {
             break;
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::backlog::{self, Backlog, Reader, Work};
+use super::backlog::{self, Backlog, Reader, UNWRITTEN, Work};
 use super::batch::Mark;
 use super::disk::{Disk, Fsync, Record, Recovered};
 use super::shed;
@@ -79,8 +79,9 @@ pub struct Buffer {
     /// Copies for readers who must not wait for the lock.
     events: AtomicUsize,
     bytes: AtomicUsize,
-    /// What there is on disk is over three quarters full, or the disk far behind.
-    pressed: AtomicBool,
+    /// What there is on disk and will be, and what of it is still to be written.
+    on_disk: AtomicUsize,
+    unwritten: AtomicUsize,
     open: AtomicBool,
     failed: AtomicBool,
     retired: AtomicBool,
@@ -170,7 +171,8 @@ impl Buffer {
             inner: Mutex::default(),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            pressed: AtomicBool::new(false),
+            on_disk: AtomicUsize::new(0),
+            unwritten: AtomicUsize::new(0),
             open: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             retired: AtomicBool::new(false),
@@ -240,7 +242,9 @@ impl Buffer {
         let mut inner = self.lock();
         let size = delivery.event.size();
         let fits = match &inner.backlog {
-            Some(backlog) => !backlog.is_pressed(size, self.policy.max_size),
+            Some(backlog) => {
+                backlog.used() + size <= self.policy.max_size && backlog.unwritten() + size <= UNWRITTEN
+            }
             None => inner.bytes + size <= self.policy.max_size || inner.events == 0,
         };
         let fits = fits && inner.events < self.policy.max_events;
@@ -479,7 +483,10 @@ impl Buffer {
             return true;
         }
         match self.disk.get() {
-            Some(_) => self.pressed.load(Ordering::Relaxed),
+            Some(_) => {
+                over(self.on_disk.load(Ordering::Relaxed), more_bytes, self.policy.max_size)
+                    || over(self.unwritten.load(Ordering::Relaxed), more_bytes, UNWRITTEN)
+            }
             None => over(self.bytes.load(Ordering::Relaxed), more_bytes, self.policy.max_size),
         }
     }
@@ -598,7 +605,8 @@ impl Buffer {
         self.events.store(inner.events, Ordering::Relaxed);
         self.bytes.store(inner.bytes, Ordering::Relaxed);
         if let Some(backlog) = &inner.backlog {
-            self.pressed.store(backlog.is_pressed(0, self.policy.max_size), Ordering::Relaxed);
+            self.on_disk.store(backlog.used(), Ordering::Relaxed);
+            self.unwritten.store(backlog.unwritten(), Ordering::Relaxed);
         }
         drop(inner);
         if !empty {

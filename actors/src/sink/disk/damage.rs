@@ -9,8 +9,11 @@ use super::power::Power;
 use super::*;
 use crate::event::{Delivery, Event, Step};
 
+/// A name and what is in it.
+type File = (String, Vec<u8>);
+
 /// The files of a buffer with so many events waiting, and their JSON.
-fn stored(events: u64) -> (Vec<(String, Vec<u8>)>, Vec<Vec<u8>>) {
+fn stored(events: u64) -> (Vec<File>, Vec<Vec<u8>>) {
     let files = Arc::new(Power::default());
     let (buffer, mut worker) = start(&files, policy(1 << 20, Fsync::Group));
     let now = Instant::now();
@@ -26,7 +29,7 @@ fn stored(events: u64) -> (Vec<(String, Vec<u8>)>, Vec<Vec<u8>>) {
 }
 
 /// What arrives from these files, and how many places were found damaged.
-fn found(files: &[(String, Vec<u8>)]) -> (Vec<Vec<u8>>, u64) {
+fn found(files: &[File]) -> (Vec<Vec<u8>>, u64) {
     let files = Arc::new(Power::with(files));
     let (buffer, mut worker) = start(&files, policy(1 << 20, Fsync::Group));
     let now = Instant::now();
@@ -43,7 +46,7 @@ fn found(files: &[(String, Vec<u8>)]) -> (Vec<Vec<u8>>, u64) {
     (arrived, buffer.disk_trouble().1)
 }
 
-fn log(files: &mut [(String, Vec<u8>)]) -> &mut Vec<u8> {
+fn log(files: &mut [File]) -> &mut Vec<u8> {
     &mut files.iter_mut().find(|(name, _)| name.ends_with(".log")).expect("a segment").1
 }
 

@@ -178,7 +178,9 @@ impl Model {
     fn act(&mut self, action: Action) {
         match action {
             Action::Push(events) => events.into_iter().for_each(|(class, size)| self.push(class, size)),
-            Action::Turn(times) => (0..times).for_each(|_| drop(self.turn())),
+            Action::Turn(times) => (0..times).for_each(|_| {
+                self.turn();
+            }),
             Action::Deliver(some, arrive) => self.deliver(some, arrive),
             Action::Kill => self.restart(),
             Action::LosePower(seed) => {

@@ -177,8 +177,15 @@ mod tests {
     fn record(number: u64, text: &str) -> Record {
         let class = [Class::Token, Class::Lifecycle, Class::Audit][number as usize % 3];
         let kind = [Kind::Event, Kind::Notice, Kind::Gap][number as usize % 3];
-        let key = (number % 2 == 0).then(|| "k".repeat(number as usize % 5));
-        Record { number, kind, class, system: number % 4 == 0, key, json: Bytes::from(text.to_owned()) }
+        let key = number.is_multiple_of(2).then(|| "k".repeat(number as usize % 5));
+        Record {
+            number,
+            kind,
+            class,
+            system: number.is_multiple_of(4),
+            key,
+            json: Bytes::from(text.to_owned()),
+        }
     }
 
     fn segment(records: &[Record]) -> Vec<u8> {
