@@ -307,7 +307,7 @@ fn told_by(marker: &Delivery) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(ProptestConfig::with_cases(3000))]
     #[test]
     fn it_agrees_with_a_simple_account_of_every_event(
         (policy, on_open) in policy(),

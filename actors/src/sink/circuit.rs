@@ -580,7 +580,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
         fn it_agrees_with_its_model(actions in proptest::collection::vec(action(), 1..60)) {

@@ -118,6 +118,7 @@ impl RestartTracker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -212,6 +213,45 @@ mod tests {
         assert_eq!(tracker.decide(&Exit::Lost, false, now), Verdict::GiveUp);
         tracker.reset();
         assert_eq!(tracker.decide(&Exit::Lost, false, now), Verdict::RestartAfter(SECOND / 10));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(6000))]
+
+        /// The model: the moments of all restarts since the last delivery, none forgotten.
+        #[test]
+        fn it_agrees_with_its_model(
+            max in 0_u32..6,
+            exits in proptest::collection::vec((0_u64..30, any::<bool>(), 0_u32..5), 1..50),
+        ) {
+            let (mut tracker, start) = (tracker(max), Instant::now());
+            let (mut now, mut restarts): (u64, Vec<u64>) = (0, Vec::new());
+            for (pause, progressed, kind) in exits {
+                now += pause;
+                let at = start + Duration::from_secs(now);
+                let exit = match kind {
+                    0 => Exit::Stopped,
+                    1 => Exit::Lost,
+                    2 => Exit::Failed("no memory".into()),
+                    _ => panicked(),
+                };
+                let verdict = tracker.decide(&exit, progressed, at);
+                if exit == Exit::Stopped {
+                    prop_assert_eq!(verdict, Verdict::LeaveDown);
+                    continue;
+                }
+                if progressed {
+                    restarts.clear();
+                }
+                let recent = restarts.iter().filter(|then| now - **then < 60).count();
+                prop_assert_eq!(verdict == Verdict::GiveUp, recent >= max as usize);
+                if let Verdict::RestartAfter(delay) = verdict {
+                    prop_assert!((SECOND / 10..=5 * SECOND).contains(&delay), "{:?}", delay);
+                    prop_assert!(recent > 0 || delay == SECOND / 10, "a fresh start is quick");
+                    restarts.push(now);
+                }
+            }
+        }
     }
 
     #[test]

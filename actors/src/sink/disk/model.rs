@@ -257,7 +257,7 @@ pub(super) fn policy(max_size: usize, fsync: Fsync) -> BufferPolicy {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 1_000 } else { 20_000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 300 } else { 20_000 }))]
 
     /// With room for everything, what was held is never lost.
     #[test]
