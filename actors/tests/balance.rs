@@ -193,7 +193,7 @@ fn a_panic_in_a_processor_costs_one_event_which_is_dead_lettered_and_the_process
         assert!(!drained.complete);
         let text = std::fs::read_to_string(data.path().join("dead/processors.ndjson")).unwrap();
         let letter: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
-        assert_eq!((&letter["sink"], &letter["class"]), (&"counts".into(), &"panic".into()));
+        assert_eq!((&letter["sink"], &letter["class"]), (&"counts".into(), &"processor".into()));
         assert_eq!(letter["event"]["data"]["n"], 5);
         assert!(letter["reason"].as_str().unwrap().starts_with("a processor panicked: "), "{letter}");
     });

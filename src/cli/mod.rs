@@ -1,6 +1,7 @@
 //! The command line, with the kinds of sinks and processors that the program knows.
 
 mod check;
+mod dead;
 mod demo;
 mod input;
 mod report;
@@ -36,6 +37,8 @@ enum Command {
     Run(run::Run),
     /// Check topologies without starting or connecting anything
     Check(check::Check),
+    /// Look at the events that could never be delivered, send them once more, or throw them away
+    Dead(dead::Dead),
     /// Watch a simulated RAG chat stream through the development topology
     Demo(demo::Demo),
 }
@@ -92,6 +95,7 @@ pub fn main(kinds: Registry) -> ExitCode {
     match cli.command {
         Command::Run(run) => run.run(&kinds),
         Command::Check(check) => check.run(&kinds),
+        Command::Dead(dead) => dead.run(&kinds),
         Command::Demo(demo) => demo.run(&kinds),
     }
 }

@@ -62,6 +62,13 @@ fn sink_json(sink: &SinkStatus) -> Value {
     object
 }
 
+/// One line for people while the sinks deliver what waits.
+pub(super) fn progress(status: &GraphStatus) -> String {
+    let waiting = status.sinks().iter().filter(|sink| sink.balance.waiting > 0);
+    let waiting: Vec<_> = waiting.map(|sink| format!("{} {}", sink.name, sink.balance.waiting)).collect();
+    format!("streamll: still delivering: {}\n", waiting.join(", "))
+}
+
 /// A few lines for people; numbers that are zero are left out.
 pub(super) fn text(drained: &Drained) -> String {
     let status = &drained.status;

@@ -18,6 +18,8 @@ use crate::{Drained, Handle, SinkState};
 
 /// How often the status file is renewed.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it says at the end who is still delivering.
+const PROGRESS: Duration = Duration::from_secs(5);
 /// How long the reader gets to finish its line before the intake closes.
 const LAST_LINE: Duration = Duration::from_millis(200);
 
@@ -113,6 +115,8 @@ impl Run {
         let drained = {
             let shutdown = handle.shutdown(handle.shutdown_timeout());
             tokio::pin!(shutdown);
+            let mut progress = tokio::time::interval(PROGRESS);
+            progress.reset();
             loop {
                 tokio::select! {
                     drained = &mut shutdown => break drained,
@@ -122,6 +126,9 @@ impl Run {
                         return Ok(ExitCode::from(code));
                     }
                     _ = status.tick() => self.write_status(handle),
+                    _ = progress.tick() => {
+                        let _ = io::stderr().write_all(report::progress(&handle.status()).as_bytes());
+                    }
                 }
             }
         };

@@ -48,8 +48,14 @@ impl Decoder {
         self.event(wire.map_err(|e| WireError(said(&e)))?)
     }
 
-    /// Reads an event back that a graph has sent on its way before: it keeps its topic, and its JSON to the letter.
-    pub(crate) fn restore(&mut self, json: Bytes, class: Class, system: bool) -> Result<Event, WireError> {
+    /// Reads an event back that a graph has sent on its way before: it keeps its topic, and its JSON to the letter. Its
+    /// class is that of its type, where none is given.
+    pub(crate) fn restore(
+        &mut self,
+        json: Bytes,
+        class: Option<Class>,
+        system: bool,
+    ) -> Result<Event, WireError> {
         let wire: Wire<'_> = serde_json::from_slice(&json).map_err(|e| WireError(said(&e)))?;
         let kind = Kind::from(wire.event_type.as_deref().unwrap_or_default());
         let data = wire.data.map_or("{}", RawValue::get);
@@ -62,7 +68,9 @@ impl Decoder {
         let topic: Option<String> = wire.topic.and_then(|topic| serde_json::from_str(topic.get()).ok());
         let stamp = self.stamp(&step, topic.as_deref());
         let mut event = Event::with_body(step, kind, body).at(timestamp.unwrap_or_else(Timestamp::now));
-        event.set_class(class);
+        if let Some(class) = class {
+            event.set_class(class);
+        }
         let inner = event.edit();
         inner.id = wire.event_id.as_deref().map_or_else(|| inner.id.clone(), EventId::from);
         inner.system = system;

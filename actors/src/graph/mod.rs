@@ -12,6 +12,7 @@ pub use plan::{ActorFactory, Plan, SinkSpec, Stage, StartError};
 pub use status::GraphStatus;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,10 +22,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::event::{Event, Statics, Timestamp};
+use crate::event::{Decoder, Delivery, Event, EventId, Statics, Timestamp, WireError};
 use crate::ingress::{Emitter, Ledger, Pacer};
 use crate::process::OnFailed;
-use crate::route::{Route, RouterParts, Subscription, Table, Taps};
+use crate::route::{Route, RouterParts, Subscription, Table, Taps, Template};
 use crate::sink::breaker::Circuit;
 use crate::sink::{
     Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkStatus, StatusCell, Worker, open_on_disk,
@@ -32,6 +33,12 @@ use crate::sink::{
 use crate::supervise::{Adopt, ChildSpec, GraphSupervisor, RestartPolicy};
 use monitor::Monitor;
 use place::Place;
+
+/// Where the dead letters of a sink are, or those of the `processors` that every event passes.
+#[must_use]
+pub fn dead_letter_file(data_dir: &Path, name: &str) -> PathBuf {
+    data_dir.join(format!("dead/{name}.ndjson"))
+}
 
 /// The folder of the disk buffers, below `data_dir`.
 const BUFFERS: &str = "buffers";
@@ -74,6 +81,8 @@ struct Member {
     worker: Arc<Worker>,
     /// The sink that takes its dead letters, by name.
     dead_letter: Option<String>,
+    /// Names its events at the broker, where that is not the topic.
+    routing_key: Option<Template>,
     place: Arc<Place>,
 }
 
@@ -319,7 +328,7 @@ impl GraphHandle {
     fn member(&self, spec: &SinkSpec) -> Arc<Member> {
         let name: Arc<str> = spec.name.as_str().into();
         let buffer = Buffer::new(name.clone(), spec.buffer, spec.on_open.clone(), self.0.relief.clone());
-        let dead_letters = DeadLetters::file(self.0.plan.data_dir.join(format!("dead/{name}.ndjson")));
+        let dead_letters = DeadLetters::file(dead_letter_file(&self.0.plan.data_dir, &name));
         let dead_letter = spec.dead_letter.as_ref().or(self.0.plan.dead_letter.as_ref());
         let dead_letter = dead_letter.filter(|to| **to != spec.name).cloned();
         let own = self.0.threads == Threads::Several && spec.placement == crate::sink::Placement::Own;
@@ -339,7 +348,8 @@ impl GraphHandle {
             deadline: Mutex::default(),
             ended: Notify::new(),
         });
-        Arc::new(Member { worker, dead_letter, place })
+        let routing_key = spec.routing_key.clone();
+        Arc::new(Member { worker, dead_letter, routing_key, place })
     }
 
     /// Puts a sink's buffer on disk, where that is its policy, behind what an earlier process left there.
@@ -402,7 +412,7 @@ impl GraphHandle {
 
     async fn adopt_spine(&self) {
         let shared = &self.0;
-        let dead_letters = DeadLetters::file(shared.plan.data_dir.join("dead/processors.ndjson"));
+        let dead_letters = DeadLetters::file(dead_letter_file(&shared.plan.data_dir, "processors"));
         let target = shared.plan.dead_letter.as_ref().and_then(|to| self.sink(to));
         dead_letters.set_target(target.map(|SinkHandle(target)| target.worker.buffer.clone()));
         let spine = spine::Spine {
@@ -464,6 +474,29 @@ impl SinkHandle {
         order(&mut worker.circuit());
         worker.publish(reason.map(str::to_owned));
         worker.cell.call();
+    }
+
+    /// Gives it an event of its dead letters once more, past router and processors: with the JSON to the letter, the same
+    /// id, and marked as attempt number `attempts + 1`. `false` when its buffer has no room now.
+    ///
+    /// # Errors
+    /// When the JSON is no event.
+    pub fn replay(&self, json: &[u8], attempts: u32) -> Result<bool, WireError> {
+        let event = Decoder::default().restore(bytes::Bytes::copy_from_slice(json), None, false)?;
+        let delivery = match &self.0.routing_key {
+            Some(template) => {
+                let key = template.render(&event).into();
+                Delivery::new(event, key)
+            }
+            None => Delivery::by_topic(event),
+        };
+        Ok(self.0.worker.buffer.offer_again(delivery, attempts, Instant::now()))
+    }
+
+    /// The ids of the events that wait in memory, oldest first.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<EventId> {
+        self.0.worker.buffer.ids()
     }
 
     /// All that is known of it.
@@ -587,7 +620,7 @@ fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
         let letter = DeadLetter {
             event: event.clone(),
             sink: name.clone(),
-            class: "panic",
+            class: "processor",
             reason: format!("a processor panicked: {why}"),
             attempts: 1,
             first_attempt: now,

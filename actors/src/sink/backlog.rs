@@ -520,7 +520,7 @@ impl Reader {
     }
 
     pub(super) fn read(&mut self, record: &Record) -> Read {
-        let Ok(event) = self.decoder.restore(record.json.clone(), record.class, record.system) else {
+        let Ok(event) = self.decoder.restore(record.json.clone(), Some(record.class), record.system) else {
             return Read::Strange;
         };
         if record.kind == Kind::Gap {

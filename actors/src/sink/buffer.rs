@@ -14,7 +14,7 @@ use super::batch::Mark;
 use super::disk::{Disk, Fsync, Record, Recovered};
 use super::shed;
 use super::status::Balance;
-use crate::event::{Class, Delivery, Gap, GapReason};
+use crate::event::{Class, Delivery, EventId, Gap, GapReason};
 
 /// What happens to an event that finds the buffer full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -239,6 +239,11 @@ impl Buffer {
 
     /// Queues one event if there is room without shedding anything.
     pub(crate) fn offer(&self, delivery: Delivery, now: Instant) -> bool {
+        self.offer_again(delivery, 0, now)
+    }
+
+    /// Like [`offer`](Self::offer), for an event that was tried before.
+    pub(crate) fn offer_again(&self, delivery: Delivery, attempts: u32, now: Instant) -> bool {
         let mut inner = self.lock();
         let size = delivery.event.size();
         let fits = match &inner.backlog {
@@ -251,9 +256,21 @@ impl Buffer {
         if fits {
             inner.balance.accepted += 1;
             inner.append(Item::Event(delivery), &self.name, now);
+            if let Some(entry) = inner.last() {
+                entry.attempts = attempts;
+            }
         }
         self.publish(inner, false);
         fits
+    }
+
+    /// The ids of the events in memory, oldest first.
+    pub(crate) fn ids(&self) -> Vec<EventId> {
+        let id = |entry: &Entry| match &entry.item {
+            Item::Event(delivery) => Some(delivery.event.id().clone()),
+            _ => None,
+        };
+        self.lock().entries.iter().filter_map(id).collect()
     }
 
     /// Queues an alert; it takes no room and is counted apart. When too many of them wait, it is left out.
@@ -687,14 +704,18 @@ impl Inner {
         self.append(Item::Gap(Box::new(gap)), name, now);
     }
 
+    /// The last entry, where it is in memory.
+    fn last(&mut self) -> Option<&mut Entry> {
+        match &mut self.backlog {
+            Some(backlog) => backlog.last(&mut self.entries),
+            None => self.entries.back_mut(),
+        }
+    }
+
     /// Neighbouring gaps become one, whatever their reasons: so there are never more markers than events and one.
     fn gap_at_the_end(&mut self) -> Option<&mut Gap> {
-        let last = match &mut self.backlog {
-            Some(backlog) => backlog.last(&mut self.entries)?,
-            None => self.entries.back_mut()?,
-        };
         // One that is with the sink has become a marker.
-        match &mut last.item {
+        match &mut self.last()?.item {
             Item::Gap(gap) => Some(gap),
             _ => None,
         }

@@ -22,7 +22,8 @@ pub struct DeadLetter {
     pub event: Event,
     /// The sink, or the processor, that could not take it.
     pub sink: Arc<str>,
-    /// `poison`, `rejected` or `panic`.
+    /// `poison`: it can never arrive; `panic`: it crashed its sink again and again; `processor`: one panicked on it, before
+    /// the sink had seen it.
     pub class: &'static str,
     /// Why, without secrets.
     pub reason: String,
@@ -86,7 +87,7 @@ impl DeadLetters {
     /// Into a file of NDJSON.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> DeadLetters {
-        let file = DeadLetterFile { path: path.into(), file: Mutex::default() };
+        let file = DeadLetterFile { path: path.into(), max_size: MAX_FILE, file: Mutex::default() };
         DeadLetters(Arc::new(Letters { target: ArcSwapOption::default(), file }))
     }
 
@@ -109,9 +110,13 @@ impl DeadLetters {
     }
 }
 
+/// The largest file of dead letters: when it is full, sinks wait rather than drop.
+const MAX_FILE: u64 = 256 << 20;
+
 /// A file of dead letters, one JSON object a line.
 struct DeadLetterFile {
     path: PathBuf,
+    max_size: u64,
     file: Mutex<Option<File>>,
 }
 
@@ -125,7 +130,15 @@ impl DeadLetterFile {
             _ => create(&self.path)?,
         };
         let good = file.metadata()?.len();
-        if let Err(error) = file.write_all(&line) {
+        if good + line.len() as u64 > self.max_size {
+            let name = self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let full = format!(
+                "it is full; look at it with `streamll dead list`, then `dead replay {name}` or `dead purge {name}`"
+            );
+            return Err(std::io::Error::new(std::io::ErrorKind::StorageFull, full));
+        }
+        // What counts as dead-lettered is on disk.
+        if let Err(error) = file.write_all(&line).and_then(|()| file.sync_data()) {
             // Half a line would spoil the next one.
             let _ = file.set_len(good);
             return Err(error);
@@ -184,6 +197,21 @@ mod tests {
             text.contains(r#""sink":"live","class":"poison","reason":"too large","attempts":2"#),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_full_file_takes_no_more_and_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dead/live.ndjson");
+        let room = letter().json().len() as u64 * 2 + 2;
+        let file = DeadLetterFile { path: path.clone(), max_size: room, file: Mutex::default() };
+        file.append(&letter()).unwrap();
+        file.append(&letter()).unwrap();
+        let refused = file.append(&letter()).unwrap_err().to_string();
+        assert!(refused.contains("it is full") && refused.contains("dead purge live"), "{refused}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), room);
+        fs::remove_file(&path).unwrap();
+        file.append(&letter()).unwrap();
     }
 
     #[cfg(unix)]
