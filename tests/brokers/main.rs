@@ -2,6 +2,8 @@
 
 mod alone;
 mod brokers;
+#[path = "../chaos/mod.rs"]
+mod chaos;
 mod clients;
 mod faults;
 mod oracle;

@@ -1,0 +1,99 @@
+//! A buffer on a disk that is much too small: nothing crashes, and what was accepted and not shed arrives.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use streamll::topology::{LoadOptions, Registry, Topology};
+use streamll::{Confirmation, Event};
+
+use crate::brokers::{Broker as _, Redis};
+use crate::outage::wait_until;
+
+/// A file system of its own, gone when the test is.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: &Path) -> Small {
+        fs::create_dir_all(at).expect("a folder");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(at).output();
+        let mounted = mounted.expect("mount is there");
+        assert!(
+            mounted.status.success(),
+            "this test mounts a small file system, for which it must run as root: {}",
+            String::from_utf8_lossy(&mounted.stderr)
+        );
+        Small(at.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_of_16_mib_with_64_mib_offered_and_the_broker_away() {
+    let redis = Redis::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let small = Small::mount(&data);
+    let yaml = format!(
+        "service: chaos\ndata_dir: {}\nsinks:\n  live:\n{}    buffer: {{ type: disk, max_size: 1GiB }}\n    \
+         circuit_breaker: {{ recovery_timeout: 200ms, recovery_max: 1s }}\n",
+        data.display(),
+        redis.keys(redis.port())
+    );
+    fs::write(folder.path().join("chaos.yaml"), yaml).expect("a file");
+    redis.server.kill9();
+    let topology = Topology::load_with(folder.path(), "chaos", &Registry::default(), &LoadOptions::default());
+    let handle = topology.unwrap_or_else(|error| panic!("{error}")).start().expect("it starts");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let step = streamll::step("Chaos");
+    let text = "x".repeat(16 << 10);
+    let mut unconfirmed = Vec::new();
+    for n in 0..4096_u64 {
+        let event = Event::new(&step, "progress").with("n", n).with("text", text.as_str());
+        let sent = handle.emitter().send_with_receipt(event, streamll::Patience::Healthy);
+        unconfirmed.push((n, runtime.block_on(sent)));
+    }
+    wait_until("the disk is full, and the status says so", || {
+        let status = handle.status().sink("live").expect("it is there").clone();
+        let says = status.to_string();
+        if says.contains("its disk buffer cannot be written: No space left") { Ok(()) } else { Err(says) }
+    });
+    let accepted = handle.status().sink("live").expect("it is there").balance;
+    assert!(accepted.holds() && accepted.shed > 0, "{accepted:?}");
+    redis.server.restart();
+    wait_until("everything that waited has arrived", || {
+        let status = handle.status().sink("live").expect("it is there").clone();
+        if status.balance.waiting == 0 { Ok(()) } else { Err(format!("{status:#?}")) }
+    });
+    let confirmed = runtime.block_on(async {
+        let mut confirmed = Vec::new();
+        for (n, sent) in unconfirmed {
+            if let Confirmation::Held(_) = sent.confirmation().await {
+                confirmed.push(n);
+            }
+        }
+        confirmed
+    });
+    let drained = handle.shutdown_blocking(Duration::from_secs(60));
+    assert!(drained.status.balances());
+    let numbers = drained.status.sink("live").expect("it is there").balance;
+    assert_eq!((numbers.accepted, numbers.waiting), (4096, 0));
+    let arrived: Vec<u64> = redis
+        .arrived()
+        .iter()
+        .filter_map(|copy| {
+            serde_json::from_slice::<serde_json::Value>(&copy.json).ok()?["data"]["n"].as_u64()
+        })
+        .collect();
+    assert_eq!(arrived.len() as u64, numbers.delivered);
+    assert_eq!(numbers.delivered + numbers.shed, 4096);
+    assert_eq!(arrived, confirmed, "what was held has arrived, in order, and nothing else");
+    assert!(arrived.len() > 800, "{} fit on the disk", arrived.len());
+    drop(small);
+}
