@@ -1,6 +1,8 @@
 //! A topology from YAML under load, through an outage of its brokers, and the books at its end.
 
+use std::cell::RefCell;
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -18,12 +20,46 @@ const LONG: Duration = Duration::from_secs(60);
 /// What each producer waits after an event.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// `memory`, or what the environment says: all faults hold for both kinds of buffers.
+fn buffer() -> String {
+    std::env::var("STREAMLL_TEST_BUFFER").unwrap_or_else(|_| "memory".to_owned())
+}
+
+thread_local! { static FAULT: RefCell<Option<String>> = const { RefCell::new(None) } }
+
+/// What the table calls what is done next, where that is not the name of the test.
+pub(crate) fn name_fault(name: &str) {
+    FAULT.set(Some(name.to_owned()));
+}
+
+/// One line of the table of faults, which `tests/run` prints at its end.
+fn tell(sink: &SinkStatus, copies: usize, took: Duration) {
+    let Some(path) = std::env::var_os("STREAMLL_TEST_TABLE") else { return };
+    let thread = thread::current();
+    let fault = FAULT.with_borrow(|name| name.as_deref().or(thread.name()).unwrap_or_default().to_owned());
+    let fault = fault.trim_start_matches("faults::").replace('_', " ");
+    let b = &sink.balance;
+    let repeats = copies as u64 - b.delivered;
+    let line = format!(
+        "{fault}|{}|{}|{}|{}|{repeats}|{}|{:.1} s\n",
+        sink.name,
+        buffer(),
+        b.accepted,
+        b.delivered,
+        b.dead_lettered,
+        took.as_secs_f64()
+    );
+    let file = fs::File::options().create(true).append(true).open(path);
+    file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the table can be written");
+}
+
 /// A topology that runs: a sink for each broker, and one into a file beside them that nothing may disturb.
 pub(crate) struct Outage<'b> {
     brokers: Vec<&'b dyn Broker>,
     handle: Handle,
     load: Load,
     folder: tempfile::TempDir,
+    began: Instant,
 }
 
 /// What is known at the end.
@@ -68,6 +104,7 @@ impl<'b> Outage<'b> {
             yaml += &format!("    batch: {{ max_events: {WINDOW} }}\n    deliver_timeout: 3s\n");
             yaml +=
                 "    circuit_breaker: { failure_threshold: 2, recovery_timeout: 200ms, recovery_max: 1s }\n";
+            yaml += &format!("    buffer: {{ type: {} }}\n", buffer());
         }
         yaml += &format!("  beside: {{ type: file, path: {path}/beside.ndjson }}\n");
         fs::write(folder.path().join("faults.yaml"), yaml).expect("a file");
@@ -75,7 +112,7 @@ impl<'b> Outage<'b> {
         let topology = Topology::load_with(folder.path(), "faults", &Registry::default(), &options);
         let handle = topology.unwrap_or_else(|error| panic!("{error}")).start().expect("it starts");
         let load = Load::start(handle.emitter(), pause, poison);
-        Outage { brokers: brokers.to_vec(), handle, load, folder }
+        Outage { brokers: brokers.to_vec(), handle, load, folder, began: Instant::now() }
     }
 
     fn sink(&self, name: &str) -> SinkStatus {
@@ -187,7 +224,7 @@ impl<'b> Outage<'b> {
     /// Does something besides, again and again, while events still wait.
     #[track_caller]
     pub(crate) fn ends_while(self, expected: &Expected, besides: impl Fn()) -> Vec<Value> {
-        let Outage { brokers, handle, load, folder } = self;
+        let Outage { brokers, handle, load, folder, began } = self;
         let mut issued = load.stop();
         for broker in &brokers {
             wait_until("nothing waits", || {
@@ -233,6 +270,7 @@ impl<'b> Outage<'b> {
             let wrong = books.audit();
             let first = wrong.iter().take(20).map(String::as_str).collect::<Vec<_>>().join("\n");
             assert!(wrong.is_empty(), "{}: {} mistakes, such as:\n{first}", broker.name(), wrong.len());
+            tell(sink, books.arrived.len(), began.elapsed());
             letters.extend(dead);
         }
         letters

@@ -230,3 +230,57 @@ fn wrong_usage_ends_with_2_and_a_wrong_topology_with_78() {
     assert_eq!(unnamed.status.code(), Some(78), "no tty, no choice: refused");
     assert!(err(&unnamed).contains("test"), "it lists what there is: {}", err(&unnamed));
 }
+
+#[test]
+fn what_a_disk_keeps_is_no_loss_and_is_delivered_by_the_next_run() {
+    let topology = |path: &str| {
+        format!(
+            "data_dir: '{{dir}}/data'\nshutdown: {{ timeout: 2s }}\nsinks: {{ log: {{ type: file, path: '{{dir}}/{path}', \
+             buffer: {{ type: disk }} }} }}\n"
+        )
+    };
+    // A folder lies where the file should be.
+    let folder = Folder::with(&topology(""));
+    let input: String = (0..500).map(|n| line(n) + "\n").collect();
+    let kept = feed(streamll(&folder.path(""), &["run", "--env", "test", "--ack"]), input.as_bytes());
+    assert_eq!(kept.status.code(), Some(0), "{}", err(&kept));
+    assert!(err(&kept).contains("log: accepted 500, kept on disk for the next start 500"), "{}", err(&kept));
+    assert_eq!(out(&kept).lines().count(), 500, "each line is held");
+    folder.write("test.yaml", &topology("log.ndjson"));
+    let next = feed(streamll(&folder.path(""), &["run", "--env", "test"]), b"");
+    assert_eq!(next.status.code(), Some(0), "{}", err(&next));
+    assert!(err(&next).contains("log: accepted 0, delivered 500, recovered 500"), "{}", err(&next));
+    assert_eq!(folder.read("log.ndjson").lines().count(), 500);
+}
+
+#[test]
+fn two_processes_on_one_folder_are_one_too_many() {
+    let folder = Folder::with(
+        "data_dir: '{dir}/data'\nsinks: { log: { type: file, path: '{dir}/log.ndjson', buffer: { type: disk } } }\n",
+    );
+    let mut first = streamll(&folder.path(""), &["run", "--env", "test"]).spawn().unwrap();
+    let mut stdin = first.stdin.take().unwrap();
+    writeln!(stdin, "{}", line(0)).unwrap();
+    wait_until("it runs", || folder.read("log.ndjson").lines().count() == 1);
+    let began = std::time::Instant::now();
+    let second = feed(streamll(&folder.path(""), &["run", "--env", "test"]), b"");
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(second.status.code(), Some(1));
+    let said = err(&second);
+    assert!(
+        said.contains("the buffer of sink `log`: ") && said.contains("buffers/log/lock is locked"),
+        "{said}"
+    );
+    drop(stdin);
+    assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
+}
+
+#[test]
+fn a_long_end_says_who_still_delivers() {
+    let folder = Folder::with(
+        "sinks: { log: { type: file, path: '{dir}', circuit_breaker: { recovery_timeout: 1s } } }\nshutdown: { timeout: 7s }\n",
+    );
+    let output = feed(streamll(&folder.path(""), &["run", "--env", "test"]), (line(0) + "\n").as_bytes());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("streamll: still delivering: log 1\n"), "{}", err(&output));
+}

@@ -144,6 +144,7 @@ fn one_by_one(test: &str, conf: &str, faults: &[Fault]) {
         let before = Holdings::now();
         for (name, fault) in faults {
             println!("{name}");
+            crate::outage::name_fault(&format!("rabbitmq::{name}"));
             fault(&node);
             before.are_back();
         }
