@@ -3,7 +3,7 @@
 //!
 //! `STREAMLL_ENV=development cargo run` serves four visitors, against a stub model that it starts itself: two ask at the same
 //! time, one is asked of a model that fails, and one leaves in the middle of the answer. With the argument `serve` it waits
-//! for yours.
+//! for yours, until Ctrl-C.
 
 mod chat;
 
@@ -55,18 +55,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = Router::new().route("/chat", post(chat::chat)).with_state(Client::with_config(config));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/chat", listener.local_addr()?);
-    if std::env::args().nth(1).is_some_and(|argument| argument == "serve") {
+    let waits = std::env::args().nth(1).is_some_and(|argument| argument == "serve");
+    let (leave, left) = oneshot::channel();
+    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
+        let _ = if waits { tokio::signal::ctrl_c().await.is_ok() } else { left.await.is_ok() };
+    });
+    let server = tokio::spawn(server.into_future());
+    if waits {
         let asked =
             json!({ "conversation_id": "you", "model": "stub-1", "question": "What pulls on the water?" });
         println!("curl --no-buffer --json '{asked}' {url}");
-        return Ok(axum::serve(listener, app).await?);
+    } else {
+        visits(&url).await?;
+        let _ = leave.send(());
     }
-    let (leave, left) = oneshot::channel();
-    let server = axum::serve(listener, app).with_graceful_shutdown(async move { left.await.unwrap_or(()) });
-    let server = tokio::spawn(server.into_future());
-    visits(&url).await?;
     // It ends when nobody is connected any more.
-    let _ = leave.send(());
     server.await??;
     Ok(())
 }
