@@ -2,6 +2,7 @@
 
 mod ambient;
 mod context;
+mod early;
 #[doc(hidden)]
 pub mod instrumented;
 #[cfg(feature = "tracing")]

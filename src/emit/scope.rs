@@ -14,6 +14,7 @@ use streamll_actors::ingress::{Emitted, Emitter};
 use tokio::time::Instant;
 
 use super::ambient::{Ambient, Level, swap};
+use super::early::Early;
 use super::{emit_to, in_context, is_heard};
 
 /// Begins a scope named `operation`: a step inside of the enclosing scope, with the same `execution_id`; without one it is
@@ -395,7 +396,7 @@ impl Open {
 
     /// Runs a future inside of it; the scope goes on afterwards.
     pub(crate) async fn carry<R: Future>(&mut self, run: impl FnOnce(Scope) -> R) -> R::Output {
-        let mut future = pin!(self.enter(|scope| run(scope.clone())));
+        let mut future = pin!(Early::new(self.enter(|scope| run(scope.clone()))));
         poll_fn(|cx| self.enter(|_| future.as_mut().poll(cx))).await
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 
 use super::ambient::Ambient;
+use super::early::Early;
 use super::reader::{Reader, WithErrors};
 use super::scope::{Open, Scope};
 use super::{completed, installed};
@@ -56,7 +57,7 @@ pub trait TokenStream: Stream + Sized {
         ambient.emitter = ambient.emitter.or_else(installed);
         let step = ambient.step(&field).operation(field.clone());
         let state = State::Waiting { step, ambient, begun: false };
-        Tokens { stream: self, tap: Tap { state, said: Some(Said::new(&field)) }, reader: text }
+        Tokens { stream: Early::new(self), tap: Tap { state, said: Some(Said::new(&field)) }, reader: text }
     }
 }
 
@@ -68,7 +69,7 @@ pin_project! {
     pub struct Tokens<S, R> {
         // Before the tap: what goes with it ends before the step does.
         #[pin]
-        stream: S,
+        stream: Early<S>,
         tap: Tap,
         reader: R,
     }
@@ -125,7 +126,11 @@ impl<S, R> Tokens<S, R> {
 
     /// Lets a scope that has begun end with the stream: with what `field` streams, where there is one.
     pub(crate) fn until(open: Open, field: Option<&str>, stream: S, reader: R) -> Tokens<S, R> {
-        Tokens { stream, tap: Tap { state: State::Open(open), said: field.map(Said::new) }, reader }
+        Tokens {
+            stream: Early::new(stream),
+            tap: Tap { state: State::Open(open), said: field.map(Said::new) },
+            reader,
+        }
     }
 }
 

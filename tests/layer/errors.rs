@@ -1,9 +1,12 @@
 //! How a span ends that failed, and when its first event comes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use serde_json::json;
-use streamll::{Event, step};
+use streamll::{Event, TokenStream as _, step, trace};
+use tokio_stream::StreamExt as _;
 use tracing::field::Empty;
 use tracing::info_span;
 
@@ -103,4 +106,76 @@ fn a_retry_that_says_its_model_twice_starts_once() {
     });
     assert_eq!(data(only(&events, "llm_start"))["model"], "gpt-test");
     assert_eq!(data(only(&events, "llm_end"))["model"], "gpt-other");
+}
+
+#[test]
+fn a_call_that_is_dropped_with_its_stream_is_cancelled() {
+    let events = seen(|handle| {
+        let chat = chat!();
+        let stream = tokio_stream::iter(["forty", "-two"]).map(move |word| chat.in_scope(|| word));
+        let mut tokens = stream.tokens("answer", |word| Some(*word)).to(handle.emitter());
+        assert_eq!(now(tokens.next()), Some("forty"));
+        drop(tokens);
+        drop(chat!());
+    });
+    let last = ["llm error chat", "answer error answer", "llm llm_start chat", "llm llm_end chat"];
+    assert_eq!(names(&events)[3..], last, "{:?}", names(&events));
+    let cancelled = (&json!("Cancelled"), &json!("dropped before it was done"));
+    for error in &events[3..5] {
+        let said = &error.json["data"];
+        assert_eq!((&said["error_type"], &said["error_message"]), cancelled);
+    }
+}
+
+#[test]
+fn a_call_that_is_dropped_with_its_scope_is_cancelled_unless_it_is_complete() {
+    let events = seen(|handle| {
+        let whole = chat!();
+        whole.record("gen_ai.usage.output_tokens", 18);
+        let half = chat!();
+        let ask = trace("ask").to(handle.emitter()).run(|_| async move {
+            std::future::pending::<()>().await;
+            drop((whole, half));
+        });
+        let mut ask = Box::pin(ask);
+        assert!(ask.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(ask);
+    });
+    let last = ["llm llm_end chat", "llm error chat", "ask error ask"];
+    let mut ends = names(&events)[3..].to_vec();
+    ends[..2].sort_by_key(|name| name.contains("error"));
+    assert_eq!(ends, last);
+}
+
+#[test]
+fn what_is_read_to_its_end_is_not_cancelled() {
+    let events = seen(|handle| {
+        let chat = chat!();
+        let stream = tokio_stream::iter(["forty-two"]).map(move |word| chat.in_scope(|| word));
+        let mut tokens = stream.tokens("answer", |word| Some(*word)).to(handle.emitter());
+        while now(tokens.next()).is_some() {}
+        drop(tokens);
+        now(trace("ask").to(handle.emitter()).run(|_| async { drop(chat!()) }));
+    });
+    assert!(!names(&events).iter().any(|name| name.contains("error")), "{:?}", names(&events));
+}
+
+#[test]
+fn a_call_without_a_word_of_an_answer_says_so() {
+    let events = seen(|_| {
+        drop(chat!());
+        chat!().record("gen_ai.usage.output_tokens", 18);
+    });
+    assert_eq!(
+        (data(&events[1])["answered"].clone(), data(&events[3]).get("answered")),
+        (json!(false), None)
+    );
+}
+
+/// What a future gives that has nothing to wait for.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("it waits"),
+    }
 }

@@ -1,7 +1,8 @@
 //! The examples, run as a user runs them: each ends by itself, without a broker, and shows what it says.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
@@ -23,10 +24,15 @@ fn run(name: &str, with: &[(&str, &str)]) -> String {
 fn built(name: &str) -> PathBuf {
     let this = env::current_exe().expect("this program");
     let program = this.ancestors().nth(2).expect("the folder of the profile").join("examples").join(name);
-    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.rs"));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let changed =
-        |path: &PathBuf| path.metadata().and_then(|about| about.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    if changed(&program) <= changed(&source) {
+        |path: &Path| path.metadata().and_then(|about| about.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    // Large ones have a folder.
+    let files = fs::read_dir(folder.join(name)).into_iter().flatten().flatten().map(|file| file.path());
+    let sources = files.filter(|file| file.extension().is_some_and(|ending| ending == "rs"));
+    let sources = sources.chain([folder.join(format!("{name}.rs"))]);
+    let source = sources.map(|source| changed(&source)).max().expect("a source");
+    if changed(&program) <= source {
         let mut cargo = Command::new(env!("CARGO"));
         let done = cargo
             .args(["build", "--quiet", "--example", name])
@@ -97,4 +103,27 @@ fn failing_sink() {
     let turns = |name: &str| out.lines().filter(|l| l.starts_with("after") && l.contains(name)).count();
     assert_eq!(turns("healthy"), 1, "nothing ever changes for the healthy sink:\n{out}");
     assert!(turns("fails") >= 3 && turns("panics") >= 3 && turns("hangs") >= 3, "{out}");
+}
+
+#[test]
+fn rag_service() {
+    let fast = ("OPENAI_STUB_DELAY_MS", "1");
+    let out = run("rag_service", &[fast]);
+    assert_shows(
+        &out,
+        &["◆ docs_found", "• stream", "✖ llm_call", "\"usage\"", "console  closed (delivering): "],
+    );
+    // No broker is running: it answers all the same, and says what waits.
+    let out = run("rag_service", &[fast, ("STREAMLL_ENV", "production")]);
+    let down = ["live     open (not sending since", "records  open (not sending since", " waiting): 0 of "];
+    assert_shows(&out, &down);
+}
+
+#[test]
+fn rag_service_emits_what_it_has_always_emitted() {
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rag_service");
+    let events = golden::events(&mut Command::new(built("rag_service")), &scratch);
+    insta::with_settings!({ snapshot_path => "../../examples/rag_service", prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("events", golden::story(&events));
+    });
 }

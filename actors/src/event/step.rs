@@ -87,10 +87,14 @@ impl Step {
         self.changed(|parts| parts.method_name = Some(method_name.into()))
     }
 
-    /// The same step with another module.
+    /// The same step with another module, which does not have the methods of the one before.
     #[must_use]
     pub fn module(self, module_name: impl Into<Arc<str>>) -> Step {
-        self.changed(|parts| parts.module_name = module_name.into())
+        let module_name = module_name.into();
+        if module_name == self.parts().module_name {
+            return self;
+        }
+        self.changed(|parts| (parts.module_name, parts.method_name) = (module_name, None))
     }
 
     /// The same step with `context` laid over the context that it has.
@@ -149,5 +153,13 @@ mod tests {
         assert_eq!(child.parts().parent_id.as_ref(), Some(&root.parts().span_id));
         assert_ne!(child.parts().span_id, root.parts().span_id);
         assert!(child.parts().context.get("conversation_id").is_some());
+    }
+
+    #[test]
+    fn a_method_belongs_to_its_module() {
+        let run = Step::new("RagPipeline").method("forward");
+        assert_eq!(run.child().parts().method_name.as_deref(), Some("forward"));
+        assert_eq!(run.child().module("RagPipeline").parts().method_name.as_deref(), Some("forward"));
+        assert_eq!(run.child().module("Retriever").parts().method_name, None);
     }
 }

@@ -17,6 +17,7 @@ use streamll_actors::event::Context;
 use streamll_actors::ingress::Emitter;
 use tokio_stream::Stream;
 
+use super::early::Early;
 use super::scope::{Open, Trace, trace};
 use super::tokens::Tokens;
 use items::{Errors, TokensAndErrors};
@@ -174,7 +175,7 @@ impl Running {
     }
 
     pub fn run_boxed<F: Future + Unpin>(&mut self, body: F) -> Run<'_, F> {
-        Run { open: &mut self.0, body }
+        Run { open: &mut self.0, body: Early::new(body) }
     }
 
     #[must_use]
@@ -221,7 +222,7 @@ impl Running {
 #[must_use = "futures do nothing unless they are polled"]
 pub struct Run<'a, F> {
     open: &'a mut Open,
-    body: F,
+    body: Early<F>,
 }
 
 impl<F: Future + Unpin> Future for Run<'_, F> {

@@ -171,6 +171,11 @@ impl Fields {
         self.data.get(key)?.as_str()
     }
 
+    /// Whether it has said how it ended.
+    pub(super) fn is_complete(&self) -> bool {
+        ["finish_reasons", "output_tokens", "outcome"].iter().any(|key| self.data.contains_key(*key))
+    }
+
     /// The data of an event that is made now.
     pub(super) fn take(&mut self) -> Map<String, Value> {
         let mut data = self.data.clone();

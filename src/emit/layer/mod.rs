@@ -52,7 +52,9 @@ const CAPTURE_CONTENT: &str = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTEN
 /// | `embeddings`, `retrieval` | `embeddings_start`, `embeddings_end`, … |
 /// | `invoke_agent`, `invoke_workflow`, any other | `start`, `end` |
 ///
-/// With `error.type` or an error status, `error` stands in the place of the second one. The module is the
+/// With `error.type` or an error status, `error` stands in the place of the second one, and so it does, with the type
+/// `Cancelled`, for what a scope or a token stream drops before it is done. Some libraries (rig) say no error in the span of
+/// a call: where nothing of an answer was said either, the data of `llm_end` have `answered: false`. The module is the
 /// `gen_ai.agent.name` of the span or of the nearest one around it, else the provider, else `llm`. Data are `provider`,
 /// `model`, `input_tokens`, `output_tokens`, `total_tokens`, `finish_reasons` and the like, whatever name a library has for
 /// them. A first event waits until the library has said what it calls (at the latest until something happens inside), and

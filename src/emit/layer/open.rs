@@ -8,6 +8,7 @@ use streamll_actors::ingress::Emitter;
 use tokio::time::Instant;
 use tracing::Metadata;
 
+use super::super::early::is_dropping;
 use super::super::emit_silently;
 use super::super::scope::Scope;
 use super::fields::{Fields, Said, Wanted};
@@ -119,10 +120,19 @@ impl Open {
             fields.error_type = Some("Panic".to_owned());
             fields.error_message = Some("the code inside of the span panicked".to_owned());
         }
+        if is_dropping() && !fields.failed && !fields.is_complete() {
+            fields.failed = true;
+            fields.error_type = Some("Cancelled".to_owned());
+            fields.error_message = Some("dropped before it was done".to_owned());
+        }
         let kind = if fields.failed { Kind::Error } else { last.clone() };
+        let is_silent = kind == Kind::LlmEnd && !fields.answered;
         let step = scope.step();
         let mut event = Event::new(&step, kind).with_data(fields.take().into());
         event.set_data("duration", self.opened.elapsed().as_secs_f64());
+        if is_silent {
+            event.set_data("answered", false);
+        }
         if fields.failed {
             let what = step.parts().operation.as_deref().unwrap_or("it");
             let message = fields.error_message.take().unwrap_or_else(|| format!("{what} failed"));
