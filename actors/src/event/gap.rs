@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Class, Delivery, Event};
+use super::{CLASSES, Class, Delivery, Event};
 
 /// Why events are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,6 @@ pub(crate) enum GapReason {
 }
 
 const REASONS: [&str; 4] = ["buffer full", "circuit open", "ingress full", "unreadable on disk"];
-const CLASSES: [Class; 3] = [Class::Token, Class::Lifecycle, Class::Audit];
 
 /// Events that are missing in one place: how many, of which class, from and to which number, why.
 #[derive(Debug, Clone, Default, PartialEq)]

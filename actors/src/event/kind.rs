@@ -108,6 +108,9 @@ impl Class {
     }
 }
 
+/// All classes, from the one that goes first.
+pub(crate) const CLASSES: [Class; 3] = [Class::Token, Class::Lifecycle, Class::Audit];
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@ pub use decode::{Decoder, WireError};
 pub use delivery::{Delivery, Key};
 pub(crate) use gap::{Gap, GapReason};
 pub use id::EventId;
+pub(crate) use kind::CLASSES;
 pub use kind::{Class, Kind};
 pub(crate) use origin::Stamp;
 pub use origin::{Confirmation, Origin, Receipt, Statics};

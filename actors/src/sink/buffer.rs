@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::backlog::{self, Backlog, Reader, UNWRITTEN, Work};
+use super::backlog::{self, Backlog, Reader, Work};
 use super::batch::Mark;
 use super::disk::{Disk, Fsync, Record, Recovered};
 use super::shed;
@@ -82,6 +82,7 @@ pub struct Buffer {
     /// What there is on disk and will be, and what of it is still to be written.
     on_disk: AtomicUsize,
     unwritten: AtomicUsize,
+    unwritten_max: AtomicUsize,
     open: AtomicBool,
     failed: AtomicBool,
     retired: AtomicBool,
@@ -173,6 +174,7 @@ impl Buffer {
             bytes: AtomicUsize::new(0),
             on_disk: AtomicUsize::new(0),
             unwritten: AtomicUsize::new(0),
+            unwritten_max: AtomicUsize::new(0),
             open: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             retired: AtomicBool::new(false),
@@ -248,7 +250,8 @@ impl Buffer {
         let size = delivery.event.size();
         let fits = match &inner.backlog {
             Some(backlog) => {
-                backlog.used() + size <= self.policy.max_size && backlog.unwritten() + size <= UNWRITTEN
+                backlog.used() + size <= self.policy.max_size
+                    && backlog.unwritten() + size <= backlog.unwritten_max()
             }
             None => inner.bytes + size <= self.policy.max_size || inner.events == 0,
         };
@@ -502,7 +505,8 @@ impl Buffer {
         match self.disk.get() {
             Some(_) => {
                 over(self.on_disk.load(Ordering::Relaxed), more_bytes, self.policy.max_size)
-                    || over(self.unwritten.load(Ordering::Relaxed), more_bytes, UNWRITTEN)
+                    || self.unwritten.load(Ordering::Relaxed).saturating_add(more_bytes)
+                        > self.unwritten_max.load(Ordering::Relaxed) / 2
             }
             None => over(self.bytes.load(Ordering::Relaxed), more_bytes, self.policy.max_size),
         }
@@ -599,7 +603,7 @@ impl Buffer {
     fn make_room(&self, inner: &mut Inner, delivery: &Delivery, now: Instant) -> bool {
         let (class, size) = (delivery.event.class(), delivery.event.size());
         match inner.backlog {
-            Some(_) => backlog::make_room(inner, &self.policy, class, size),
+            Some(_) => backlog::make_room(inner, &self.policy, class, size, &self.name, now),
             None => shed::make_room(inner, &self.policy, class, size, now),
         }
     }
@@ -624,6 +628,7 @@ impl Buffer {
         if let Some(backlog) = &inner.backlog {
             self.on_disk.store(backlog.used(), Ordering::Relaxed);
             self.unwritten.store(backlog.unwritten(), Ordering::Relaxed);
+            self.unwritten_max.store(backlog.unwritten_max(), Ordering::Relaxed);
         }
         drop(inner);
         if !empty {

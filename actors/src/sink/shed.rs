@@ -42,7 +42,9 @@ pub(super) fn make_room(
         if inner.idle.get(victim as usize).is_some_and(|n| *n >= least) {
             let events = policy.max_events.div_ceil(chunk);
             let bytes = if inner.bytes + size > max_size { (policy.max_size / chunk).max(size) } else { 0 };
-            evict(inner, victim, events, bytes, now);
+            let gone = evict(&mut inner.entries, inner.leased, victim, events, bytes, now);
+            inner.balance.shed += gone.numbers.len() as u64;
+            inner.count_out(victim, gone.numbers.len(), gone.bytes);
             if fits(inner) {
                 return true;
             }
@@ -51,22 +53,36 @@ pub(super) fn make_room(
     false
 }
 
-/// Replaces the oldest idle events of one class by gaps, until so many events and bytes are gone or none is left.
-fn evict(inner: &mut Inner, victim: Class, events: usize, bytes: usize, now: Instant) {
-    let (mut gone, mut freed) = (0, 0);
-    let leased = inner.leased;
-    let mut kept: VecDeque<Entry> = VecDeque::with_capacity(inner.entries.len());
-    for (index, entry) in std::mem::take(&mut inner.entries).into_iter().enumerate() {
+/// What was evicted: the number and the size of each event, in order, and the sum of the sizes.
+#[derive(Debug, Default)]
+pub(super) struct Evicted {
+    pub(super) numbers: Vec<(u64, u32)>,
+    pub(super) bytes: usize,
+}
+
+/// Replaces the oldest events of one class by gaps, until so many events and bytes are gone or none is left. The first
+/// `leased` entries stay.
+pub(super) fn evict(
+    entries: &mut VecDeque<Entry>,
+    leased: usize,
+    victim: Class,
+    events: usize,
+    bytes: usize,
+    now: Instant,
+) -> Evicted {
+    let mut gone = Evicted::default();
+    let mut kept: VecDeque<Entry> = VecDeque::with_capacity(entries.len());
+    for (index, entry) in std::mem::take(entries).into_iter().enumerate() {
         let mergeable = kept.len() > leased;
         let last = kept.back_mut().filter(|_| mergeable).map(|entry| &mut entry.item);
         match (&entry.item, last) {
             (Item::Event(delivery), last)
                 if index >= leased
-                    && (gone < events || freed < bytes)
+                    && (gone.numbers.len() < events || gone.bytes < bytes)
                     && delivery.event.class() == victim =>
             {
-                gone += 1;
-                freed += entry.size as usize;
+                gone.numbers.push((entry.number, entry.size));
+                gone.bytes += entry.size as usize;
                 if let Some(receipt) = delivery.event.receipt() {
                     receipt.answer(Confirmation::Lost);
                 }
@@ -83,11 +99,6 @@ fn evict(inner: &mut Inner, victim: Class, events: usize, bytes: usize, now: Ins
             _ => kept.push_back(entry),
         }
     }
-    inner.entries = kept;
-    inner.events -= gone;
-    inner.bytes -= freed;
-    inner.balance.shed += gone as u64;
-    if let Some(idle) = inner.idle.get_mut(victim as usize) {
-        *idle -= gone;
-    }
+    *entries = kept;
+    gone
 }

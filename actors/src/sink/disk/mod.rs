@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::Buffer;
-use super::backlog::{Reader, Work, segment_size};
+use super::backlog::{Reader, Shed, Work, segment_size};
 
 /// How long to wait before a write that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -257,7 +257,10 @@ impl Worker {
         Next::Again
     }
 
-    fn compact(&mut self, buffer: &Buffer, first: u64, shed: &super::backlog::Shed) {
+    fn compact(&mut self, buffer: &Buffer, first: u64, shed: &[Shed]) {
+        if self.log.is_active(first) {
+            self.log.seal();
+        }
         let read = self.log.read(first);
         let rewritten = read.and_then(|records| self.log.rewrite(first, &self.reader.without(records, shed)));
         match rewritten {

@@ -3,31 +3,30 @@
 //! The window is the front of the queue, in memory, where the sink takes from. While it has room nothing else exists, and
 //! the disk only follows; once it is full, events wait in the tail until they are written, and then rest on disk alone.
 
+mod part;
+mod reader;
+mod room;
+
+pub(super) use part::Shed;
+pub(super) use reader::Reader;
+pub(super) use room::make_room;
+
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::time::Instant;
-
-use super::buffer::{BufferPolicy, Entry, Inner, Item, WhenFull};
+use super::buffer::{BufferPolicy, Entry, Inner, Item};
 use super::disk::{HEADER, Kind, Record, Recovered, Segment};
-use crate::event::{Class, Decoder, Delivery, Event, Gap, GapReason, Receipt, Timestamp};
+use crate::event::{Class, Delivery, Receipt};
+use part::Part;
 
 /// Most bytes of events in the window.
 const WINDOW: usize = 8 << 20;
 /// Most bytes that wait to be written; tokens may use three quarters of it, lifecycle events all but a sixteenth.
-pub(super) const UNWRITTEN: usize = 16 << 20;
+const UNWRITTEN: usize = 16 << 20;
 /// Most bytes of one write.
 const WRITE: usize = 1 << 20;
 /// A log has about so many segments when it is full; the largest are so large.
 const SEGMENTS: usize = 16;
 const SEGMENT: usize = 8 << 20;
-/// A full disk buffer frees this part of itself at once.
-const CHUNK: usize = 8;
-/// Tokens may not use the last part of a buffer.
-const RESERVE: usize = 16;
-const CLASSES: [Class; 3] = [Class::Token, Class::Lifecycle, Class::Audit];
 
 /// The size of the segments of a disk buffer that may have so many bytes.
 pub(super) fn segment_size(max_size: usize) -> usize {
@@ -38,12 +37,15 @@ pub(super) fn segment_size(max_size: usize) -> usize {
 pub(super) struct Backlog {
     window_max: usize,
     write_max: usize,
+    unwritten_max: usize,
     /// Bytes of events in the window.
     window: usize,
     /// Behind what rests on disk.
     tail: VecDeque<Entry>,
     unwritten: VecDeque<Unwritten>,
     unwritten_size: usize,
+    /// What is before this number is written, or is being written just now.
+    writing_to: u64,
     parts: VecDeque<Part>,
     /// The sizes of all parts, and what of that their files are still to shrink by.
     disk_size: u64,
@@ -68,36 +70,6 @@ pub(super) struct Unwritten {
     size: usize,
 }
 
-/// One segment of the log, and what rests in it.
-#[derive(Debug)]
-struct Part {
-    segment: Segment,
-    last: u64,
-    events: [u64; 3],
-    /// Bytes of JSON.
-    bytes: [u64; 3],
-    /// Gaps and alerts.
-    notices: u64,
-    shed: Option<Shed>,
-    /// Whether the file has been rewritten without them.
-    is_compact: bool,
-}
-
-/// Events of this class, and of those below it, are shed from this number on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shed {
-    up_to: Class,
-    from: u64,
-    /// What the file will shrink by.
-    size: u64,
-}
-
-impl Shed {
-    fn takes(&self, record: &Record) -> bool {
-        record.kind == Kind::Event && record.class <= self.up_to && record.number >= self.from
-    }
-}
-
 /// What the disk is to do next.
 #[derive(Debug, Default)]
 pub(super) struct Work {
@@ -106,7 +78,7 @@ pub(super) struct Work {
     /// A segment to read, because the window has room.
     pub(super) load: Option<u64>,
     /// A segment to rewrite without what was shed from it.
-    pub(super) compact: Option<(u64, Shed)>,
+    pub(super) compact: Option<(u64, Vec<Shed>)>,
     /// Segments whose records are all done.
     pub(super) remove: Vec<u64>,
     /// Everything before this number is done.
@@ -118,58 +90,18 @@ pub(super) struct Work {
     pub(super) closing: bool,
 }
 
-impl Part {
-    fn new(segment: Segment) -> Part {
-        let (events, bytes) = ([0; 3], [0; 3]);
-        Part { segment, last: segment.first, events, bytes, notices: 0, shed: None, is_compact: false }
-    }
-
-    fn resting(&self) -> u64 {
-        self.events.iter().sum::<u64>() + self.notices
-    }
-
-    fn rest(&mut self, kind: Kind, class: Class, bytes: usize) {
-        if kind != Kind::Event {
-            self.notices += 1;
-            return;
-        }
-        if let (Some(events), Some(all)) =
-            (self.events.get_mut(class as usize), self.bytes.get_mut(class as usize))
-        {
-            *events += 1;
-            *all += bytes as u64;
-        }
-    }
-
-    /// What its file is still to shrink by. Sizes are estimates: never more than there is.
-    fn to_shrink(&self) -> u64 {
-        self.shed.filter(|_| !self.is_compact).map_or(0, |shed| shed.size.min(self.segment.size))
-    }
-
-    fn of(&self, class: Class) -> (u64, u64) {
-        let at = |numbers: &[u64; 3]| numbers.get(class as usize).copied().unwrap_or(0);
-        (at(&self.events), at(&self.bytes))
-    }
-
-    fn clear(&mut self, class: Class) {
-        if let (Some(events), Some(bytes)) =
-            (self.events.get_mut(class as usize), self.bytes.get_mut(class as usize))
-        {
-            (*events, *bytes) = (0, 0);
-        }
-    }
-}
-
 impl Backlog {
     /// What was found on disk; the numbers of what comes in go on behind it.
     pub(super) fn new(policy: &BufferPolicy, recovered: &Recovered, inner: &mut Inner) -> Backlog {
         let mut backlog = Backlog {
             window_max: WINDOW.min(policy.max_size / 4),
             write_max: WRITE.min(segment_size(policy.max_size)),
+            unwritten_max: UNWRITTEN.min(policy.max_size),
             window: 0,
             tail: VecDeque::new(),
             unwritten: VecDeque::new(),
             unwritten_size: 0,
+            writing_to: recovered.next,
             parts: VecDeque::new(),
             disk_size: 0,
             shed_size: 0,
@@ -281,6 +213,11 @@ impl Backlog {
         self.unwritten_size
     }
 
+    /// How much that may be.
+    pub(super) fn unwritten_max(&self) -> usize {
+        self.unwritten_max
+    }
+
     pub(super) fn close(&mut self, entries: &mut VecDeque<Entry>, name: &str) {
         if std::mem::replace(&mut self.closing, true) {
             return;
@@ -312,6 +249,9 @@ impl Backlog {
             }
             work.write.push(item.clone());
         }
+        if let Some(last) = work.write.last() {
+            self.writing_to = last.number + 1;
+        }
         while let Some(part) = self.parts.front() {
             let is_over = match self.parts.get(1) {
                 Some(next) => next.segment.first <= first,
@@ -326,7 +266,7 @@ impl Backlog {
             }
             work.remove.push(part.segment.first);
             self.disk_size -= part.segment.size;
-            self.shed_size -= part.to_shrink();
+            self.shed_size -= part.shrinks;
             self.parts.pop_front();
         }
         if self.wants_more() && !self.closing {
@@ -334,12 +274,35 @@ impl Backlog {
         }
         // At the end, too: what was shed is not to come back with the next process.
         if self.closing || self.disk_size + size as u64 > max_size as u64 {
-            let shrinks = |part: &&Part| !part.is_compact && part.shed.is_some();
-            let part = self.parts.iter().find(shrinks);
-            work.compact = part.and_then(|part| Some((part.segment.first, part.shed?)));
+            let part = self.parts.iter().find(|part| part.shrinks > 0);
+            work.compact = part.map(|part| (part.segment.first, part.shed.clone()));
         }
         work.ended = self.closing && self.unwritten.is_empty();
         work
+    }
+
+    /// Events of one class that were shed from memory: what of them is not written need not be, and the files of the others
+    /// are to shrink.
+    fn forget(&mut self, class: Class, numbers: &[(u64, u32)]) {
+        let (Some((first, _)), Some((last, _))) = (numbers.first(), numbers.last()) else { return };
+        let is_gone = |number: u64| numbers.binary_search_by_key(&number, |(number, _)| *number).is_ok();
+        let unwritten = self.unwritten.front().map_or(u64::MAX, |item| item.number);
+        let mut freed = 0;
+        self.unwritten.retain(|item| {
+            let is_gone = item.kind == Kind::Event && is_gone(item.number);
+            freed += if is_gone { item.size } else { 0 };
+            !is_gone
+        });
+        self.unwritten_size = self.unwritten_size.saturating_sub(freed);
+        for part in self.parts.iter_mut().filter(|part| part.segment.first <= *last && part.last >= *first) {
+            let (from, to) = (part.segment.first.max(*first), part.last.min(*last));
+            let of_it =
+                numbers.iter().filter(|(number, _)| (from..=to).contains(number) && *number < unwritten);
+            let size = of_it.map(|(_, size)| u64::from(*size) + HEADER as u64).sum();
+            if size > 0 {
+                self.shed_size += part.shed(Shed { up_to: class, from, to }, size);
+            }
+        }
     }
 
     fn written_one(&mut self, item: &Unwritten) {
@@ -383,17 +346,17 @@ impl Backlog {
     pub(super) fn rewritten(&mut self, segment: Segment) {
         if let Some(part) = self.parts.iter_mut().find(|part| part.segment.first == segment.first) {
             self.disk_size = self.disk_size - part.segment.size + segment.size;
-            self.shed_size -= part.to_shrink();
-            part.segment = segment;
-            part.is_compact = true;
+            self.shed_size -= part.shrinks;
+            (part.segment, part.shrinks) = (segment, 0);
+            part.shed.clear();
         }
     }
 
     /// That segment could not be rewritten: it stays as it is, and its room is not to be had.
     pub(super) fn not_rewritten(&mut self, first: u64) {
         if let Some(part) = self.parts.iter_mut().find(|part| part.segment.first == first) {
-            self.shed_size -= part.to_shrink();
-            part.is_compact = true;
+            self.shed_size -= part.shrinks;
+            part.shrinks = 0;
         }
     }
 }
@@ -416,227 +379,4 @@ impl Unwritten {
 
 fn receipt(kind: Kind, delivery: &Delivery) -> Option<&Receipt> {
     delivery.event.receipt().filter(|_| kind == Kind::Event).map(|receipt| &**receipt)
-}
-
-/// Makes room for one event on disk; `false` when it must stay out itself.
-pub(super) fn make_room(inner: &mut Inner, policy: &BufferPolicy, class: Class, size: usize) -> bool {
-    let reserved = |max: usize| if class == Class::Token { max - max / RESERVE } else { max };
-    let (max_events, max_size) = (reserved(policy.max_events).max(1), reserved(policy.max_size));
-    let size = size + HEADER;
-    let fits = |inner: &Inner| {
-        inner.events < max_events
-            && inner.backlog.as_ref().is_some_and(|backlog| backlog.used() + size <= max_size)
-    };
-    let Some(backlog) = &inner.backlog else { return false };
-    // The disk does not keep up, or cannot be written at all.
-    let behind = match class {
-        Class::Token => UNWRITTEN - UNWRITTEN / 4,
-        Class::Lifecycle => UNWRITTEN - UNWRITTEN / RESERVE,
-        Class::Audit => UNWRITTEN,
-    };
-    if backlog.unwritten_size > behind {
-        return false;
-    }
-    if fits(inner) {
-        return true;
-    }
-    if policy.when_full == WhenFull::DropNewest {
-        return false;
-    }
-    for victim in [Class::Token, Class::Lifecycle] {
-        let chunk = (policy.max_size / CHUNK) as u64;
-        let (least, most) = match (victim, class) {
-            (Class::Token, Class::Token) => (chunk, chunk),
-            (Class::Token, _) => (1, chunk),
-            // Lifecycle events are dear: no more of them go than must.
-            _ if victim < class => (1, chunk / CHUNK as u64),
-            _ => break,
-        };
-        if inner.idle_on_disk(victim) >= least {
-            shed(inner, victim, most.max(size as u64));
-            if fits(inner) {
-                return true;
-            }
-        }
-    }
-    false
-}
-
-/// Sheds the oldest of one class (and of those below it) that rest on disk, a segment at a time.
-fn shed(inner: &mut Inner, victim: Class, mut wanted: u64) {
-    let Some(backlog) = &mut inner.backlog else { return };
-    let sealed = backlog.parts.len().saturating_sub(1);
-    let mut gone = Vec::new();
-    for part in backlog.parts.iter_mut().take(sealed) {
-        if part.of(victim).0 == 0 {
-            continue;
-        }
-        let classes = [Class::Token, Class::Lifecycle].into_iter().filter(|class| *class <= victim);
-        backlog.shed_size -= part.to_shrink();
-        // What an earlier rewriting has freed is free.
-        let mut size = part.to_shrink();
-        for class in classes {
-            let (events, bytes) = part.of(class);
-            part.clear(class);
-            size += bytes + events * HEADER as u64;
-            wanted = wanted.saturating_sub(bytes + events * HEADER as u64);
-            backlog.resting -= events;
-            gone.push((class, events, bytes));
-        }
-        // A gap rests in their place.
-        part.notices += 1;
-        backlog.resting += 1;
-        let from = part.segment.first.max(backlog.resting_from);
-        part.shed = Some(Shed { up_to: victim, from, size });
-        part.is_compact = false;
-        backlog.shed_size += part.to_shrink();
-        if wanted == 0 {
-            break;
-        }
-    }
-    for (class, events, bytes) in gone {
-        inner.balance.shed += events;
-        inner.count_out(class, events as usize, bytes as usize);
-    }
-}
-
-/// Turns records back into entries, and those that were shed into gaps.
-pub(super) struct Reader {
-    decoder: Decoder,
-    sink: Arc<str>,
-}
-
-/// What became of a record.
-pub(super) enum Read {
-    Entry(Kind, Delivery),
-    Gap(Gap),
-    /// Its checksum is right, but it makes no sense to us.
-    Strange,
-}
-
-impl Reader {
-    pub(super) fn new(sink: Arc<str>) -> Reader {
-        Reader { decoder: Decoder::default(), sink }
-    }
-
-    pub(super) fn read(&mut self, record: &Record) -> Read {
-        let Ok(event) = self.decoder.restore(record.json.clone(), Some(record.class), record.system) else {
-            return Read::Strange;
-        };
-        if record.kind == Kind::Gap {
-            return Gap::read(&event).map_or(Read::Strange, Read::Gap);
-        }
-        Read::Entry(
-            record.kind,
-            match &record.key {
-                Some(key) => Delivery::new(event, key.as_str().into()),
-                None => Delivery::by_topic(event),
-            },
-        )
-    }
-
-    /// A segment without what was shed from it.
-    pub(super) fn without(&mut self, records: Vec<Record>, shed: &Shed) -> Vec<Record> {
-        let mut kept: Vec<Record> = Vec::with_capacity(records.len());
-        let mut open: Option<(u64, Gap)> = None;
-        let close = |open: &mut Option<(u64, Gap)>, kept: &mut Vec<Record>, sink: &str| {
-            if let Some((number, gap)) = open.take() {
-                kept.push(gap_record(number, &gap, sink));
-            }
-        };
-        for record in records {
-            if !shed.takes(&record) {
-                close(&mut open, &mut kept, &self.sink);
-                kept.push(record);
-            } else if let Read::Entry(_, delivery) = self.read(&record) {
-                let (_, gap) = open.get_or_insert_with(|| (record.number, Gap::default()));
-                gap.add(&delivery.event, GapReason::BufferFull);
-            }
-        }
-        close(&mut open, &mut kept, &self.sink);
-        kept
-    }
-}
-
-fn gap_record(number: u64, gap: &Gap, sink: &str) -> Record {
-    let event: Event = gap.event(sink);
-    let json: Bytes = event.json().clone();
-    Record { number, kind: Kind::Gap, class: Class::Lifecycle, system: true, key: None, json }
-}
-
-impl Inner {
-    /// Takes a segment into the window. What it should hold and does not is counted as shed.
-    pub(super) fn loaded(
-        &mut self,
-        first: u64,
-        records: Vec<Record>,
-        reader: &mut Reader,
-        sent: u64,
-        now: Instant,
-    ) {
-        let Some(backlog) = &mut self.backlog else { return };
-        let Some(part) = backlog.parts.iter_mut().find(|part| part.segment.first == first) else { return };
-        let (from, last, shed) = (backlog.resting_from, part.last, part.shed);
-        backlog.resting -= part.resting();
-        let mut missing = std::mem::take(&mut part.events);
-        let estimated: u64 = std::mem::take(&mut part.bytes).iter().sum();
-        (part.notices, backlog.resting_from) = (0, last + 1);
-        let clock = Timestamp::now().as_micros();
-        let mut loaded = 0;
-        for record in records.iter().filter(|record| (from..=last).contains(&record.number)) {
-            let is_shed = shed.is_some_and(|shed| shed.takes(record));
-            let (item, size) = match reader.read(record) {
-                Read::Strange => continue,
-                Read::Gap(gap) => (Item::Gap(Box::new(gap)), 0),
-                Read::Entry(_, delivery) if is_shed => {
-                    let mut gap = Gap::default();
-                    gap.add(&delivery.event, GapReason::BufferFull);
-                    (Item::Gap(Box::new(gap)), 0)
-                }
-                Read::Entry(Kind::Notice, delivery) => (Item::Notice(delivery), 0),
-                Read::Entry(_, delivery) => {
-                    if let Some(events) = missing.get_mut(record.class as usize) {
-                        *events = events.saturating_sub(1);
-                    }
-                    (Item::Event(delivery), record.json.len())
-                }
-            };
-            if let Item::Gap(gap) = &item
-                && let Some(Entry { item: Item::Gap(open), .. }) = self.entries.back_mut()
-            {
-                open.absorb(gap);
-                continue;
-            }
-            let age = match &item {
-                Item::Event(delivery) => {
-                    u64::try_from(clock - delivery.event.timestamp().as_micros()).unwrap_or(0)
-                }
-                _ => 0,
-            };
-            let since = now.checked_sub(Duration::from_micros(age)).unwrap_or(now);
-            backlog.window += size;
-            loaded += size;
-            let mut entry = Entry::new(item, record.number, u32::try_from(size).unwrap_or(u32::MAX), since);
-            entry.attempts = u32::from(record.number < sent);
-            self.entries.push_back(entry);
-        }
-        if missing.iter().sum::<u64>() > 0 {
-            self.entries.push_back(Entry::new(Item::Gap(Box::new(Gap::unreadable(missing))), last, 0, now));
-            backlog.damaged += 1;
-        }
-        backlog.refill(&mut self.entries);
-        // Before they were encoded, sizes were estimates.
-        self.bytes = (self.bytes + loaded).saturating_sub(estimated as usize);
-        for (class, events) in CLASSES.into_iter().zip(missing) {
-            self.balance.shed += events;
-            self.count_out(class, events as usize, 0);
-        }
-    }
-
-    /// Bytes of one class that could be shed from the disk.
-    fn idle_on_disk(&self, class: Class) -> u64 {
-        let Some(backlog) = &self.backlog else { return 0 };
-        let sealed = backlog.parts.len().saturating_sub(1);
-        backlog.parts.iter().take(sealed).map(|part| part.of(class).1).sum()
-    }
 }
