@@ -2,11 +2,12 @@
 //! stands in a marker, and the numbers balance at any moment.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use streamll::topology::{LoadOptions, Registry, Topology};
 use streamll::{Deliveries, DeliveryError, Event, Sink, SinkContext};
+use tokio::time::Instant;
 
 /// How many events a second the sink takes.
 const TAKES: u64 = 2_000;

@@ -262,7 +262,7 @@ fn two_processes_on_one_folder_are_one_too_many() {
     let mut stdin = first.stdin.take().unwrap();
     writeln!(stdin, "{}", line(0)).unwrap();
     wait_until("it runs", || folder.read("log.ndjson").lines().count() == 1);
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let second = feed(streamll(&folder.path(""), &["run", "--env", "test"]), b"");
     assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(second.status.code(), Some(1));
