@@ -32,7 +32,7 @@
 //!   flush, shutdown).
 //! * Extend: [`Sink`], [`Processor`], actors that take a [`Batch`], and the [`Registry`] that gives them names in YAML.
 //! * Test what you wrote: [`testkit`].
-//! * Choose: the [guide to the sinks](guide::sinks).
+//! * Choose: the [guide to the sinks](guide::sinks), and to [delivery](guide::delivery).
 //!
 //! # Features
 //!

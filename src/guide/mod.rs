@@ -3,3 +3,7 @@
 /// Which sink for what, how they fail, and what to do.
 #[doc = include_str!("sinks.md")]
 pub mod sinks {}
+
+/// What is kept, and for how long: buffers in memory and on disk, repeats, dead letters, the end.
+#[doc = include_str!("delivery.md")]
+pub mod delivery {}

@@ -42,10 +42,10 @@ fn its_yaml_loads_without_a_warning() {
 /// All blocks of YAML in the guide: each is a topology.
 #[test]
 fn the_yaml_of_the_guide_loads_without_a_warning() {
-    let guide = read("src/guide/sinks.md");
+    let guide = ["src/guide/sinks.md", "src/guide/delivery.md"].map(read).concat();
     let blocks: Vec<&str> =
         guide.split("```yaml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0)).collect();
-    assert!(blocks.len() >= 5, "{} blocks", blocks.len());
+    assert!(blocks.len() >= 6, "{} blocks", blocks.len());
     for left in ["THROUGHPUT_", "LATENCY_", "_TABLE", "FIGURES"] {
         assert!(!guide.contains(left), "`{left}` is still to be filled in");
     }
@@ -70,7 +70,9 @@ fn its_error_is_what_the_yaml_with_that_mistake_gives() {
 
 #[test]
 fn what_the_documents_link_to_is_there() {
-    for document in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "src/guide/sinks.md"] {
+    for document in
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "src/guide/sinks.md", "src/guide/delivery.md"]
+    {
         for target in read(document).split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
             let elsewhere = target.starts_with("https://") || target.starts_with('#');

@@ -67,6 +67,8 @@ struct Model {
     /// Power was lost, or a mark could not be written: repeats may come without theirs.
     is_inexact: bool,
     writes_fail: bool,
+    /// Something may have failed in this process.
+    is_limited: bool,
 }
 
 /// A buffer whose disk turns when it is told to.
@@ -97,6 +99,7 @@ impl Model {
             first: 0,
             is_inexact: false,
             writes_fail: false,
+            is_limited: false,
         }
     }
 
@@ -105,7 +108,7 @@ impl Model {
         self.shed += self.buffer.balance(self.now).shed;
         self.files.fail(false, false);
         self.files.limit(None);
-        self.writes_fail = false;
+        (self.writes_fail, self.is_limited) = (false, false);
         (self.buffer, self.worker) = start(&self.files, self.policy);
         // What was never held may be gone with its process; what is there must have been pushed.
         self.now += RETRY;
@@ -190,9 +193,13 @@ impl Model {
                 self.is_inexact = true;
                 self.restart();
             }
-            Action::Limit(limit) => self.files.limit(limit),
+            Action::Limit(limit) => {
+                self.is_limited |= limit.is_some();
+                self.files.limit(limit);
+            }
             Action::Fail(writes, syncs) => {
                 self.writes_fail = writes;
+                self.is_limited |= writes || syncs;
                 self.files.fail(writes, syncs);
             }
             Action::Close => {
@@ -201,7 +208,8 @@ impl Model {
                 let ended = (0..10_000).any(|_| self.turn() == Next::Ended);
                 assert!(ended, "it does not close");
                 let left = self.buffer.balance(self.now);
-                let (was, fails) = (left.waiting, self.writes_fail);
+                // Without room what was shed cannot be taken out of its files.
+                let (was, fails) = (left.waiting, self.is_limited);
                 self.restart();
                 let found = self.buffer.balance(self.now).recovered;
                 if left.in_memory() == 0 && !unwritable && !fails {
