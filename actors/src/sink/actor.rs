@@ -295,17 +295,22 @@ impl SinkActor {
                     self.watch.because(Exit::Failed(error.to_string()));
                     return ctx.stop();
                 }
-                ErrorClass::Misconfigured => (Some(Outcome::Trip), Some(error.to_string())),
-                _ => {
+                class => {
                     self.retry_at = Some(now + self.retry.next());
-                    (Some(Outcome::Failure), Some(error.to_string()))
+                    let trips = class == ErrorClass::Misconfigured;
+                    let outcome = if trips { Outcome::Trip } else { Outcome::Failure };
+                    (Some(outcome), Some(error.to_string()))
                 }
             },
             End::NotOpened(error) if error.class() == ErrorClass::Fatal => {
                 self.watch.because(Exit::Failed(error.to_string()));
                 return ctx.stop();
             }
-            End::NotOpened(error) => (Some(Outcome::Trip), Some(error.to_string())),
+            End::NotOpened(error) => {
+                // A circuit that is forced closed does not open: then this alone keeps it from connecting at once.
+                self.retry_at = Some(now + self.retry.next());
+                (Some(Outcome::Trip), Some(error.to_string()))
+            }
             End::Panicked(message) => {
                 self.watch.because(Exit::Panicked(message));
                 return ctx.stop();
