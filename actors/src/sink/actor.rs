@@ -96,6 +96,7 @@ impl Observer for Worker {
         self.buffer.revoke(matches!(exit, Exit::Panicked(_)));
         self.circuit().crashed();
         self.cell.ended(exit);
+        self.dead_letters.tell_of_others(&self.name, Instant::now(), true);
         self.ended.notify_waiters();
     }
 
@@ -412,7 +413,9 @@ impl Actor for SinkActor {
             if actor.is_superseded() {
                 return ctx.stop();
             }
-            actor.worker.cell.beat(Instant::now());
+            let (worker, now) = (&actor.worker, Instant::now());
+            worker.cell.beat(now);
+            worker.dead_letters.tell_of_others(&worker.name, now, false);
         });
         self.listen(ctx);
         self.step(ctx);
