@@ -163,6 +163,9 @@ fn line(
             ErrorKind::IOError(error) if is_cut(error.kind()) => {
                 format!("{target} closed the connection before the login was over: {said}")
             }
+            ErrorKind::IOError(error) if error.kind() == io::ErrorKind::TimedOut => {
+                format!("{target} cannot be reached: {said}; is its host up, or a firewall in between?")
+            }
             ErrorKind::IOError(_) => format!("cannot connect to {target}: {said}"),
             ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => format!(
                 "{target} does not speak AMQP 0-9-1; is it the port of another service, or one for `amqps://`?"
