@@ -30,6 +30,7 @@
 //! Unix sockets, Sentinel, client certificates, and Redis Cluster: a cluster is noticed and refused with that reason.
 
 mod address;
+mod blame;
 mod config;
 mod connect;
 mod error;

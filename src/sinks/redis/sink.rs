@@ -1,5 +1,6 @@
 //! Delivers batches as transactions, and says of each event what became of it.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use tracing::warn;
 
 use super::Ordering;
 use super::address::Address;
+use super::blame::Blame;
 use super::connect::Link;
 use super::error::{Failure, Scene, Stage, explain, reply, wrong_type};
 use super::transaction::{Entry, Refusal, Verdict, read};
@@ -38,6 +40,7 @@ pub struct RedisSink {
     ctx: Option<SinkContext>,
     /// What the last look found.
     told: Vec<String>,
+    blame: Blame,
 }
 
 impl Sink for RedisSink {
@@ -72,7 +75,8 @@ impl Sink for RedisSink {
 
 impl RedisSink {
     pub(super) fn new(settings: Settings) -> RedisSink {
-        RedisSink { settings, link: None, ctx: None, told: Vec::new() }
+        let blame = Blame::new(settings.entry.keys.are_by_value());
+        RedisSink { settings, link: None, ctx: None, told: Vec::new(), blame }
     }
 
     async fn connect(&mut self) -> Result<Link, Failure> {
@@ -173,38 +177,27 @@ impl RedisSink {
 
     /// Marks what became of the events of one transaction.
     fn settle(
-        &self,
+        &mut self,
         range: Range<usize>,
         replies: &[Value],
         batch: &mut Deliveries,
         taken: &mut Vec<usize>,
     ) -> Result<(), Undone> {
         // `EXEC` itself concerns all of them, the first as well as any.
+        let keys = &self.settings.entry.keys;
         let key = |batch: &Deliveries, at: usize| {
             let sent = &batch.as_slice()[range.clone()];
-            self.settings.entry.keys.of(sent.get(at).unwrap_or(&sent[0])).into_owned()
+            keys.of(sent.get(at).unwrap_or(&sent[0])).into_owned()
         };
         match read(replies) {
             Verdict::Done => {
+                if keys.one().is_none() {
+                    for at in [0, range.len() - 1] {
+                        self.blame.worked(&key(batch, at));
+                    }
+                }
                 taken.extend(range.clone());
                 range.for_each(|i| batch.delivered(i));
-                Ok(())
-            }
-            // A key that an event has named is that event's own trouble.
-            Verdict::Partly(refused) if self.is_their_own(&refused) => {
-                let (bad, good): (Vec<usize>, Vec<usize>) =
-                    (0..range.len()).partition(|i| refused.iter().any(|refusal| refusal.at == *i));
-                for i in bad {
-                    let why = format!(
-                        "the key `{}` holds no stream: delete it, or choose another stream_key",
-                        key(batch, i)
-                    );
-                    batch.poison(range.start + i, why);
-                }
-                for i in good.into_iter().map(|i| range.start + i) {
-                    batch.delivered(i);
-                    taken.push(i);
-                }
                 Ok(())
             }
             Verdict::Refused(Refusal { at, code, detail }) => Err(Undone {
@@ -220,11 +213,29 @@ impl RedisSink {
                 Err(Undone { failure, range: 0..0, wrong_type: None, stale: false })
             }
             Verdict::Partly(refused) => {
-                for i in 0..range.len() {
-                    match refused.iter().any(|refusal| refusal.at == i) {
-                        true => batch.unsent(range.start + i),
-                        false => batch.delivered(range.start + i),
+                let bad: HashSet<usize> = refused.iter().map(|refusal| refusal.at).collect();
+                let wrong_type = refused.iter().all(|refusal| refusal.code == "WRONGTYPE");
+                let theirs = wrong_type && keys.one().is_none() && {
+                    let keys = bad.iter().map(|at| key(batch, *at)).collect();
+                    self.blame.is_theirs(&keys, bad.len() < range.len())
+                };
+                for at in 0..range.len() {
+                    let i = range.start + at;
+                    if !bad.contains(&at) {
+                        batch.delivered(i);
+                        taken.push(i);
+                    } else if theirs {
+                        let key = key(batch, at);
+                        let why = format!(
+                            "the key `{key}` holds no stream: delete it, or choose another stream_key"
+                        );
+                        batch.poison(i, why);
+                    } else {
+                        batch.unsent(i);
                     }
+                }
+                if theirs {
+                    return Ok(());
                 }
                 let Refusal { at, code, detail } = refused[0];
                 let key = key(batch, at);
@@ -233,10 +244,6 @@ impl RedisSink {
                 Err(Undone { failure, range: 0..0, wrong_type, stale: false })
             }
         }
-    }
-
-    fn is_their_own(&self, refused: &[Refusal<'_>]) -> bool {
-        self.settings.entry.keys.one().is_none() && refused.iter().all(|refusal| refusal.code == "WRONGTYPE")
     }
 
     /// Lets streams live on for their time.

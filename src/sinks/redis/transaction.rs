@@ -37,6 +37,11 @@ impl Keys {
         if let Keys::One(key) = self { Some(key) } else { None }
     }
 
+    /// Whether values of the events make the keys.
+    pub(super) fn are_by_value(&self) -> bool {
+        matches!(self, Keys::Each(template) if !template.is_static())
+    }
+
     pub(super) fn of(&self, delivery: &Delivery) -> Cow<'_, str> {
         match self {
             Keys::One(key) => Cow::Borrowed(key),

@@ -167,6 +167,43 @@ fn a_key_of_another_type_that_an_event_has_named_is_trouble_of_that_event_alone(
 }
 
 #[test]
+fn a_key_of_another_type_that_all_events_share_is_for_a_person_to_mend_and_dead_letters_nothing() {
+    let server = RedisServer::start();
+    run(async {
+        for (template, key) in [("ai:{module_name}", "ai:rag_pipeline"), ("{data.app}", "unknown")] {
+            ask::<()>(&server, &format!("SET {key} text"));
+            let mut sink = open(&sink(&server).stream_key(template)).await.unwrap();
+            for size in [1, 3] {
+                let mut waiting = batch(0..size);
+                let words = format!("the key `{key}` holds a string, not a stream");
+                assert_told(refused(&mut sink, &mut waiting).await, Misconfigured, &words);
+                assert_eq!(marks(&waiting), "Unsent");
+            }
+            ask::<()>(&server, &format!("DEL {key}"));
+            sink.deliver(&mut batch(0..3)).await.unwrap();
+            assert_eq!(numbers(&server, key), [0, 1, 2]);
+        }
+    });
+}
+
+#[test]
+fn one_conversation_whose_key_is_taken_stops_no_other_also_when_its_events_come_alone() {
+    let server = RedisServer::start();
+    ask::<()>(&server, "SET chat:b text");
+    run(async {
+        let mut sink = open(&sink(&server).stream_key("chat:{data.id}")).await.unwrap();
+        let mut poisoned = 0;
+        for (number, id) in (0..).zip(["a", "b", "b", "c", "b", "a"]) {
+            let mut one = batch_of([event(number).with("id", id)]);
+            sink.deliver(&mut one).await.unwrap();
+            poisoned += usize::from(marks(&one).starts_with("Poison"));
+        }
+        assert_eq!(poisoned, 3);
+        assert_eq!((numbers(&server, "chat:a"), numbers(&server, "chat:c")), (vec![0, 5], vec![3]));
+    });
+}
+
+#[test]
 fn a_stream_at_the_end_of_its_ids_says_so() {
     let server = RedisServer::start();
     ask::<String>(&server, &format!("XADD ai_events {max}-{max} a 1", max = u64::MAX));
