@@ -2,6 +2,7 @@
 
 mod arrive;
 mod connect;
+mod expire;
 mod refuse;
 mod tls;
 

@@ -14,7 +14,7 @@ use super::Ordering;
 use super::address::Address;
 use super::blame::Blame;
 use super::connect::Link;
-use super::error::{Failure, Scene, Stage, explain, reply, wrong_type};
+use super::error::{Failure, Scene, Stage, explain, no_pexpire, reply, wrong_type};
 use super::transaction::{Entry, Refusal, Verdict, read};
 use super::wire::Wire;
 
@@ -41,6 +41,8 @@ pub struct RedisSink {
     /// What the last look found.
     told: Vec<String>,
     blame: Blame,
+    /// Streams that took events since they were last told how long to stay, where they are told.
+    owed: HashSet<String>,
 }
 
 impl Sink for RedisSink {
@@ -76,7 +78,7 @@ impl Sink for RedisSink {
 impl RedisSink {
     pub(super) fn new(settings: Settings) -> RedisSink {
         let blame = Blame::new(settings.entry.keys.are_by_value());
-        RedisSink { settings, link: None, ctx: None, told: Vec::new(), blame }
+        RedisSink { settings, link: None, ctx: None, told: Vec::new(), blame, owed: HashSet::new() }
     }
 
     async fn connect(&mut self) -> Result<Link, Failure> {
@@ -84,7 +86,11 @@ impl RedisSink {
         let expires = entry.expire.is_some();
         let opened =
             Link::open(address, ca_file.as_deref(), entry.keys.one(), expires, self.ctx.clone()).await;
-        let (link, findings) = match opened {
+        let prolonged = match opened {
+            Ok((link, findings)) => self.prolong(&link).await.map(|()| (link, findings)),
+            Err(failure) => Err(failure),
+        };
+        let (link, findings) = match prolonged {
             Ok(opened) => opened,
             Err(failure) => {
                 self.connected(false);
@@ -93,7 +99,7 @@ impl RedisSink {
         };
         let name = self.ctx.as_ref().map_or("", SinkContext::name);
         for finding in findings.iter().filter(|finding| !self.told.contains(finding)) {
-            warn!(sink = %name, server = %address, "{finding}");
+            warn!(sink = %name, server = %self.settings.address, "{finding}");
         }
         self.told = findings;
         self.connected(true);
@@ -118,12 +124,16 @@ impl RedisSink {
 
     /// Sends a batch in one transaction or, pipelined, in several; keeps the connection if it is good for another.
     async fn send(&mut self, mut link: Link, batch: &mut Deliveries) -> Result<(), Undone> {
+        if let Err(failure) = self.prolong(&link).await {
+            self.link = Some(link).filter(|_| failure.keep);
+            return Err(Undone::of(unsent(batch, failure)));
+        }
         let size = match self.settings.ordering {
             Ordering::Strict => batch.len(),
             Ordering::Pipelined => PIECE,
         };
         let mut under_way = FuturesOrdered::new();
-        let (mut next, mut failed, mut taken) = (0, Vec::new(), Vec::new());
+        let (mut next, mut failed) = (0, Vec::new());
         loop {
             while failed.is_empty() && next < batch.len() && under_way.len() < 2 {
                 let range = next..batch.len().min(next + size);
@@ -136,17 +146,19 @@ impl RedisSink {
                 });
             }
             let Some((range, before, replies)) = under_way.next().await else { break };
+            let mut taken = Vec::new();
             let settled = match &replies {
                 Ok(replies) => self.settle(range, replies, batch, &mut taken),
                 Err(error) => Err(self.lost(range, error, link.wire(), before)),
             };
+            self.owe(batch, &taken);
             failed.extend(settled.err());
         }
-        let taken = taken.iter().filter_map(|i| batch.as_slice().get(*i));
         if failed.is_empty()
-            && let Some(commands) = self.settings.entry.prolong(taken)
+            && let Err(failure) = self.prolong(&link).await
         {
-            failed.extend(self.prolong(&link, &commands).await.err());
+            // The events have arrived: none of them may be sent again for this.
+            failed.push(Undone::of(failure));
         }
         let mut failed = failed.into_iter();
         // The first is the cause, the next its consequence.
@@ -208,9 +220,10 @@ impl RedisSink {
             }),
             Verdict::Loose(done, Refusal { at, code, detail }) => {
                 range.clone().for_each(|i| batch.unsent(i));
-                done.iter().for_each(|at| batch.delivered(range.start + at));
+                taken.extend(done.iter().map(|at| range.start + at));
+                taken.iter().for_each(|i| batch.delivered(*i));
                 let failure = reply(code, detail, &key(batch, at));
-                Err(Undone { failure, range: 0..0, wrong_type: None, stale: false })
+                Err(Undone::of(failure))
             }
             Verdict::Partly(refused) => {
                 let bad: HashSet<usize> = refused.iter().map(|refusal| refusal.at).collect();
@@ -246,24 +259,41 @@ impl RedisSink {
         }
     }
 
-    /// Lets streams live on for their time.
-    async fn prolong(&self, link: &Link, commands: &Pipeline) -> Result<(), Undone> {
-        let (mut connection, before) = (link.connection(), link.wire().written());
-        let undone = match connection.send_packed_commands(commands, 0, commands.len()).await {
-            Err(error) => self.lost(0..0, &error, link.wire(), before),
-            Ok(replies) => {
-                let Some(Value::ServerError(error)) =
-                    replies.iter().find(|reply| matches!(reply, Value::ServerError(_)))
-                else {
-                    return Ok(());
-                };
-                let key = self.settings.entry.keys.one().unwrap_or("*");
-                let failure = reply(error.code(), error.details().unwrap_or_default(), key);
-                Undone { failure, range: 0..0, wrong_type: None, stale: false }
+    /// Streams that took these events are to live on for their time.
+    fn owe(&mut self, batch: &Deliveries, taken: &[usize]) {
+        let Entry { keys, expire, .. } = &self.settings.entry;
+        let taken = if keys.one().is_some() { taken.get(..1).unwrap_or_default() } else { taken };
+        let taken = taken.iter().filter_map(|i| batch.as_slice().get(*i)).filter(|_| expire.is_some());
+        self.owed.extend(taken.map(|delivery| keys.of(delivery).into_owned()));
+    }
+
+    /// Lets streams live on for their time, also those where it failed before.
+    async fn prolong(&mut self, link: &Link) -> Result<(), Failure> {
+        if self.owed.is_empty() {
+            return Ok(());
+        }
+        let commands = self.settings.entry.prolong(&self.owed);
+        let replies = link.connection().send_packed_commands(&commands, 0, commands.len()).await;
+        let key = self.settings.entry.keys.one().unwrap_or("*");
+        let refused = replies.map(|replies| {
+            replies.into_iter().find_map(|reply| match reply {
+                Value::ServerError(error) => Some(error),
+                _ => None,
+            })
+        });
+        let failure = match refused {
+            Ok(None) => {
+                self.owed.clear();
+                return Ok(());
+            }
+            Ok(Some(error)) if error.code() == "NOPERM" => no_pexpire(key),
+            Ok(Some(error)) => reply(error.code(), error.details().unwrap_or_default(), key),
+            Err(error) => {
+                let last_words = link.wire().last_words();
+                explain(&error, &Scene { stage: Stage::Prolonging, last_words: &last_words, key })
             }
         };
-        // The events have arrived: none of them may be sent again for this.
-        Err(Undone { stale: false, ..undone })
+        Err(failure.of_prolonging())
     }
 
     /// No reply came.
@@ -286,6 +316,13 @@ struct Undone {
     wrong_type: Option<String>,
     /// Whether the connection was dead before any event was written; then none is marked.
     stale: bool,
+}
+
+impl Undone {
+    /// All events are marked.
+    fn of(failure: Failure) -> Undone {
+        Undone { failure, range: 0..0, wrong_type: None, stale: false }
+    }
 }
 
 /// Marks all events as never sent, which the failure tells of.
