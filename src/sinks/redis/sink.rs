@@ -181,9 +181,9 @@ impl RedisSink {
         {
             undone.failure = failure;
         }
-        if undone.failure.keep {
-            self.link = Some(link);
-        }
+        // One that has not answered may still carry it out: what is sent then comes twice.
+        let keep = undone.failure.keep && failed.as_slice().iter().all(|undone| undone.failure.keep);
+        self.link = Some(link).filter(|_| keep);
         Err(undone)
     }
 
