@@ -23,6 +23,8 @@ pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod terminal;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod words;
 
 use std::path::PathBuf;
 
