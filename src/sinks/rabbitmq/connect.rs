@@ -31,6 +31,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::Trouble;
 use super::place::Target;
+use crate::sinks::words::quote;
 
 /// How long one address may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -263,7 +264,7 @@ async fn listen(
     while let Some(event) = poll_fn(|cx| events.as_mut().poll_next(cx)).await {
         match event {
             Event::ConnectionBlocked(why) => {
-                let reason = format!("blocked by the broker: {why}");
+                let reason = format!("blocked by the broker: {}", quote(&why));
                 tell.send_modify(|health| health.blocked = Some(reason.clone()));
                 ctx.block(reason);
             }

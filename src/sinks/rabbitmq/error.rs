@@ -8,6 +8,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use streamll_actors::sink::{DeliveryError, ErrorClass};
 
 use super::place::Target;
+use crate::sinks::words::quote;
 
 /// When an error came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +111,7 @@ pub(super) fn explain(error: &lapin::Error, stage: Stage, place: Place<'_>) -> D
         ErrorKind::IOError(error) | ErrorKind::RuntimeShutdownError(error) => (error.to_string(), 0),
         _ => (error.to_string(), 0),
     };
+    let said = quote(&said);
     let class = class(error.kind(), &said, stage);
     of(class, line(error.kind(), code, &said, class, stage, place))
 }
@@ -320,6 +322,18 @@ mod tests {
         classes(&said(320, "CONNECTION_FORCED - user 'ann' is deleted"), [Misconfigured; 4]);
         classes(&said(320, "CONNECTION_FORCED - vhost 'v' is deleted"), [Misconfigured; 4]);
         classes(&said(530, "NOT_ALLOWED - connection limit (1) is reached"), [Overload; 4]);
+    }
+
+    #[test]
+    fn what_the_broker_says_begins_no_line_of_its_own() {
+        let target = Target::parse("amqp://ann:canary@rabbit:5/v", 10).expect("an address");
+        let place = Place { target: &target, exchange: "x" };
+        for code in [320, 402, 403, 404, 405, 406, 501, 506, 530, 541] {
+            for stage in STAGES {
+                let line = explain(&said(code, "NO\r\nERROR all is lost\u{1b}[2J"), stage, place).to_string();
+                assert!(!line.contains(char::is_control), "{code} while {stage:?}: {line:?}");
+            }
+        }
     }
 
     #[test]

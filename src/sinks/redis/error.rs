@@ -10,6 +10,7 @@ use streamll_actors::sink::{DeliveryError, ErrorClass};
 
 use super::address::Address;
 use super::connect::ANSWER;
+use crate::sinks::words::quote;
 
 /// A failure, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,7 +208,12 @@ pub(super) fn reply(code: &str, detail: &str, key: &str) -> Failure {
         )),
         _ => Failure::new(
             Misconfigured,
-            format!("refuses what it was sent: {code} {}", quote(detail)).trim_end(),
+            // Some errors repeat arguments, and those hold passwords or events.
+            format!(
+                "refuses what it was sent: {code} {}",
+                quote(detail.split(", with args").next().unwrap_or_default())
+            )
+            .trim_end(),
         ),
     }
 }
@@ -232,12 +238,6 @@ pub(super) fn no_pexpire(key: &str) -> Failure {
     Failure::misconfigured(format!(
         "the user of url may not set how long streams stay: allow it `+pexpire ~{key}`, or leave out expire"
     ))
-}
-
-/// As much of a server's words as may be shown: some errors repeat arguments, and those hold passwords or events.
-fn quote(detail: &str) -> String {
-    let safe = detail.split(", with args").next().unwrap_or_default();
-    safe.chars().filter(|c| !c.is_control()).take(120).collect()
 }
 
 /// What a server says before it hangs up by itself, of which the library tells nothing.
