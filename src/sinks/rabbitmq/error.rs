@@ -10,6 +10,9 @@ use streamll_actors::sink::{DeliveryError, ErrorClass};
 use super::place::Target;
 use crate::sinks::words::quote;
 
+/// What a broker says of a classic queue whose node is away.
+const NODE_DOWN: &str = "is down or inaccessible";
+
 /// When an error came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -68,6 +71,8 @@ pub(super) fn class(kind: &ErrorKind, text: &str, stage: Stage) -> ErrorClass {
                 AMQPSoftError::CONTENTTOOLARGE => Rejected,
                 AMQPSoftError::PRECONDITIONFAILED if sending && text.contains("message size") => Rejected,
                 AMQPSoftError::NOROUTE | AMQPSoftError::NOCONSUMERS => cut,
+                // Of a queue that is there: the node that it lives on is not.
+                AMQPSoftError::NOTFOUND if text.contains(NODE_DOWN) => cut,
                 AMQPSoftError::ACCESSREFUSED
                 | AMQPSoftError::NOTFOUND
                 | AMQPSoftError::RESOURCELOCKED
@@ -146,6 +151,9 @@ fn line(
             "user `{user}` may not write to {exchange} in vhost `{vhost}`: {said}; grant it with `rabbitmqctl \
              set_permissions`"
         ),
+        (404, _) if said.contains(NODE_DOWN) => {
+            format!("in vhost `{vhost}`: {said}; bring that node back, or make the queue a quorum queue")
+        }
         (404, _) => {
             format!("{exchange} in vhost `{vhost}`: {said}; create what is missing, or set `declare: true`")
         }
@@ -321,6 +329,8 @@ mod tests {
         classes(&said(406, large), [Misconfigured, Misconfigured, Rejected, Rejected]);
         classes(&said(320, "CONNECTION_FORCED - user 'ann' is deleted"), [Misconfigured; 4]);
         classes(&said(320, "CONNECTION_FORCED - vhost 'v' is deleted"), [Misconfigured; 4]);
+        let down = "NOT_FOUND - home node 'x@h' of durable queue 'all' in vhost 'v' is down or inaccessible";
+        classes(&said(404, down), [Unavailable, Unavailable, Unavailable, Unknown]);
         classes(&said(530, "NOT_ALLOWED - connection limit (1) is reached"), [Overload; 4]);
     }
 
@@ -376,6 +386,12 @@ mod tests {
             line(said(404, "NOT_FOUND - no exchange 'ai_events' in vhost 'prod'"), Stage::Confirm),
             "exchange `ai_events` in vhost `prod`: NOT_FOUND - no exchange 'ai_events' in vhost 'prod'; create what is \
              missing, or set `declare: true`"
+        );
+        let down =
+            "NOT_FOUND - home node 'x@h' of durable queue 'all' in vhost 'prod' is down or inaccessible";
+        assert_eq!(
+            line(said(404, down), Stage::Declare),
+            format!("in vhost `prod`: {down}; bring that node back, or make the queue a quorum queue")
         );
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused).into();
         assert_eq!(line(refused, Stage::Connect), "cannot connect to rabbit:5: connection refused");

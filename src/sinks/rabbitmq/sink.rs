@@ -472,8 +472,8 @@ impl RabbitMqSink {
         if nacked > 0 {
             let vhost = self.targets.get(self.current).map(Target::vhost).unwrap_or_default();
             return Err(DeliveryError::overload(format!(
-                "queue full (reject-publish): a queue behind {} in vhost `{vhost}` refused {nacked} of {} events; drain \
-                 it, or raise its limit",
+                "a queue behind {} in vhost `{vhost}` refused {nacked} of {} events: it is full (`x-overflow: \
+                 reject-publish`) or going down; drain it or raise its limit, or look at its node",
                 self.exchange(),
                 sent.len()
             )));

@@ -106,7 +106,17 @@ async fn a_full_queue_that_refuses_is_overload_and_what_it_took_is_delivered() {
     let mut sink = opened(&sinks::rabbitmq(room.url()).bind("full", full)).await;
     let mut events = batch(0..10);
     let error = sink.deliver(&mut events).await.unwrap_err();
-    says(&error, ErrorClass::Overload, &["queue full (reject-publish)", "`ai_events`", &room.vhost]);
+    says(
+        &error,
+        ErrorClass::Overload,
+        &[
+            "refused",
+            "of 10 events",
+            "full (`x-overflow: reject-publish`) or going down",
+            "`ai_events`",
+            &room.vhost,
+        ],
+    );
     let marked = marks(&events);
     let (taken, refused): (Vec<_>, Vec<_>) = (0..10_u64).partition(|i| marked[*i as usize] == "Delivered");
     assert!(!taken.is_empty() && !refused.is_empty());
