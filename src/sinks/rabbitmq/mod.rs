@@ -1,7 +1,8 @@
 //! The RabbitMQ sink: events as persistent messages of an exchange, each confirmed by the broker.
 //!
-//! A message is delivered once the broker has confirmed it: it is on disk then (in a quorum queue, on a majority of the
-//! nodes). Up to `window` messages wait for their confirm at a time.
+//! A message is delivered once the broker has confirmed it: it is on disk then, in a quorum queue on that of a majority of
+//! its nodes; a stream queue confirms what a majority has written, and leaves it to their systems when that reaches the
+//! disk. Up to `window` messages wait for their confirm at a time.
 //!
 //! * **Unroutable**: what no queue takes comes back, and is tried again. Once all events of a key have come back five times
 //!   over two seconds, they are dead letters with exchange and key in the reason, and so is each further one until a queue
