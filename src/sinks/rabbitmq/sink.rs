@@ -549,7 +549,8 @@ impl Sink for RabbitMqSink {
     }
 
     async fn close(&mut self) {
-        self.channel = None;
+        // Ends with its connection: dropped before, the client would close it meanwhile, and log an error.
+        let _channel = self.channel.take();
         if let Some(link) = self.link.take() {
             link.close(CLOSE).await;
         }

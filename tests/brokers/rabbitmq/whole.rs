@@ -1,5 +1,8 @@
 //! The sink in a whole topology: what no queue takes, and what an operator orders.
 
+use std::io::Write as _;
+use std::process::Stdio;
+
 use streamll::topology::Builder;
 use streamll::{Handle, SinkState, Topology};
 
@@ -51,6 +54,32 @@ fn of_20000_events_exactly_those_that_no_queue_takes_are_dead_letters() {
     assert_eq!(dead, (0..20_000).filter(is_lost).collect::<Vec<_>>());
     let sink = handle.sink("records").unwrap().status();
     assert_eq!((sink.state, sink.failures), (SinkState::Closed, 0), "{sink}");
+}
+
+#[test]
+fn a_run_that_ends_well_ends_without_a_complaint() {
+    let (room, folder) = (Room::shared(), tempfile::tempdir().unwrap());
+    let url = room.url();
+    let yaml =
+        format!("sinks: {{ records: {{ type: rabbitmq, url: \"{url}\", queues: {{ all: [\"#\"] }} }} }}\n");
+    std::fs::write(folder.path().join("test.yaml"), yaml).unwrap();
+    // A complaint would not come each time.
+    for _ in 0..3 {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_streamll"));
+        command
+            .args(["run", "--env", "test"])
+            .env("STREAMLL_TOPOLOGIES", folder.path())
+            .env("HOME", folder.path());
+        command.env_remove("RUST_LOG").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = "{\"event_type\":\"start\",\"data\":{\"number\":1}}\n".repeat(100);
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(!said.contains("ERROR") && !said.contains("panicked"), "{said}");
+    }
+    assert_eq!(room.take("all").len(), 300);
 }
 
 #[test]
