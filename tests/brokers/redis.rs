@@ -5,6 +5,7 @@ mod connect;
 mod expire;
 mod refuse;
 mod tls;
+mod whole;
 
 use std::future::Future;
 

@@ -3,11 +3,13 @@
 use std::io::Write as _;
 use std::process::Stdio;
 
-use streamll::topology::Builder;
+use streamll::topology::{Builder, IntoSink as _};
 use streamll::{Handle, SinkState, Topology};
 
 use super::*;
+use crate::orders;
 use crate::outage::wait_until;
+use crate::proxy::Proxy;
 
 /// A topology with a dead-letter file below `folder`.
 fn topology(folder: &std::path::Path) -> Builder {
@@ -103,13 +105,30 @@ fn an_operator_stops_a_sink_and_lets_it_go_on() {
 }
 
 #[test]
+fn closed_by_hand_it_is_no_storm() {
+    let (port, connections) = orders::ends_every_connection();
+    let spec = sinks::rabbitmq(format!("amqp://127.0.0.1:{port}")).into_sink("live");
+    orders::closed_by_hand_it_is_no_storm(spec, &connections);
+}
+
+#[test]
+fn while_open_events_are_shed_where_that_is_wanted() {
+    let room = Room::shared();
+    let proxy = Proxy::to(room.node.port());
+    let config = sinks::rabbitmq(room.url_at(proxy.port())).bind("all", QueueConfig::bound(["#"]));
+    orders::while_open_events_are_shed(config.into_sink("live"), &proxy, || {
+        room.read("all").iter().map(|message| serde_json::from_slice(&message.data).unwrap()).collect()
+    });
+}
+
+#[test]
 fn while_its_broker_is_away_a_fallback_takes_over_and_dead_letters_go_where_they_are_wanted() {
     let (room, folder) = (Room::shared(), tempfile::tempdir().unwrap());
     let away = sinks::rabbitmq("amqp://127.0.0.1:1");
-    let mut away = streamll::topology::IntoSink::into_sink(away, "away");
+    let mut away = away.into_sink("away");
     away.on_open = streamll::OnOpen::Fallback("kept".into());
     let narrow = sinks::rabbitmq(room.url()).bind("good", QueueConfig::bound(["ai.good.#"]));
-    let mut narrow = streamll::topology::IntoSink::into_sink(narrow, "narrow");
+    let mut narrow = narrow.into_sink("narrow");
     narrow.dead_letter = Some("graves".to_owned());
     let (kept, graves) = (folder.path().join("kept.ndjson"), folder.path().join("graves.ndjson"));
     let handle = topology(folder.path())
