@@ -115,11 +115,38 @@ fn many_dead_letters_are_few_lines_in_the_log_which_tell_of_all() {
     assert_eq!(lines.of("dead-lettered")[2..], ["1 bad event", "4 bad event"], "the end does not wait");
 }
 
-/// What is logged on this thread: of each line with a message its fields `count`, else 1, and `reason`.
+/// With the default breaker: at once, after half a minute, a minute later, and at last each five minutes.
+#[test]
+fn a_wrong_password_for_hours_loses_nothing_and_logs_a_line_for_each_try() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let journal = Journal::new([]).opening([Act::Misconfigured; 50]);
+        let rig = start(&journal, data.path()).await;
+        rig.emit_all(0..100);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(journal.opened_and_closed().0, 2);
+        // One more says that the other sinks were told.
+        assert!((1..=2 + 1).contains(&lines.all()), "{lines:?}");
+        tokio::time::sleep(Duration::from_secs(12 * 3600)).await;
+        assert_eq!(journal.opened_and_closed().0, 51);
+        assert!((40..=51 + 2).contains(&lines.all()), "{lines:?}");
+        assert!(rig.end().await.complete);
+        assert_eq!(journal.numbers(), (0..100).collect::<Vec<_>>());
+        assert_eq!(dead_letters(data.path(), "live"), Vec::<Value>::new());
+    });
+}
+
+/// What is logged on this thread from `INFO` on: of each line with a message its fields `count`, else 1, and `reason`.
 #[derive(Debug, Clone, Default)]
 struct Lines(Arc<Mutex<Vec<HashMap<&'static str, String>>>>);
 
 impl Lines {
+    fn all(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
     fn of(&self, message: &str) -> Vec<String> {
         let lines = self.0.lock().unwrap();
         let lines = lines.iter().filter(|line| line.get("message").is_some_and(|m| m.contains(message)));
@@ -138,8 +165,8 @@ impl Visit for Fields {
 }
 
 impl tracing::Subscriber for Lines {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::INFO
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
