@@ -1,12 +1,16 @@
 //! Promise 5: what a sink has accepted is delivered or dead-lettered; repeats say so.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 use streamll_actors::graph::Plan;
 use streamll_actors::testkit::{Act, Arrival, Journal, Rig, run, settle};
+use tracing::field::{Field, Visit};
+use tracing::span;
 
 const TAKES: Duration = Duration::from_millis(5);
 
@@ -91,6 +95,97 @@ fn the_search_finds_exactly_the_bad_events_and_says_why_they_are_dead() {
         let deliveries = journal.batches().len();
         assert!(deliveries < 200, "{deliveries} deliveries");
     });
+}
+
+#[test]
+fn many_dead_letters_are_few_lines_in_the_log_which_tell_of_all() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let journal = Journal::new([]).whenever(|n| n % 2 == 0, Act::Rejected);
+        let rig = start(&journal, data.path()).await;
+        rig.emit_all(0..200);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(lines.of("dead-lettered"), ["1 bad event", "99 bad event"], "and then nothing more");
+        rig.emit_all(200..210);
+        let drained = rig.end().await;
+        assert_eq!(drained.status.sink("live").unwrap().balance.dead_lettered, 105);
+    });
+    assert_eq!(lines.of("dead-lettered")[2..], ["1 bad event", "4 bad event"], "the end does not wait");
+}
+
+/// With the default breaker: at once, after half a minute, a minute later, and at last each five minutes.
+#[test]
+fn a_wrong_password_for_hours_loses_nothing_and_logs_a_line_for_each_try() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let journal = Journal::new([]).opening([Act::Misconfigured; 50]);
+        let rig = start(&journal, data.path()).await;
+        rig.emit_all(0..100);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(journal.opened_and_closed().0, 2);
+        // One more says that the other sinks were told.
+        assert!((1..=2 + 1).contains(&lines.all()), "{lines:?}");
+        tokio::time::sleep(Duration::from_secs(12 * 3600)).await;
+        assert_eq!(journal.opened_and_closed().0, 51);
+        assert!((40..=51 + 2).contains(&lines.all()), "{lines:?}");
+        assert!(rig.end().await.complete);
+        assert_eq!(journal.numbers(), (0..100).collect::<Vec<_>>());
+        assert_eq!(dead_letters(data.path(), "live"), Vec::<Value>::new());
+    });
+}
+
+/// What is logged on this thread from `INFO` on: of each line with a message its fields `count`, else 1, and `reason`.
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<Mutex<Vec<HashMap<&'static str, String>>>>);
+
+impl Lines {
+    fn all(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    fn of(&self, message: &str) -> Vec<String> {
+        let lines = self.0.lock().unwrap();
+        let lines = lines.iter().filter(|line| line.get("message").is_some_and(|m| m.contains(message)));
+        lines
+            .map(|line| format!("{} {}", line.get("count").map_or("1", String::as_str), line["reason"]))
+            .collect()
+    }
+}
+
+struct Fields(HashMap<&'static str, String>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name(), format!("{value:?}").trim_matches('"').to_owned());
+    }
+}
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::INFO
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut fields = Fields(HashMap::new());
+        event.record(&mut fields);
+        self.0.lock().unwrap().push(fields.0);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
 
 #[test]

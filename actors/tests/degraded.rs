@@ -196,6 +196,27 @@ fn an_operator_opens_closes_and_lets_go_of_a_circuit() {
 }
 
 #[test]
+fn a_circuit_that_is_closed_by_hand_leaves_a_broker_that_is_away_alone_between_tries() {
+    let (away, wrong) = (vec![Act::Unavailable(0); 100], vec![Act::Misconfigured; 100]);
+    for (opens, script) in [(away, vec![]), (wrong.clone(), vec![]), (vec![], wrong)] {
+        run(async {
+            let journal = Journal::new(script).opening(opens);
+            let rig = Rig::start(Plan::new("test").sink(journal.spec("live", TAKES))).await;
+            rig.graph.sink("live").unwrap().force_close();
+            rig.emit_all(0..10);
+            sleep(Duration::from_secs(60)).await;
+            // Retries begin at 50 ms and grow to 2.5 s at the least.
+            let (opened, _) = journal.opened_and_closed();
+            assert!((10..=32).contains(&opened), "opened {opened} times in a minute");
+            assert_eq!(status(&rig, "live").state, SinkState::Closed);
+            sleep(Duration::from_secs(3600)).await;
+            assert!(rig.end().await.complete);
+            assert_eq!(journal.numbers(), all(10));
+        });
+    }
+}
+
+#[test]
 fn a_sink_that_was_opened_by_hand_is_not_asked_at_the_end_either() {
     run(async {
         let journal = Journal::new([]);

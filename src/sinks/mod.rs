@@ -5,7 +5,7 @@
 //! | [`terminal`](mod@terminal) | people who watch, and `grep` | in order; what is on the screen is gone |
 //! | [`file`](mod@file) | keeping events, reading them with other tools, dead letters | in order; survives the process, not the power |
 //! | `redis` (feature `redis`) | live views, readers of Redis Streams | in order; as durable as the server's memory and disk |
-//! | `rabbitmq` (feature `rabbitmq`) | durable workflows, audit, alerts | in order but for what the broker refuses; on the broker's disk when confirmed |
+//! | `rabbitmq` (feature `rabbitmq`) | durable workflows, audit, alerts | in order but for what the broker refuses; on the broker's disk when confirmed (a stream queue: in the memory of most of its nodes) |
 //!
 //! A configuration is what YAML says under `sinks.<name>`; in code it is made here and changed with its setters:
 //!
@@ -23,6 +23,8 @@ pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod terminal;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod words;
 
 use std::path::PathBuf;
 

@@ -7,6 +7,7 @@ mod chaos;
 mod clients;
 mod faults;
 mod oracle;
+mod orders;
 mod outage;
 mod proxy;
 #[cfg(feature = "rabbitmq")]

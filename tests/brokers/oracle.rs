@@ -22,6 +22,27 @@ pub(crate) struct Issued {
     pub(crate) poison: bool,
 }
 
+/// How an event differs from the others.
+#[derive(Debug, Default)]
+pub(crate) struct Odd {
+    pub(crate) kind: Option<String>,
+    pub(crate) text: Option<String>,
+    /// It can never arrive.
+    pub(crate) poison: bool,
+}
+
+impl Odd {
+    /// One with this text, which is too long.
+    pub(crate) fn too_long(text: String) -> Odd {
+        Odd { text: Some(text), poison: true, ..Odd::default() }
+    }
+
+    /// One with a name of 300 bytes for its type, and in its key.
+    pub(crate) fn long_name(poison: bool) -> Odd {
+        Odd { kind: Some("k".repeat(300)), poison, ..Odd::default() }
+    }
+}
+
 /// One copy of an event as the broker has it.
 #[derive(Debug, Clone)]
 pub(crate) struct Copy {
@@ -39,9 +60,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Two producers that pause after each event; `poison` says of a number what makes its event one that can never
-    /// arrive.
-    pub(crate) fn start(emitter: &Emitter, pause: Duration, poison: fn(u64) -> Option<String>) -> Load {
+    /// Two producers that pause after each event; `odd` says of a number how its event differs from the others.
+    pub(crate) fn start(emitter: &Emitter, pause: Duration, odd: fn(u64) -> Option<Odd>) -> Load {
         let (issued, stop) = (Arc::<Mutex<Vec<Issued>>>::default(), Arc::<AtomicBool>::default());
         let producer = |producer: usize| {
             let (emitter, issued, stop) = (emitter.clone(), issued.clone(), stop.clone());
@@ -52,12 +72,12 @@ impl Load {
                     if stop.load(Ordering::SeqCst) {
                         return;
                     }
-                    let poison = poison(n);
-                    let is_poison = poison.is_some();
-                    let event = numbered(producer, n, poison);
+                    let odd = odd(n);
+                    let poison = odd.as_ref().is_some_and(|odd| odd.poison);
+                    let event = numbered(producer, n, odd);
                     let id = event.id().to_string();
                     assert_eq!(runtime.block_on(emitter.send(event)), Emitted::Accepted);
-                    lock(&issued).push(Issued { id, producer, n, poison: is_poison });
+                    lock(&issued).push(Issued { id, producer, n, poison });
                     thread::sleep(pause);
                 }
             })
@@ -86,11 +106,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// An event of about 330 bytes, whose data says by itself whether it is whole.
-fn numbered(producer: usize, n: u64, poison: Option<String>) -> Event {
+fn numbered(producer: usize, n: u64, odd: Option<Odd>) -> Event {
     let conversation = context! { conversation_id = format!("conv_{}", n % KEYS) };
     let step = streamll::step(format!("Producer{producer}").as_str()).context(&conversation);
-    let text = poison.unwrap_or_else(|| text(producer, n));
-    Event::new(&step, "progress").with("producer", producer).with("n", n).with("text", text)
+    let odd = odd.unwrap_or_default();
+    let text = odd.text.unwrap_or_else(|| text(producer, n));
+    let kind = odd.kind.unwrap_or_else(|| "progress".to_owned());
+    Event::new(&step, kind.as_str()).with("producer", producer).with("n", n).with("text", text)
 }
 
 fn text(producer: usize, n: u64) -> String {

@@ -13,7 +13,7 @@ use streamll::{Handle, SinkState, SinkStatus};
 use tokio::time::Instant;
 
 use crate::brokers::{Broker, PASSWORD, WINDOW};
-use crate::oracle::{Books, Load, id_of};
+use crate::oracle::{Books, Load, Odd, id_of};
 
 /// More time than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -60,6 +60,8 @@ pub(crate) struct Outage<'b> {
     load: Load,
     folder: tempfile::TempDir,
     began: Instant,
+    /// How long the topology took until it ran.
+    pub(crate) started_in: Duration,
 }
 
 /// What is known at the end.
@@ -85,16 +87,16 @@ impl<'b> Outage<'b> {
     }
 
     /// With events among the others that can never arrive.
-    pub(crate) fn poisoned(broker: &'b dyn Broker, poison: fn(u64) -> Option<String>) -> Outage<'b> {
+    pub(crate) fn poisoned(broker: &'b dyn Broker, odd: fn(u64) -> Option<Odd>) -> Outage<'b> {
         // Fewer: each poison costs several attempts, and RabbitMQ a channel each.
-        Outage::start(&[broker], None, 10 * PAUSE, poison)
+        Outage::start(&[broker], None, 10 * PAUSE, odd)
     }
 
     fn start(
         brokers: &[&'b dyn Broker],
         port: Option<u16>,
         pause: Duration,
-        poison: fn(u64) -> Option<String>,
+        odd: fn(u64) -> Option<Odd>,
     ) -> Outage<'b> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().display();
@@ -110,9 +112,12 @@ impl<'b> Outage<'b> {
         fs::write(folder.path().join("faults.yaml"), yaml).expect("a file");
         let options = LoadOptions::default();
         let topology = Topology::load_with(folder.path(), "faults", &Registry::default(), &options);
-        let handle = topology.unwrap_or_else(|error| panic!("{error}")).start().expect("it starts");
-        let load = Load::start(handle.emitter(), pause, poison);
-        Outage { brokers: brokers.to_vec(), handle, load, folder, began: Instant::now() }
+        let topology = topology.unwrap_or_else(|error| panic!("{error}"));
+        let begun = Instant::now();
+        let handle = topology.start().expect("it starts");
+        let started_in = begun.elapsed();
+        let load = Load::start(handle.emitter(), pause, odd);
+        Outage { brokers: brokers.to_vec(), handle, load, folder, began: Instant::now(), started_in }
     }
 
     fn sink(&self, name: &str) -> SinkStatus {
@@ -190,6 +195,13 @@ impl<'b> Outage<'b> {
         thread::sleep(time);
     }
 
+    /// How many events the sink beside gets in a while.
+    pub(crate) fn beside_gets_in(&self, time: Duration) -> u64 {
+        let before = self.sink("beside").balance.delivered;
+        self.lasts(time);
+        self.sink("beside").balance.delivered - before
+    }
+
     /// Waits until everything flows again.
     #[track_caller]
     pub(crate) fn recovers(&self) {
@@ -224,7 +236,7 @@ impl<'b> Outage<'b> {
     /// Does something besides, again and again, while events still wait.
     #[track_caller]
     pub(crate) fn ends_while(self, expected: &Expected, besides: impl Fn()) -> Vec<Value> {
-        let Outage { brokers, handle, load, folder, began } = self;
+        let Outage { brokers, handle, load, folder, began, .. } = self;
         let mut issued = load.stop();
         for broker in &brokers {
             wait_until("nothing waits", || {

@@ -10,7 +10,7 @@ mod whole;
 use std::future::Future;
 use std::time::Duration;
 
-use lapin::options::BasicGetOptions;
+use lapin::options::{BasicGetOptions, QueueBindOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties};
 use streamll::sinks::rabbitmq::{QueueConfig, RabbitMqSink};
@@ -65,6 +65,21 @@ impl<'a> Room<'a> {
 
     fn with<T: Send, F: Future<Output = T>>(&self, work: impl FnOnce(Channel) -> F + Send) -> T {
         with(&self.url(), work)
+    }
+
+    /// Binds a queue to the exchange with a key.
+    fn bind(&self, queue: &str, key: &str) {
+        self.with(async |channel| {
+            let (queue, key, options) = (queue.into(), key.into(), QueueBindOptions::default());
+            channel.queue_bind(queue, "ai_events".into(), key, options, FieldTable::default()).await.unwrap();
+        });
+    }
+
+    fn unbind(&self, queue: &str, key: &str) {
+        self.with(async |channel| {
+            let (queue, key) = (queue.into(), key.into());
+            channel.queue_unbind(queue, "ai_events".into(), key, FieldTable::default()).await.unwrap();
+        });
     }
 
     /// All messages of a queue, which stay there.

@@ -2,8 +2,10 @@
 
 mod arrive;
 mod connect;
+mod expire;
 mod refuse;
 mod tls;
+mod whole;
 
 use std::future::Future;
 

@@ -96,6 +96,7 @@ impl Observer for Worker {
         self.buffer.revoke(matches!(exit, Exit::Panicked(_)));
         self.circuit().crashed();
         self.cell.ended(exit);
+        self.dead_letters.tell_of_others(&self.name, Instant::now(), true);
         self.ended.notify_waiters();
     }
 
@@ -295,17 +296,22 @@ impl SinkActor {
                     self.watch.because(Exit::Failed(error.to_string()));
                     return ctx.stop();
                 }
-                ErrorClass::Misconfigured => (Some(Outcome::Trip), Some(error.to_string())),
-                _ => {
+                class => {
                     self.retry_at = Some(now + self.retry.next());
-                    (Some(Outcome::Failure), Some(error.to_string()))
+                    let trips = class == ErrorClass::Misconfigured;
+                    let outcome = if trips { Outcome::Trip } else { Outcome::Failure };
+                    (Some(outcome), Some(error.to_string()))
                 }
             },
             End::NotOpened(error) if error.class() == ErrorClass::Fatal => {
                 self.watch.because(Exit::Failed(error.to_string()));
                 return ctx.stop();
             }
-            End::NotOpened(error) => (Some(Outcome::Trip), Some(error.to_string())),
+            End::NotOpened(error) => {
+                // A circuit that is forced closed does not open: then this alone keeps it from connecting at once.
+                self.retry_at = Some(now + self.retry.next());
+                (Some(Outcome::Trip), Some(error.to_string()))
+            }
             End::Panicked(message) => {
                 self.watch.because(Exit::Panicked(message));
                 return ctx.stop();
@@ -407,7 +413,9 @@ impl Actor for SinkActor {
             if actor.is_superseded() {
                 return ctx.stop();
             }
-            actor.worker.cell.beat(Instant::now());
+            let (worker, now) = (&actor.worker, Instant::now());
+            worker.cell.beat(now);
+            worker.dead_letters.tell_of_others(&worker.name, now, false);
         });
         self.listen(ctx);
         self.step(ctx);

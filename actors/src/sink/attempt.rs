@@ -173,7 +173,7 @@ impl Attempt {
             worker.publish(Some(format!("a dead letter waits: {error}")));
             sleep(retry.next()).await;
         }
-        warn!(sink = %worker.name, event = %delivery.event.id(), reason, "dead-lettered");
+        worker.dead_letters.tell(&letter, Instant::now());
         worker.buffer.bury(lease, i);
     }
 }

@@ -4,16 +4,21 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::Buffer;
 use crate::event::{Delivery, Event, Timestamp};
+
+/// How often the log tells of dead letters, at most.
+const TELL: Duration = Duration::from_secs(10);
 
 /// An event that can never arrive, and all that is known of why.
 #[derive(Debug, Clone)]
@@ -81,6 +86,16 @@ struct Letters {
     target: ArcSwapOption<Buffer>,
     /// Made when first needed, for its owner only; also when the target is given up or gone.
     file: DeadLetterFile,
+    told: Mutex<Told>,
+}
+
+/// What the log was told of.
+#[derive(Debug, Default)]
+struct Told {
+    last: Option<Instant>,
+    /// How many letters came since, and why the latest did.
+    others: u64,
+    reason: String,
 }
 
 impl DeadLetters {
@@ -88,7 +103,7 @@ impl DeadLetters {
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> DeadLetters {
         let file = DeadLetterFile { path: path.into(), max_size: MAX_FILE, file: Mutex::default() };
-        DeadLetters(Arc::new(Letters { target: ArcSwapOption::default(), file }))
+        DeadLetters(Arc::new(Letters { target: ArcSwapOption::default(), file, told: Mutex::default() }))
     }
 
     /// From now on into the buffer of another sink.
@@ -107,6 +122,34 @@ impl DeadLetters {
         }
         let file = &self.0.file;
         file.append(letter).map_err(|e| format!("dead-letter file {}: {e}", file.path.display()))
+    }
+
+    /// Says in the log that a letter was taken. Of many only the first: the others are counted.
+    pub(crate) fn tell(&self, letter: &DeadLetter, now: Instant) {
+        let mut told = self.told();
+        if told.last.is_some_and(|last| now.saturating_duration_since(last) < TELL) {
+            told.others += 1;
+            told.reason.clone_from(&letter.reason);
+            return;
+        }
+        told.last = Some(now);
+        warn!(sink = %letter.sink, event = %letter.event.id(), reason = letter.reason, "dead-lettered");
+    }
+
+    /// Says how many others there were, where it is time; at the end, it is.
+    pub(crate) fn tell_of_others(&self, sink: &str, now: Instant, at_the_end: bool) {
+        let mut told = self.told();
+        let is_time = told.last.is_none_or(|last| now.saturating_duration_since(last) >= TELL);
+        if told.others == 0 || !(is_time || at_the_end) {
+            return;
+        }
+        let Told { others: count, reason, .. } = std::mem::take(&mut *told);
+        told.last = Some(now);
+        warn!(%sink, count, reason, "more were dead-lettered, the latest for this reason");
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -109,7 +109,7 @@ pub enum QueueType {
     Classic,
     /// On several nodes; a message is safe once a majority has it.
     Quorum,
-    /// A log that many can read, each from where it likes.
+    /// A log that many can read, each from where it likes; a confirm does not wait for its disk.
     Stream,
 }
 

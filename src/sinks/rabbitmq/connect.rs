@@ -7,7 +7,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -23,16 +23,20 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use socket2::{SockRef, TcpKeepalive};
 use streamll_actors::sink::SinkContext;
+use tokio::net::lookup_host;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::Trouble;
 use super::place::Target;
+use crate::sinks::words::quote;
 
 /// How long one address may take.
 const CONNECT: Duration = Duration::from_secs(3);
+/// How much of that until a TCP connection stands, over all addresses of a name.
+const REACH: Duration = Duration::from_secs(2);
 /// When data that nobody acknowledges ends the connection. Heartbeats notice earlier, but for a broker that has blocked
 /// us: it stops reading for as long as its alarm lasts, and must not be taken for gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(300);
@@ -178,15 +182,34 @@ impl tracing::Subscriber for Mute {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-type Socket = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+type Plain = <Tokio as Reactor>::TcpStream;
+type Socket = AsyncTcpStream<Plain>;
 
 async fn dial(target: &Target, runtime: &TokioRuntime) -> io::Result<(Socket, Plug)> {
+    let until = Instant::now() + REACH;
+    let found = timeout_at(until, lookup_host((target.host(), target.port()))).await;
+    let found =
+        found.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "timed out looking up its name"))?;
+    let addresses: Vec<_> = found?.collect();
+    let socket = reach(&addresses, until, runtime).await?;
+    let plug = Plug(SockRef::from(socket.get_ref()).try_clone()?.into());
+    Ok((AsyncTcpStream::Plain(socket), plug))
+}
+
+/// A stream to the first of these addresses that answers.
+async fn reach(addresses: &[SocketAddr], until: Instant, runtime: &TokioRuntime) -> io::Result<Plain> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in tokio::net::lookup_host((target.host(), target.port())).await? {
-        let stream = match runtime.tcp_connect_addr(address).await {
-            Ok(stream) => stream,
-            Err(error) => {
+    for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
+        // Each gets its share: one that is silent must not hide the next.
+        let share = until.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(u32::MAX);
+        let stream = match timeout(share, runtime.tcp_connect_addr(*address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
                 failed = error;
+                continue;
+            }
+            Err(_) => {
+                failed = io::Error::new(io::ErrorKind::TimedOut, "timed out");
                 continue;
             }
         };
@@ -197,8 +220,7 @@ async fn dial(target: &Target, runtime: &TokioRuntime) -> io::Result<(Socket, Pl
         socket.set_tcp_keepalive(&keepalive)?;
         #[cfg(target_os = "linux")]
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-        let plug = Plug(socket.try_clone()?.into());
-        return Ok((AsyncTcpStream::Plain(stream), plug));
+        return Ok(stream);
     }
     Err(failed)
 }
@@ -242,7 +264,7 @@ async fn listen(
     while let Some(event) = poll_fn(|cx| events.as_mut().poll_next(cx)).await {
         match event {
             Event::ConnectionBlocked(why) => {
-                let reason = format!("blocked by the broker: {why}");
+                let reason = format!("blocked by the broker: {}", quote(&why));
                 tell.send_modify(|health| health.blocked = Some(reason.clone()));
                 ctx.block(reason);
             }
@@ -266,5 +288,41 @@ async fn listen(
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// A listener that answers nobody: nothing is accepted, and its queue is full.
+    fn silent() -> (Socket, Vec<Socket>, SocketAddr) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let queued = (0..8).map(|_| {
+            let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            client.set_nonblocking(true).unwrap();
+            let _ = client.connect(&address);
+            client
+        });
+        let queued = queued.collect();
+        (listener, queued, address.as_socket().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_address_of_a_name_does_not_hide_the_next() {
+        let (_listener, _queued, silent) = silent();
+        let good = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (good, begun) = (good.local_addr().unwrap(), Instant::now());
+        let runtime = TokioRuntime::tokio_with_handle(Handle::current());
+        let stream = reach(&[silent, good], begun + REACH, &runtime).await.unwrap();
+        assert_eq!(stream.get_ref().peer_addr().unwrap(), good);
+        assert_eq!(begun.elapsed(), REACH / 2);
+        let error = reach(&[silent], begun + REACH, &runtime).await.map(drop).unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::TimedOut, REACH));
     }
 }

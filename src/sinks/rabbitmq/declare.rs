@@ -1,8 +1,11 @@
 //! What must be at the broker before the first event: exchange, queues and bindings, declared or only looked for.
 
+use std::borrow::Cow;
+
 use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
+use streamll_actors::event::Delivery;
 
 use super::config::ExchangeType;
 
@@ -29,6 +32,21 @@ pub(super) struct QueuePlan {
 }
 
 impl Declared {
+    /// The key of an event at the broker.
+    pub(super) fn key<'a>(&'a self, delivery: &'a Delivery) -> &'a str {
+        self.only_queue.as_ref().map_or(delivery.key(), ShortString::as_str)
+    }
+
+    /// What decides which queues take an event.
+    pub(super) fn way<'a>(&'a self, delivery: &'a Delivery) -> Cow<'a, str> {
+        if self.kind != ExchangeType::Headers {
+            return Cow::Borrowed(self.key(delivery));
+        }
+        let (parts, kind) = (delivery.event.step().parts(), delivery.event.kind());
+        let operation = parts.operation.as_deref().unwrap_or_default();
+        Cow::Owned(format!("{}\0{operation}\0{}", parts.module_name, kind.as_str()))
+    }
+
     /// Declares or looks for everything, and asks for confirms on a fresh channel.
     pub(super) async fn prepare(&self, channel: &Channel) -> lapin::Result<()> {
         let (passive, durable) = (!self.declare, self.durable);

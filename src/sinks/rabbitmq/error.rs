@@ -8,6 +8,10 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use streamll_actors::sink::{DeliveryError, ErrorClass};
 
 use super::place::Target;
+use crate::sinks::words::quote;
+
+/// What a broker says of a classic queue whose node is away.
+const NODE_DOWN: &str = "is down or inaccessible";
 
 /// When an error came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +71,8 @@ pub(super) fn class(kind: &ErrorKind, text: &str, stage: Stage) -> ErrorClass {
                 AMQPSoftError::CONTENTTOOLARGE => Rejected,
                 AMQPSoftError::PRECONDITIONFAILED if sending && text.contains("message size") => Rejected,
                 AMQPSoftError::NOROUTE | AMQPSoftError::NOCONSUMERS => cut,
+                // Of a queue that is there: the node that it lives on is not.
+                AMQPSoftError::NOTFOUND if text.contains(NODE_DOWN) => cut,
                 AMQPSoftError::ACCESSREFUSED
                 | AMQPSoftError::NOTFOUND
                 | AMQPSoftError::RESOURCELOCKED
@@ -110,6 +116,7 @@ pub(super) fn explain(error: &lapin::Error, stage: Stage, place: Place<'_>) -> D
         ErrorKind::IOError(error) | ErrorKind::RuntimeShutdownError(error) => (error.to_string(), 0),
         _ => (error.to_string(), 0),
     };
+    let said = quote(&said);
     let class = class(error.kind(), &said, stage);
     of(class, line(error.kind(), code, &said, class, stage, place))
 }
@@ -144,6 +151,9 @@ fn line(
             "user `{user}` may not write to {exchange} in vhost `{vhost}`: {said}; grant it with `rabbitmqctl \
              set_permissions`"
         ),
+        (404, _) if said.contains(NODE_DOWN) => {
+            format!("in vhost `{vhost}`: {said}; bring that node back, or make the queue a quorum queue")
+        }
         (404, _) => {
             format!("{exchange} in vhost `{vhost}`: {said}; create what is missing, or set `declare: true`")
         }
@@ -162,6 +172,9 @@ fn line(
         (_, Stage::Connect) => match kind {
             ErrorKind::IOError(error) if is_cut(error.kind()) => {
                 format!("{target} closed the connection before the login was over: {said}")
+            }
+            ErrorKind::IOError(error) if error.kind() == io::ErrorKind::TimedOut => {
+                format!("{target} cannot be reached: {said}; is its host up, or a firewall in between?")
             }
             ErrorKind::IOError(_) => format!("cannot connect to {target}: {said}"),
             ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => format!(
@@ -316,7 +329,21 @@ mod tests {
         classes(&said(406, large), [Misconfigured, Misconfigured, Rejected, Rejected]);
         classes(&said(320, "CONNECTION_FORCED - user 'ann' is deleted"), [Misconfigured; 4]);
         classes(&said(320, "CONNECTION_FORCED - vhost 'v' is deleted"), [Misconfigured; 4]);
+        let down = "NOT_FOUND - home node 'x@h' of durable queue 'all' in vhost 'v' is down or inaccessible";
+        classes(&said(404, down), [Unavailable, Unavailable, Unavailable, Unknown]);
         classes(&said(530, "NOT_ALLOWED - connection limit (1) is reached"), [Overload; 4]);
+    }
+
+    #[test]
+    fn what_the_broker_says_begins_no_line_of_its_own() {
+        let target = Target::parse("amqp://ann:canary@rabbit:5/v", 10).expect("an address");
+        let place = Place { target: &target, exchange: "x" };
+        for code in [320, 402, 403, 404, 405, 406, 501, 506, 530, 541] {
+            for stage in STAGES {
+                let line = explain(&said(code, "NO\r\nERROR all is lost\u{1b}[2J"), stage, place).to_string();
+                assert!(!line.contains(char::is_control), "{code} while {stage:?}: {line:?}");
+            }
+        }
     }
 
     #[test]
@@ -359,6 +386,12 @@ mod tests {
             line(said(404, "NOT_FOUND - no exchange 'ai_events' in vhost 'prod'"), Stage::Confirm),
             "exchange `ai_events` in vhost `prod`: NOT_FOUND - no exchange 'ai_events' in vhost 'prod'; create what is \
              missing, or set `declare: true`"
+        );
+        let down =
+            "NOT_FOUND - home node 'x@h' of durable queue 'all' in vhost 'prod' is down or inaccessible";
+        assert_eq!(
+            line(said(404, down), Stage::Declare),
+            format!("in vhost `prod`: {down}; bring that node back, or make the queue a quorum queue")
         );
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused).into();
         assert_eq!(line(refused, Stage::Connect), "cannot connect to rabbit:5: connection refused");

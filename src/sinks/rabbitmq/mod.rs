@@ -1,10 +1,12 @@
 //! The RabbitMQ sink: events as persistent messages of an exchange, each confirmed by the broker.
 //!
-//! A message is delivered once the broker has confirmed it: it is on disk then (in a quorum queue, on a majority of the
-//! nodes). Up to `window` messages wait for their confirm at a time.
+//! A message is delivered once the broker has confirmed it: it is on disk then, in a quorum queue on that of a majority of
+//! its nodes; a stream queue confirms what a majority has written, and leaves it to their systems when that reaches the
+//! disk. Up to `window` messages wait for their confirm at a time.
 //!
-//! * **Unroutable**: what no queue takes comes back. It is tried five times, then it is a dead letter with exchange and
-//!   key in the reason; it never counts as delivered.
+//! * **Unroutable**: what no queue takes comes back, and is tried again. Once all events of a key have come back five times
+//!   over two seconds, they are dead letters with exchange and key in the reason, and so is each further one until a queue
+//!   takes one or the connection is a new one. They never count as delivered.
 //! * **Refused**: a full queue with `x-overflow: reject-publish` refuses; the event is tried again, later.
 //! * **Blocked**: a broker low on memory or disk says so; the circuit opens with that reason, the connection stays, and
 //!   nothing is sent twice when it goes on.
@@ -32,6 +34,7 @@ mod error;
 mod message;
 mod place;
 mod sink;
+mod unroutable;
 
 use std::time::Duration;
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use lapin::uri::{AMQPScheme, AMQPUri};
 
+use crate::sinks::words::ENCODE;
+
 /// One address of a broker.
 #[derive(Clone)]
 pub(super) struct Target {
@@ -17,10 +19,17 @@ impl Target {
         if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
             return Err(format!("url: must begin with `amqp://` or `amqps://`; {HELP}"));
         }
+        let (_, rest) = url.split_once("://").unwrap_or_default();
+        // What would be read as host and port is the beginning of a password then.
+        let behind = rest.find(['/', '?']).and_then(|end| rest.get(end..)).unwrap_or_default();
+        if rest.contains('#') || behind.contains('@') {
+            return Err(format!(
+                "url: neither a `#` nor an `@` behind the host may stand in it; {HELP}; {ENCODE}"
+            ));
+        }
         let mut uri: AMQPUri = url.parse().map_err(|_| {
             format!("url: is not an address; {HELP}, with special characters of user and password as %XX")
         })?;
-        let (_, rest) = url.split_once("://").unwrap_or_default();
         let (rest, _) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, vhost) = rest.split_once('/').unwrap_or((rest, ""));
         if vhost.contains('/') {
@@ -98,6 +107,28 @@ mod tests {
             let target = Target::parse(url, 10).expect(url);
             assert_eq!((target.to_string().as_str(), target.vhost()), (shown, vhost));
             assert_eq!(target.uri.query.heartbeat, Some(heartbeat), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_that_is_not_encoded_is_refused_and_not_shown() {
+        for url in [
+            "amqp://ann:12/hunter2@h",
+            "amqp://ann:12/hunter2@h/v",
+            "amqp://ann:12?hunter2@h",
+            "amqp://ann:12#hunter2@h",
+            "amqps://ann:hunter2#@h",
+            "amqp://h/hunter2@v",
+        ] {
+            let error = Target::parse(url, 10).expect_err(url);
+            assert!(
+                error.contains("`#` as `%23`") && !error.contains("hunter") && !error.contains("12"),
+                "{error}"
+            );
+        }
+        for url in ["amqp://ann:12%2Fhunter2@h", "amqp://ann:a@b@h/v%40w"] {
+            let target = Target::parse(url, 10).expect(url);
+            assert_eq!(target.host(), "h", "{url}");
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Publishes batches: groups of messages within the window, then the confirms of all of them.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::ops::Range;
@@ -10,16 +9,17 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::BasicPublishOptions;
-use streamll_actors::event::{Delivery, EventId};
 use streamll_actors::sink::{Deliveries, DeliveryError, ErrorClass, Sink, SinkContext};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::config::ExchangeType;
 use super::confirm::{Answer, Outcome, Outstanding};
 use super::connect::{Health, Link, connect};
 use super::declare::Declared;
 use super::error::{Place, Stage, explain, explain_connect, is_vague};
 use super::message::Message;
 use super::place::Target;
+use super::unroutable::Unroutable;
 
 /// Messages that are handed to the client at once.
 const GROUP: usize = 64;
@@ -33,12 +33,6 @@ const DECLARE: Duration = Duration::from_secs(5);
 const CLOSE: Duration = Duration::from_secs(1);
 /// How long the client may take to tell what it knows of an end that it has noticed.
 const CAUSE: Duration = Duration::from_millis(200);
-/// How often an event is tried that no queue takes.
-const TRIES: u8 = 5;
-/// What counts as another try: a binding that is just being made takes a moment.
-const TRY: Duration = Duration::from_millis(500);
-/// Most events whose tries are counted.
-const COUNTED: usize = 1 << 16;
 
 /// Publishes events and waits for their confirms; see the [module](super).
 pub struct RabbitMqSink {
@@ -59,8 +53,7 @@ pub struct RabbitMqSink {
     /// What ended before this was another channel.
     channel_since: Instant,
     outstanding: Outstanding,
-    /// How often each event came back.
-    unroutable: HashMap<EventId, (u8, Instant)>,
+    unroutable: Unroutable,
     /// Set while a delivery is under way: still set at the next call where its future was dropped.
     delivering: bool,
 }
@@ -94,7 +87,7 @@ impl RabbitMqSink {
             calm_since: None,
             channel_since: Instant::now(),
             outstanding: Outstanding::default(),
-            unroutable: HashMap::new(),
+            unroutable: Unroutable::default(),
             delivering: false,
         }
     }
@@ -142,6 +135,7 @@ impl RabbitMqSink {
         }
         if self.link.is_none() {
             self.link = Some(self.connect().await?);
+            self.unroutable.forget();
         }
         let Some(link) = &self.link else { return Err(DeliveryError::fatal("no connection")) };
         let declared = &self.declared;
@@ -267,10 +261,7 @@ impl RabbitMqSink {
 
     /// The key of an event at the broker.
     fn key<'a>(&'a self, batch: &'a Deliveries, i: usize) -> &'a str {
-        match &self.declared.only_queue {
-            Some(queue) => queue.as_str(),
-            None => batch.as_slice().get(i).map(Delivery::key).unwrap_or_default(),
-        }
+        batch.as_slice().get(i).map(|delivery| self.declared.key(delivery)).unwrap_or_default()
     }
 
     /// Publishes some events of a batch, and waits for their confirms. `false` says that one is to be tried again.
@@ -453,7 +444,7 @@ impl RabbitMqSink {
                     if !self.unroutable.is_empty()
                         && let Some(delivery) = batch.as_slice().get(*i)
                     {
-                        self.unroutable.remove(delivery.event.id());
+                        self.unroutable.arrived(&self.declared.way(delivery));
                     }
                     batch.delivered(*i);
                 }
@@ -481,9 +472,9 @@ impl RabbitMqSink {
         if nacked > 0 {
             let vhost = self.targets.get(self.current).map(Target::vhost).unwrap_or_default();
             return Err(DeliveryError::overload(format!(
-                "queue full (reject-publish): a queue behind {} in vhost `{vhost}` refused {nacked} of {} events; drain \
-                 it, or raise its limit",
-                self.way(),
+                "a queue behind {} in vhost `{vhost}` refused {nacked} of {} events: it is full (`x-overflow: \
+                 reject-publish`) or going down; drain it or raise its limit, or look at its node",
+                self.exchange(),
                 sent.len()
             )));
         }
@@ -493,31 +484,26 @@ impl RabbitMqSink {
     /// No queue took the event. Whether it is to be tried again.
     fn came_back(&mut self, batch: &mut Deliveries, i: usize) -> bool {
         let Some(delivery) = batch.as_slice().get(i) else { return false };
-        if self.unroutable.len() > COUNTED {
-            self.unroutable.clear();
-        }
-        let id = delivery.event.id();
-        let now = Instant::now();
-        let (tries, counted) = self.unroutable.entry(id.clone()).or_insert((0, now));
-        if *tries == 0 || now.duration_since(*counted) >= TRY {
-            (*tries, *counted) = (*tries + 1, now);
-        }
-        if *tries < TRIES {
+        let Some(since) = self.unroutable.came_back(&self.declared.way(delivery), Instant::now()) else {
             batch.retry(i);
             return true;
-        }
-        self.unroutable.remove(id);
+        };
         let vhost = self.targets.get(self.current).map(Target::vhost).unwrap_or_default();
-        let (way, key) = (self.way(), self.key(batch, i));
+        let what = match self.declared.kind {
+            ExchangeType::Headers => "headers like its own".to_owned(),
+            _ => format!("key `{}`", self.declared.key(delivery)),
+        };
         let why = format!(
-            "no queue takes it ({TRIES} tries): {way} in vhost `{vhost}` has no binding for key `{key}`; bind a queue, \
-             or leave it out by `except`"
+            "no queue takes it: {} in vhost `{vhost}` has had no binding for {what} for {}s; bind a queue, or leave it out \
+             by `except`",
+            self.exchange(),
+            since.as_secs()
         );
         batch.poison(i, why);
         false
     }
 
-    fn way(&self) -> String {
+    fn exchange(&self) -> String {
         match self.declared.exchange.as_str() {
             "" => "the default exchange".to_owned(),
             name => format!("exchange `{name}`"),
@@ -563,7 +549,8 @@ impl Sink for RabbitMqSink {
     }
 
     async fn close(&mut self) {
-        self.channel = None;
+        // Ends with its connection: dropped before, the client would close it meanwhile, and log an error.
+        let _channel = self.channel.take();
         if let Some(link) = self.link.take() {
             link.close(CLOSE).await;
         }

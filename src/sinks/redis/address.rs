@@ -4,9 +4,9 @@ use std::fmt;
 
 use redis::{ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo};
 
+use crate::sinks::words::ENCODE;
+
 const EXAMPLE: &str = "write it like `redis://user:password@host:6379/0`";
-const ENCODE: &str =
-    "in the password write `#` as `%23`, `/` as `%2F`, `?` as `%3F`, `@` as `%40` and `%` as `%25`";
 
 /// A server and a login. Printed, it is scheme, host and port.
 #[derive(Clone)]

@@ -101,7 +101,7 @@ impl Link {
             }
         });
         let mut link = Link { connection, driver: driver.abort_handle(), wire: wire.clone() };
-        let answers = link.ask(&look::questions(key)).await.map_err(failed)?;
+        let answers = link.ask(&look::questions(key, expires)).await.map_err(failed)?;
         let findings = look::read(&answers, key, expires)?;
         Ok((link, findings))
     }

@@ -10,6 +10,7 @@ use streamll_actors::sink::{DeliveryError, ErrorClass};
 
 use super::address::Address;
 use super::connect::ANSWER;
+use crate::sinks::words::quote;
 
 /// A failure, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(super) enum Stage {
     Unwritten,
     /// Some of it was.
     Written,
+    /// Behind it, while streams were given their time.
+    Prolonging,
 }
 
 impl Failure {
@@ -64,6 +67,15 @@ impl Failure {
         Failure::unavailable(format!(
             "no connection within {limit:?}: is it frozen, or a firewall in between?"
         ))
+    }
+
+    /// The time of streams could not be set, whose events have arrived.
+    pub(super) fn of_prolonging(self) -> Failure {
+        let what = format!(
+            "events arrived, but the end of their streams (expire) could not be set: {}; it is set first of all later on",
+            self.what
+        );
+        Failure { what, ..self }
     }
 
     /// It answers without TLS.
@@ -121,17 +133,20 @@ fn broken(error: &RedisError, scene: &Scene<'_>) -> Failure {
             "hung up while connecting: is maxclients reached, or is it a TLS port (then `rediss://`)?",
         ),
         Stage::Unwritten => Failure::unavailable("hung up while nothing was under way"),
+        Stage::Prolonging => Failure::unavailable(unanswered(error)),
         Stage::Written => {
-            let what = if error.is_timeout() {
-                format!("no answer within {ANSWER:?} (frozen, paused or cut off?)")
-            } else {
-                let how = io.map_or("no sense in its answer".to_owned(), |io| io.kind().to_string());
-                format!("lost before it answered ({how})")
-            };
-            let what = what + ": what was under way may have arrived and is sent again, marked";
+            let what = unanswered(error) + ": what was under way may have arrived and is sent again, marked";
             Failure { unsent: false, ..Failure::new(ErrorClass::Unknown, what) }
         }
     }
+}
+
+fn unanswered(error: &RedisError) -> String {
+    if error.is_timeout() {
+        return format!("no answer within {ANSWER:?} (frozen, paused or cut off?)");
+    }
+    let how = io_error(error).map_or("no sense in its answer".to_owned(), |io| io.kind().to_string());
+    format!("lost before it answered ({how})")
 }
 
 /// A reply that is an error.
@@ -193,7 +208,12 @@ pub(super) fn reply(code: &str, detail: &str, key: &str) -> Failure {
         )),
         _ => Failure::new(
             Misconfigured,
-            format!("refuses what it was sent: {code} {}", quote(detail)).trim_end(),
+            // Some errors repeat arguments, and those hold passwords or events.
+            format!(
+                "refuses what it was sent: {code} {}",
+                quote(detail.split(", with args").next().unwrap_or_default())
+            )
+            .trim_end(),
         ),
     }
 }
@@ -213,10 +233,11 @@ pub(super) fn wrong_type(key: &str, kind: Option<&str>) -> Failure {
     ))
 }
 
-/// As much of a server's words as may be shown: some errors repeat arguments, and those hold passwords or events.
-fn quote(detail: &str) -> String {
-    let safe = detail.split(", with args").next().unwrap_or_default();
-    safe.chars().filter(|c| !c.is_control()).take(120).collect()
+/// The user may not set how long a stream stays.
+pub(super) fn no_pexpire(key: &str) -> Failure {
+    Failure::misconfigured(format!(
+        "the user of url may not set how long streams stay: allow it `+pexpire ~{key}`, or leave out expire"
+    ))
 }
 
 /// What a server says before it hangs up by itself, of which the library tells nothing.

@@ -13,7 +13,7 @@ const EXEC: usize = 4;
 const TYPE: usize = 5;
 
 /// The questions, in the order in which [`read`] takes the answers.
-pub(super) fn questions(key: Option<&str>) -> Pipeline {
+pub(super) fn questions(key: Option<&str>, expires: bool) -> Pipeline {
     let mut ask = Pipeline::new();
     // A login that is missing shows only now: the handshake says nothing of it.
     ask.cmd("PING").cmd("INFO").cmd("CONFIG").arg("GET").arg("save");
@@ -22,12 +22,20 @@ pub(super) fn questions(key: Option<&str>) -> Pipeline {
     if let Some(key) = key {
         ask.cmd("TYPE").arg(key);
     }
+    if expires {
+        // No number, so that nothing comes of it; whether it is permitted is looked at before.
+        ask.cmd("PEXPIRE").arg(key.unwrap_or("streamll")).arg("?");
+    }
     ask
 }
 
 /// What will hurt, a line each. What the user may not ask stays unknown, quietly.
 pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Result<Vec<String>, Failure> {
     let name = key.unwrap_or("*");
+    let (answers, pexpire) = match answers.split_last() {
+        Some((pexpire, others)) if expires => (others, Some(pexpire)),
+        _ => (answers, None),
+    };
     for (i, answer) in answers.iter().enumerate() {
         // Without permission, or without such a question at all, we do without the answer.
         let dispensable = |code| match i {
@@ -40,6 +48,13 @@ pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Resul
         {
             return Err(error::reply(error.code(), error.details().unwrap_or_default(), name));
         }
+    }
+    if let Some(Value::ServerError(error)) = pexpire
+        && error.code() == "NOPERM"
+        // Which keys events will name is not known here.
+        && (key.is_some() || error.details().is_some_and(|detail| detail.contains("pexpire")))
+    {
+        return Err(error::no_pexpire(name));
     }
     if let (Some(key), Some(Value::SimpleString(kind))) = (key, answers.get(TYPE))
         && !["none", "stream"].contains(&kind.as_str())

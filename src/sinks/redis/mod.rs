@@ -27,9 +27,11 @@
 //!
 //! # What it does not do
 //!
-//! Unix sockets, Sentinel, client certificates, and Redis Cluster: a cluster is noticed and refused with that reason.
+//! Unix sockets, Sentinel, client certificates, and Redis Cluster: of a cluster, the node that owns the stream's slot is
+//! written to, with a warning, and all others are refused with that reason.
 
 mod address;
+mod blame;
 mod config;
 mod connect;
 mod error;

@@ -1,5 +1,6 @@
 //! Delivers batches as transactions, and says of each event what became of it.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -11,8 +12,9 @@ use tracing::warn;
 
 use super::Ordering;
 use super::address::Address;
+use super::blame::Blame;
 use super::connect::Link;
-use super::error::{Failure, Scene, Stage, explain, reply, wrong_type};
+use super::error::{Failure, Scene, Stage, explain, no_pexpire, reply, wrong_type};
 use super::transaction::{Entry, Refusal, Verdict, read};
 use super::wire::Wire;
 
@@ -38,6 +40,9 @@ pub struct RedisSink {
     ctx: Option<SinkContext>,
     /// What the last look found.
     told: Vec<String>,
+    blame: Blame,
+    /// Streams that took events since they were last told how long to stay, where they are told.
+    owed: HashSet<String>,
 }
 
 impl Sink for RedisSink {
@@ -72,7 +77,8 @@ impl Sink for RedisSink {
 
 impl RedisSink {
     pub(super) fn new(settings: Settings) -> RedisSink {
-        RedisSink { settings, link: None, ctx: None, told: Vec::new() }
+        let blame = Blame::new(settings.entry.keys.are_by_value());
+        RedisSink { settings, link: None, ctx: None, told: Vec::new(), blame, owed: HashSet::new() }
     }
 
     async fn connect(&mut self) -> Result<Link, Failure> {
@@ -80,7 +86,11 @@ impl RedisSink {
         let expires = entry.expire.is_some();
         let opened =
             Link::open(address, ca_file.as_deref(), entry.keys.one(), expires, self.ctx.clone()).await;
-        let (link, findings) = match opened {
+        let prolonged = match opened {
+            Ok((link, findings)) => self.prolong(&link).await.map(|()| (link, findings)),
+            Err(failure) => Err(failure),
+        };
+        let (link, findings) = match prolonged {
             Ok(opened) => opened,
             Err(failure) => {
                 self.connected(false);
@@ -89,7 +99,7 @@ impl RedisSink {
         };
         let name = self.ctx.as_ref().map_or("", SinkContext::name);
         for finding in findings.iter().filter(|finding| !self.told.contains(finding)) {
-            warn!(sink = %name, server = %address, "{finding}");
+            warn!(sink = %name, server = %self.settings.address, "{finding}");
         }
         self.told = findings;
         self.connected(true);
@@ -114,12 +124,16 @@ impl RedisSink {
 
     /// Sends a batch in one transaction or, pipelined, in several; keeps the connection if it is good for another.
     async fn send(&mut self, mut link: Link, batch: &mut Deliveries) -> Result<(), Undone> {
+        if let Err(failure) = self.prolong(&link).await {
+            self.link = Some(link).filter(|_| failure.keep);
+            return Err(Undone::of(unsent(batch, failure)));
+        }
         let size = match self.settings.ordering {
             Ordering::Strict => batch.len(),
             Ordering::Pipelined => PIECE,
         };
         let mut under_way = FuturesOrdered::new();
-        let (mut next, mut failed, mut taken) = (0, Vec::new(), Vec::new());
+        let (mut next, mut failed) = (0, Vec::new());
         loop {
             while failed.is_empty() && next < batch.len() && under_way.len() < 2 {
                 let range = next..batch.len().min(next + size);
@@ -132,17 +146,19 @@ impl RedisSink {
                 });
             }
             let Some((range, before, replies)) = under_way.next().await else { break };
+            let mut taken = Vec::new();
             let settled = match &replies {
                 Ok(replies) => self.settle(range, replies, batch, &mut taken),
                 Err(error) => Err(self.lost(range, error, link.wire(), before)),
             };
+            self.owe(batch, &taken);
             failed.extend(settled.err());
         }
-        let taken = taken.iter().filter_map(|i| batch.as_slice().get(*i));
         if failed.is_empty()
-            && let Some(commands) = self.settings.entry.prolong(taken)
+            && let Err(failure) = self.prolong(&link).await
         {
-            failed.extend(self.prolong(&link, &commands).await.err());
+            // The events have arrived: none of them may be sent again for this.
+            failed.push(Undone::of(failure));
         }
         let mut failed = failed.into_iter();
         // The first is the cause, the next its consequence.
@@ -165,46 +181,35 @@ impl RedisSink {
         {
             undone.failure = failure;
         }
-        if undone.failure.keep {
-            self.link = Some(link);
-        }
+        // One that has not answered may still carry it out: what is sent then comes twice.
+        let keep = undone.failure.keep && failed.as_slice().iter().all(|undone| undone.failure.keep);
+        self.link = Some(link).filter(|_| keep);
         Err(undone)
     }
 
     /// Marks what became of the events of one transaction.
     fn settle(
-        &self,
+        &mut self,
         range: Range<usize>,
         replies: &[Value],
         batch: &mut Deliveries,
         taken: &mut Vec<usize>,
     ) -> Result<(), Undone> {
         // `EXEC` itself concerns all of them, the first as well as any.
+        let keys = &self.settings.entry.keys;
         let key = |batch: &Deliveries, at: usize| {
             let sent = &batch.as_slice()[range.clone()];
-            self.settings.entry.keys.of(sent.get(at).unwrap_or(&sent[0])).into_owned()
+            keys.of(sent.get(at).unwrap_or(&sent[0])).into_owned()
         };
         match read(replies) {
             Verdict::Done => {
+                if keys.one().is_none() {
+                    for at in [0, range.len() - 1] {
+                        self.blame.worked(&key(batch, at));
+                    }
+                }
                 taken.extend(range.clone());
                 range.for_each(|i| batch.delivered(i));
-                Ok(())
-            }
-            // A key that an event has named is that event's own trouble.
-            Verdict::Partly(refused) if self.is_their_own(&refused) => {
-                let (bad, good): (Vec<usize>, Vec<usize>) =
-                    (0..range.len()).partition(|i| refused.iter().any(|refusal| refusal.at == *i));
-                for i in bad {
-                    let why = format!(
-                        "the key `{}` holds no stream: delete it, or choose another stream_key",
-                        key(batch, i)
-                    );
-                    batch.poison(range.start + i, why);
-                }
-                for i in good.into_iter().map(|i| range.start + i) {
-                    batch.delivered(i);
-                    taken.push(i);
-                }
                 Ok(())
             }
             Verdict::Refused(Refusal { at, code, detail }) => Err(Undone {
@@ -215,16 +220,35 @@ impl RedisSink {
             }),
             Verdict::Loose(done, Refusal { at, code, detail }) => {
                 range.clone().for_each(|i| batch.unsent(i));
-                done.iter().for_each(|at| batch.delivered(range.start + at));
+                taken.extend(done.iter().map(|at| range.start + at));
+                taken.iter().for_each(|i| batch.delivered(*i));
                 let failure = reply(code, detail, &key(batch, at));
-                Err(Undone { failure, range: 0..0, wrong_type: None, stale: false })
+                Err(Undone::of(failure))
             }
             Verdict::Partly(refused) => {
-                for i in 0..range.len() {
-                    match refused.iter().any(|refusal| refusal.at == i) {
-                        true => batch.unsent(range.start + i),
-                        false => batch.delivered(range.start + i),
+                let bad: HashSet<usize> = refused.iter().map(|refusal| refusal.at).collect();
+                let wrong_type = refused.iter().all(|refusal| refusal.code == "WRONGTYPE");
+                let theirs = wrong_type && keys.one().is_none() && {
+                    let keys = bad.iter().map(|at| key(batch, *at)).collect();
+                    self.blame.is_theirs(&keys, bad.len() < range.len())
+                };
+                for at in 0..range.len() {
+                    let i = range.start + at;
+                    if !bad.contains(&at) {
+                        batch.delivered(i);
+                        taken.push(i);
+                    } else if theirs {
+                        let key = key(batch, at);
+                        let why = format!(
+                            "the key `{key}` holds no stream: delete it, or choose another stream_key"
+                        );
+                        batch.poison(i, why);
+                    } else {
+                        batch.unsent(i);
                     }
+                }
+                if theirs {
+                    return Ok(());
                 }
                 let Refusal { at, code, detail } = refused[0];
                 let key = key(batch, at);
@@ -235,28 +259,41 @@ impl RedisSink {
         }
     }
 
-    fn is_their_own(&self, refused: &[Refusal<'_>]) -> bool {
-        self.settings.entry.keys.one().is_none() && refused.iter().all(|refusal| refusal.code == "WRONGTYPE")
+    /// Streams that took these events are to live on for their time.
+    fn owe(&mut self, batch: &Deliveries, taken: &[usize]) {
+        let Entry { keys, expire, .. } = &self.settings.entry;
+        let taken = if keys.one().is_some() { taken.get(..1).unwrap_or_default() } else { taken };
+        let taken = taken.iter().filter_map(|i| batch.as_slice().get(*i)).filter(|_| expire.is_some());
+        self.owed.extend(taken.map(|delivery| keys.of(delivery).into_owned()));
     }
 
-    /// Lets streams live on for their time.
-    async fn prolong(&self, link: &Link, commands: &Pipeline) -> Result<(), Undone> {
-        let (mut connection, before) = (link.connection(), link.wire().written());
-        let undone = match connection.send_packed_commands(commands, 0, commands.len()).await {
-            Err(error) => self.lost(0..0, &error, link.wire(), before),
-            Ok(replies) => {
-                let Some(Value::ServerError(error)) =
-                    replies.iter().find(|reply| matches!(reply, Value::ServerError(_)))
-                else {
-                    return Ok(());
-                };
-                let key = self.settings.entry.keys.one().unwrap_or("*");
-                let failure = reply(error.code(), error.details().unwrap_or_default(), key);
-                Undone { failure, range: 0..0, wrong_type: None, stale: false }
+    /// Lets streams live on for their time, also those where it failed before.
+    async fn prolong(&mut self, link: &Link) -> Result<(), Failure> {
+        if self.owed.is_empty() {
+            return Ok(());
+        }
+        let commands = self.settings.entry.prolong(&self.owed);
+        let replies = link.connection().send_packed_commands(&commands, 0, commands.len()).await;
+        let key = self.settings.entry.keys.one().unwrap_or("*");
+        let refused = replies.map(|replies| {
+            replies.into_iter().find_map(|reply| match reply {
+                Value::ServerError(error) => Some(error),
+                _ => None,
+            })
+        });
+        let failure = match refused {
+            Ok(None) => {
+                self.owed.clear();
+                return Ok(());
+            }
+            Ok(Some(error)) if error.code() == "NOPERM" => no_pexpire(key),
+            Ok(Some(error)) => reply(error.code(), error.details().unwrap_or_default(), key),
+            Err(error) => {
+                let last_words = link.wire().last_words();
+                explain(&error, &Scene { stage: Stage::Prolonging, last_words: &last_words, key })
             }
         };
-        // The events have arrived: none of them may be sent again for this.
-        Err(Undone { stale: false, ..undone })
+        Err(failure.of_prolonging())
     }
 
     /// No reply came.
@@ -279,6 +316,13 @@ struct Undone {
     wrong_type: Option<String>,
     /// Whether the connection was dead before any event was written; then none is marked.
     stale: bool,
+}
+
+impl Undone {
+    /// All events are marked.
+    fn of(failure: Failure) -> Undone {
+        Undone { failure, range: 0..0, wrong_type: None, stale: false }
+    }
 }
 
 /// Marks all events as never sent, which the failure tells of.

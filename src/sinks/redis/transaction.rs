@@ -37,6 +37,11 @@ impl Keys {
         if let Keys::One(key) = self { Some(key) } else { None }
     }
 
+    /// Whether values of the events make the keys.
+    pub(super) fn are_by_value(&self) -> bool {
+        matches!(self, Keys::Each(template) if !template.is_static())
+    }
+
     pub(super) fn of(&self, delivery: &Delivery) -> Cow<'_, str> {
         match self {
             Keys::One(key) => Cow::Borrowed(key),
@@ -68,16 +73,14 @@ impl Entry {
         commands
     }
 
-    /// A `PEXPIRE` for each stream that took one of these events. Behind the transaction: in it, it would also meet a
-    /// key of somebody else's, which refused its `XADD`.
-    pub(super) fn prolong<'a>(&self, taken: impl Iterator<Item = &'a Delivery>) -> Option<Pipeline> {
-        let expire = self.expire.as_ref()?;
-        let streams: HashSet<Cow<'_, str>> = taken.map(|delivery| self.keys.of(delivery)).collect();
+    /// A `PEXPIRE` for each of these streams. Behind the transaction: in it, it would also meet a key of somebody else's,
+    /// which refused its `XADD`.
+    pub(super) fn prolong(&self, streams: &HashSet<String>) -> Pipeline {
         let mut commands = Pipeline::with_capacity(streams.len());
-        for key in &streams {
-            commands.cmd("PEXPIRE").arg(&**key).arg(expire);
+        for (key, expire) in streams.iter().zip(self.expire.iter().cycle()) {
+            commands.cmd("PEXPIRE").arg(key).arg(expire);
         }
-        (!streams.is_empty()).then_some(commands)
+        commands
     }
 }
 

@@ -113,11 +113,13 @@ fn its_binding_is_gone_for_a_while() {
     let right = Expected { refuses_singly: true, dead_letters: true, ..NO_LOSS };
     let letters = outage.ends(&right);
     assert!(!letters.is_empty(), "it was gone for long enough");
-    for letter in letters {
+    let tries = |letter: &serde_json::Value| letter["attempts"].as_u64();
+    assert!(tries(&letters[0]) >= Some(5), "it waited for a binding: {}", letters[0]);
+    for letter in &letters {
         let reason = letter["reason"].as_str().unwrap_or_default();
         assert!(reason.contains("events") && reason.contains("ai.producer"), "{letter}");
-        assert!(letter["attempts"].as_u64() >= Some(5), "{letter}");
     }
+    assert_eq!(letters.last().and_then(tries), Some(1), "no event waits once its key is known");
 }
 
 fn a_wrong_password_loses_nothing_and_fills_no_log(node: &RabbitNode) {
@@ -129,8 +131,13 @@ fn a_wrong_password_loses_nothing_and_fills_no_log(node: &RabbitNode) {
     super::a_wrong_password(&rabbit, || password(PASSWORD));
 }
 
-fn too_long(n: u64) -> Option<String> {
-    (n % 100 == 50).then(|| "x".repeat(70_000))
+/// One event of a hundred is longer than the node takes, another has a name that no property has room for.
+fn poison(n: u64) -> Option<Odd> {
+    match n % 100 {
+        25 => Some(Odd::long_name(true)),
+        50 => Some(Odd::too_long("x".repeat(70_000))),
+        _ => None,
+    }
 }
 
 /// What it is, and what happens.
@@ -177,7 +184,7 @@ fn its_node_freezes_and_runs_out_of_everything() {
             ("it freezes", it_freezes),
             ("it is out of memory", it_is_out_of_memory),
             ("it is out of disk", it_is_out_of_disk),
-            ("one event of a hundred is too large for it", one_event_of_a_hundred_is_too_large_for_it),
+            ("two events of a hundred are too long for it", two_events_of_a_hundred_are_too_long_for_it),
         ],
     );
 }
@@ -187,6 +194,7 @@ fn both_appear_after_the_start(node: &RabbitNode) {
     redis.server.kill9();
     node.kill9();
     let outage = Outage::of(&[&redis, &rabbit]);
+    assert!(outage.started_in < SECOND, "it took {:?}", outage.started_in);
     outage.breaks("refused");
     outage.says("open (not sending since ");
     redis.server.restart();
@@ -211,9 +219,12 @@ fn it_freezes(node: &RabbitNode) {
     let proxy = Proxy::to(node.port());
     let outage = Outage::behind(proxy.port(), &rabbit);
     outage.flows();
+    let before = outage.beside_gets_in(2 * SECOND);
     node.freeze();
     outage.breaks("");
-    outage.lasts(4 * SECOND);
+    let meanwhile = outage.beside_gets_in(2 * SECOND);
+    assert!(before > 100 && meanwhile * 2 > before, "{before}, and {meanwhile} in as long meanwhile");
+    outage.lasts(2 * SECOND);
     node.thaw();
     outage.recovers();
     outage.ends(&losses(&proxy));
@@ -256,12 +267,16 @@ fn it_stops_for_a_while(node: &RabbitNode) {
     outage.ends(&ONE_LOSS);
 }
 
-fn one_event_of_a_hundred_is_too_large_for_it(node: &RabbitNode) {
+fn two_events_of_a_hundred_are_too_long_for_it(node: &RabbitNode) {
     let rabbit = Rabbit::on(node);
-    let outage = Outage::poisoned(&rabbit, too_long);
+    let outage = Outage::poisoned(&rabbit, poison);
     let since = outage.since();
     (0..6).for_each(|_| outage.flows());
     outage.never_broke(&since);
     let letters = outage.ends(&Expected { losses: 1, ..NO_LOSS });
-    assert!(letters.len() >= 4, "{letters:?}");
+    for words in ["max_message_size", "its type has 300 bytes"] {
+        let says =
+            |letter: &&serde_json::Value| letter["reason"].as_str().is_some_and(|why| why.contains(words));
+        assert!(letters.iter().filter(says).count() >= 2, "{words}: {letters:?}");
+    }
 }

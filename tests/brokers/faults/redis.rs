@@ -32,9 +32,12 @@ fn it_freezes() {
     let proxy = Proxy::to(redis.port());
     let outage = Outage::behind(proxy.port(), &redis);
     outage.flows();
+    let before = outage.beside_gets_in(2 * SECOND);
     redis.server.freeze();
     outage.breaks("");
-    outage.lasts(4 * SECOND);
+    let meanwhile = outage.beside_gets_in(2 * SECOND);
+    assert!(before > 100 && meanwhile * 2 > before, "{before}, and {meanwhile} in as long meanwhile");
+    outage.lasts(2 * SECOND);
     redis.server.thaw();
     outage.recovers();
     outage.ends(&losses(&proxy));
@@ -139,15 +142,20 @@ fn its_key_has_another_type_for_a_while() {
 }
 
 /// Control characters are encoded in six bytes each: more than a Redis takes whose limit is 1 MiB.
-fn too_long(n: u64) -> Option<String> {
-    (n % 100 == 50).then(|| "\u{1}".repeat(200_000))
+fn odd(n: u64) -> Option<Odd> {
+    match n % 100 {
+        // It is as good as any other here.
+        25 => Some(Odd::long_name(false)),
+        50 => Some(Odd::too_long("\u{1}".repeat(200_000))),
+        _ => None,
+    }
 }
 
 #[test]
 fn one_event_of_a_hundred_is_too_large_for_it() {
     let redis = Redis::start();
     redis.cli("CONFIG SET proto-max-bulk-len 1mb");
-    let outage = Outage::poisoned(&redis, too_long);
+    let outage = Outage::poisoned(&redis, odd);
     let since = outage.since();
     (0..6).for_each(|_| outage.flows());
     outage.never_broke(&since);

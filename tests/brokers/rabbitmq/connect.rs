@@ -33,6 +33,20 @@ async fn another_service_behind_the_port_is_said() {
     drop(listener);
 }
 
+/// Nothing is accepted, and the queue of those who wait for it is full.
+#[tokio::test]
+async fn a_host_that_gives_no_answer_at_all_cannot_be_reached() {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let silent = listener.local_addr().unwrap().as_socket().unwrap();
+    let queued = (0..8)
+        .map(|_| tokio::time::timeout(Duration::from_millis(50), tokio::net::TcpStream::connect(silent)));
+    let _queued = futures_util::future::join_all(queued).await;
+    let error = refused(&sinks::rabbitmq(format!("amqp://ann:{CANARY}@{silent}"))).await;
+    says(&error, ErrorClass::Unavailable, &[&silent.to_string(), "cannot be reached: timed out", "firewall"]);
+}
+
 #[tokio::test]
 async fn the_next_address_is_tried_and_the_one_that_worked_is_tried_first() {
     let room = Room::shared();

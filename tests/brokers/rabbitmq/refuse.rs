@@ -1,7 +1,7 @@
 //! Brokers that refuse: users without rights, queues that are full or not there, messages that are too large.
 
 use super::*;
-use streamll::sinks::rabbitmq::{Argument, Ordering};
+use streamll::sinks::rabbitmq::{Argument, ExchangeType, Ordering};
 
 #[tokio::test]
 async fn a_wrong_password_names_the_user_and_not_the_password() {
@@ -106,7 +106,17 @@ async fn a_full_queue_that_refuses_is_overload_and_what_it_took_is_delivered() {
     let mut sink = opened(&sinks::rabbitmq(room.url()).bind("full", full)).await;
     let mut events = batch(0..10);
     let error = sink.deliver(&mut events).await.unwrap_err();
-    says(&error, ErrorClass::Overload, &["queue full (reject-publish)", "`ai_events`", &room.vhost]);
+    says(
+        &error,
+        ErrorClass::Overload,
+        &[
+            "refused",
+            "of 10 events",
+            "full (`x-overflow: reject-publish`) or going down",
+            "`ai_events`",
+            &room.vhost,
+        ],
+    );
     let marked = marks(&events);
     let (taken, refused): (Vec<_>, Vec<_>) = (0..10_u64).partition(|i| marked[*i as usize] == "Delivered");
     assert!(!taken.is_empty() && !refused.is_empty());
@@ -120,7 +130,7 @@ async fn a_full_queue_that_refuses_is_overload_and_what_it_took_is_delivered() {
 }
 
 #[tokio::test]
-async fn what_no_queue_takes_is_tried_five_times_and_then_poison() {
+async fn what_no_queue_takes_is_tried_five_times_and_then_everything_of_its_key_is_poison() {
     let room = Room::shared();
     let mut sink = opened(&sinks::rabbitmq(room.url()).bind("some", QueueConfig::bound(["ai.yes"]))).await;
     let events = [under("ai.yes", 1), under("ai.no", 2), under("ai.yes", 3), under("ai.no", 4)];
@@ -136,7 +146,7 @@ async fn what_no_queue_takes_is_tried_five_times_and_then_poison() {
             5 => {
                 assert_eq!(marks(&rest), all("Poison", 2));
                 let room_name = &room.vhost;
-                for words in ["`ai_events`", "`ai.no`", room_name, "no binding"] {
+                for words in ["`ai_events`", "`ai.no`", room_name, "has had no binding", "for 2s"] {
                     assert!(text.contains(words), "{text}");
                 }
             }
@@ -144,6 +154,67 @@ async fn what_no_queue_takes_is_tried_five_times_and_then_poison() {
         }
     }
     assert_eq!(room.numbers("some"), [1, 3]);
+    let mut later = Deliveries::new(vec![under("ai.no", 5), under("ai.other", 6)]);
+    sink.deliver(&mut later).await.unwrap();
+    assert_eq!(marks(&later), ["Poison", "Retry"], "at its first return");
+    room.bind("some", "ai.no");
+    let mut taken = Deliveries::new(vec![under("ai.no", 7)]);
+    sink.deliver(&mut taken).await.unwrap();
+    assert_eq!(marks(&taken), ["Delivered"]);
+    room.unbind("some", "ai.no");
+    let mut anew = Deliveries::new(vec![under("ai.no", 8)]);
+    sink.deliver(&mut anew).await.unwrap();
+    assert_eq!(marks(&anew), ["Retry"], "a queue took one meanwhile");
+}
+
+#[tokio::test]
+async fn with_headers_it_is_the_headers_that_decide_and_not_the_key() {
+    let room = Room::shared();
+    let config = sinks::rabbitmq(room.url())
+        .exchange_type(ExchangeType::Headers)
+        .bind("chats", QueueConfig::bound(["operation=chat"]));
+    let mut sink = opened(&config).await;
+    let of = |operation: &str, number: u64| {
+        let event = Event::new(&Step::new("M").operation(operation), "start").with("number", number);
+        Delivery::new(event, "ai.m.start".into())
+    };
+    for n in 0..5 {
+        let mut events = Deliveries::new(vec![of("chat", n), of("embed", 9)]);
+        sink.deliver(&mut events).await.unwrap();
+        // What arrives under its key says nothing of the other.
+        let other = if n < 4 { "Retry" } else { "Poison" };
+        assert_eq!(marks(&events), ["Delivered", other]);
+        ahead(Duration::from_millis(600)).await;
+    }
+}
+
+/// The clock of the sink runs ahead of that of the broker and the client.
+async fn ahead(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_flood_that_no_queue_takes_holds_up_the_others_for_one_wait_alone() {
+    let room = Room::shared();
+    let config = sinks::rabbitmq(room.url()).bind("some", QueueConfig::bound(["ai.yes"]));
+    let mut sink = opened(&config).await;
+    let key = |number: u64| if number.is_multiple_of(2) { "ai.yes" } else { "ai.no" };
+    let mut waiting: Vec<Delivery> = (0..20_000).map(|number| under(key(number), number)).collect();
+    let mut deliveries = 0;
+    while !waiting.is_empty() {
+        deliveries += 1;
+        let rest = waiting.split_off(waiting.len().min(4096));
+        let mut events = Deliveries::new(waiting);
+        sink.deliver(&mut events).await.unwrap();
+        let again = events.iter().zip(marks(&events)).filter(|(_, mark)| mark == "Retry");
+        waiting = again.map(|(delivery, _)| delivery.clone()).chain(rest).collect();
+        ahead(Duration::from_millis(600)).await;
+    }
+    assert_eq!(room.take("some"), (0..20_000).step_by(2).collect::<Vec<_>>());
+    // The first batch is full of them after its five tries; everything behind takes one.
+    assert!(deliveries <= 5 + 4, "{deliveries} deliveries");
 }
 
 #[tokio::test]
@@ -156,16 +227,7 @@ async fn a_binding_that_comes_back_in_time_saves_the_event() {
         sink.deliver(&mut one).await.unwrap();
         assert_eq!(marks(&one), ["Retry"]);
     }
-    room.with(async |channel| {
-        let bound = channel.queue_bind(
-            "some".into(),
-            "ai_events".into(),
-            "ai.no".into(),
-            Default::default(),
-            FieldTable::default(),
-        );
-        bound.await.unwrap();
-    });
+    room.bind("some", "ai.no");
     let mut one = Deliveries::new(vec![event]);
     sink.deliver(&mut one).await.unwrap();
     assert_eq!(marks(&one), ["Delivered"]);

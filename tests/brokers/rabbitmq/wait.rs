@@ -144,6 +144,20 @@ async fn a_frozen_broker_ends_the_connection_by_its_heartbeat() {
     assert_eq!(arrived, (0..100).collect::<Vec<_>>());
 }
 
+/// The client's heartbeats run elsewhere.
+#[tokio::test]
+async fn a_thread_that_is_blocked_for_longer_than_the_heartbeat_costs_no_connection() {
+    let room = Room::shared();
+    let proxy = Proxy::to(room.node.port());
+    let config = sinks::rabbitmq(room.url_at(proxy.port())).bind("all", QueueConfig::bound(["#"]));
+    let mut sink = opened(&config.heartbeat(Duration::from_secs(1))).await;
+    sink.deliver(&mut batch([1])).await.unwrap();
+    std::thread::sleep(Duration::from_secs(6));
+    sink.deliver(&mut batch([2])).await.unwrap();
+    assert_eq!(proxy.connections(), 1);
+    assert_eq!(room.numbers("all"), [1, 2]);
+}
+
 #[tokio::test]
 async fn a_broker_that_is_killed_leaves_nothing_lost_and_at_most_a_window_twice() {
     let node = RabbitNode::start();

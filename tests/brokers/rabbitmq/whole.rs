@@ -1,10 +1,15 @@
 //! The sink in a whole topology: what no queue takes, and what an operator orders.
 
-use streamll::topology::Builder;
+use std::io::Write as _;
+use std::process::Stdio;
+
+use streamll::topology::{Builder, IntoSink as _};
 use streamll::{Handle, SinkState, Topology};
 
 use super::*;
+use crate::orders;
 use crate::outage::wait_until;
+use crate::proxy::Proxy;
 
 /// A topology with a dead-letter file below `folder`.
 fn topology(folder: &std::path::Path) -> Builder {
@@ -54,6 +59,32 @@ fn of_20000_events_exactly_those_that_no_queue_takes_are_dead_letters() {
 }
 
 #[test]
+fn a_run_that_ends_well_ends_without_a_complaint() {
+    let (room, folder) = (Room::shared(), tempfile::tempdir().unwrap());
+    let url = room.url();
+    let yaml =
+        format!("sinks: {{ records: {{ type: rabbitmq, url: \"{url}\", queues: {{ all: [\"#\"] }} }} }}\n");
+    std::fs::write(folder.path().join("test.yaml"), yaml).unwrap();
+    // A complaint would not come each time.
+    for _ in 0..3 {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_streamll"));
+        command
+            .args(["run", "--env", "test"])
+            .env("STREAMLL_TOPOLOGIES", folder.path())
+            .env("HOME", folder.path());
+        command.env_remove("RUST_LOG").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = "{\"event_type\":\"start\",\"data\":{\"number\":1}}\n".repeat(100);
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(!said.contains("ERROR") && !said.contains("panicked"), "{said}");
+    }
+    assert_eq!(room.take("all").len(), 300);
+}
+
+#[test]
 fn an_operator_stops_a_sink_and_lets_it_go_on() {
     let (room, folder) = (Room::shared(), tempfile::tempdir().unwrap());
     let handle = topology(folder.path()).sink("records", room.sink()).start().unwrap();
@@ -74,13 +105,30 @@ fn an_operator_stops_a_sink_and_lets_it_go_on() {
 }
 
 #[test]
+fn closed_by_hand_it_is_no_storm() {
+    let (port, connections) = orders::ends_every_connection();
+    let spec = sinks::rabbitmq(format!("amqp://127.0.0.1:{port}")).into_sink("live");
+    orders::closed_by_hand_it_is_no_storm(spec, &connections);
+}
+
+#[test]
+fn while_open_events_are_shed_where_that_is_wanted() {
+    let room = Room::shared();
+    let proxy = Proxy::to(room.node.port());
+    let config = sinks::rabbitmq(room.url_at(proxy.port())).bind("all", QueueConfig::bound(["#"]));
+    orders::while_open_events_are_shed(config.into_sink("live"), &proxy, || {
+        room.read("all").iter().map(|message| serde_json::from_slice(&message.data).unwrap()).collect()
+    });
+}
+
+#[test]
 fn while_its_broker_is_away_a_fallback_takes_over_and_dead_letters_go_where_they_are_wanted() {
     let (room, folder) = (Room::shared(), tempfile::tempdir().unwrap());
     let away = sinks::rabbitmq("amqp://127.0.0.1:1");
-    let mut away = streamll::topology::IntoSink::into_sink(away, "away");
+    let mut away = away.into_sink("away");
     away.on_open = streamll::OnOpen::Fallback("kept".into());
     let narrow = sinks::rabbitmq(room.url()).bind("good", QueueConfig::bound(["ai.good.#"]));
-    let mut narrow = streamll::topology::IntoSink::into_sink(narrow, "narrow");
+    let mut narrow = narrow.into_sink("narrow");
     narrow.dead_letter = Some("graves".to_owned());
     let (kept, graves) = (folder.path().join("kept.ndjson"), folder.path().join("graves.ndjson"));
     let handle = topology(folder.path())

@@ -1,6 +1,9 @@
 //! What a server refuses: each refusal has its class and a line for the operator, and says what was not carried out.
 
 use std::collections::HashSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use streamll::ErrorClass::{Misconfigured, Overload, Rejected, Unavailable};
@@ -167,6 +170,43 @@ fn a_key_of_another_type_that_an_event_has_named_is_trouble_of_that_event_alone(
 }
 
 #[test]
+fn a_key_of_another_type_that_all_events_share_is_for_a_person_to_mend_and_dead_letters_nothing() {
+    let server = RedisServer::start();
+    run(async {
+        for (template, key) in [("ai:{module_name}", "ai:rag_pipeline"), ("{data.app}", "unknown")] {
+            ask::<()>(&server, &format!("SET {key} text"));
+            let mut sink = open(&sink(&server).stream_key(template)).await.unwrap();
+            for size in [1, 3] {
+                let mut waiting = batch(0..size);
+                let words = format!("the key `{key}` holds a string, not a stream");
+                assert_told(refused(&mut sink, &mut waiting).await, Misconfigured, &words);
+                assert_eq!(marks(&waiting), "Unsent");
+            }
+            ask::<()>(&server, &format!("DEL {key}"));
+            sink.deliver(&mut batch(0..3)).await.unwrap();
+            assert_eq!(numbers(&server, key), [0, 1, 2]);
+        }
+    });
+}
+
+#[test]
+fn one_conversation_whose_key_is_taken_stops_no_other_also_when_its_events_come_alone() {
+    let server = RedisServer::start();
+    ask::<()>(&server, "SET chat:b text");
+    run(async {
+        let mut sink = open(&sink(&server).stream_key("chat:{data.id}")).await.unwrap();
+        let mut poisoned = 0;
+        for (number, id) in (0..).zip(["a", "b", "b", "c", "b", "a"]) {
+            let mut one = batch_of([event(number).with("id", id)]);
+            sink.deliver(&mut one).await.unwrap();
+            poisoned += usize::from(marks(&one).starts_with("Poison"));
+        }
+        assert_eq!(poisoned, 3);
+        assert_eq!((numbers(&server, "chat:a"), numbers(&server, "chat:c")), (vec![0, 5], vec![3]));
+    });
+}
+
+#[test]
 fn a_stream_at_the_end_of_its_ids_says_so() {
     let server = RedisServer::start();
     ask::<String>(&server, &format!("XADD ai_events {max}-{max} a 1", max = u64::MAX));
@@ -213,6 +253,58 @@ fn what_comes_after_a_refusal_is_not_sent_when_pipelined() {
         let refused = refused.split("rejected_calls=").nth(1).unwrap().split(',').next().unwrap();
         assert!(refused.parse::<u64>().unwrap() < 1500, "all of it was sent: {stats}");
     });
+}
+
+/// A server that is out of memory at the first transaction of a connection, and silent from then on. Counts connections.
+fn falls_silent_after_a_refusal() -> (u16, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, connections) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let counted = connections.clone();
+    let serve = move |stream: std::net::TcpStream| {
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        let (mut out, mut writes) = (stream, false);
+        while let Some(head) = lines.next() {
+            let parts: usize = head[1..].parse().unwrap();
+            let words: Vec<String> = lines.by_ref().take(2 * parts).skip(1).step_by(2).collect();
+            let answer = match words[0].as_str() {
+                "XADD" => "-OOM command not allowed\r\n",
+                "EXEC" if writes => "-EXECABORT Transaction discarded\r\n",
+                "EXEC" => "*0\r\n",
+                _ => "+OK\r\n",
+            };
+            writes |= words[0] == "XADD";
+            if out.write_all(answer.as_bytes()).is_err() || (writes && words[0] == "EXEC") {
+                break;
+            }
+        }
+        lines.for_each(drop);
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            counted.fetch_add(1, SeqCst);
+            std::thread::spawn(move || serve(stream.unwrap()));
+        }
+    });
+    (port, connections)
+}
+
+#[test]
+fn a_connection_on_which_the_second_transaction_has_no_answer_is_never_used_again() {
+    let (port, connections) = falls_silent_after_a_refusal();
+    run(async {
+        let config = sinks::redis(format!("redis://127.0.0.1:{port}")).stream_key("{module_name}");
+        let mut sink = open(&config.ordering(Ordering::Pipelined)).await.unwrap();
+        let mut waiting = batch(0..600);
+        assert_told(refused(&mut sink, &mut waiting).await, Overload, "maxmemory");
+        let marks = marks(&waiting);
+        assert!(
+            marks.starts_with("Unsent ") && marks.contains(" Open ") && marks.ends_with(" Unsent"),
+            "{marks}"
+        );
+        // The machine does not open it again after this class.
+        assert_told(refused(&mut sink, &mut batch([1])).await, Overload, "maxmemory");
+    });
+    assert_eq!(connections.load(SeqCst), 2);
 }
 
 #[test]
