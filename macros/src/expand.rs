@@ -108,16 +108,23 @@ impl Writer<'_> {
                 ::streamll::__private::Site::call(&SITE, ::streamll::__private::Module::#module)
             } #(#emitter)* #(#fields)*;
         };
-        let mut inputs = function.inputs();
-        inputs.retain(|input| self.args.inputs && !self.args.skip.contains(input));
+        let mut inputs = function.conditional_inputs();
+        inputs.retain(|(input, _)| self.args.inputs && !self.args.skip.contains(input));
         if inputs.is_empty() {
             return begin;
         }
-        let keys = inputs.iter().map(|input| input.unraw().to_string());
+        let seen = inputs.iter().map(|(input, conditions)| {
+            let key = input.unraw().to_string();
+            quote! {
+                #(#conditions)*
+                let #call = #call.input(#key, ::streamll::__private::probe(&#input).__streamll_value());
+            }
+        });
         quote! {
             #begin
             let #call = if ::streamll::__private::Call::is_heard(&#call) {
-                #call #(.input(#keys, ::streamll::__private::probe(&#inputs).__streamll_value()))*
+                #(#seen)*
+                #call
             } else {
                 #call
             };

@@ -69,13 +69,22 @@ impl Function {
 
     /// The names that its arguments are bound to.
     pub(crate) fn inputs(&self) -> Vec<Ident> {
-        let mut names = Vec::new();
+        self.conditional_inputs().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// The same, each with the `#[cfg(…)]` under which it is there: attributes see arguments before those are decided.
+    pub(crate) fn conditional_inputs(&self) -> Vec<(Ident, Vec<Attribute>)> {
+        let mut inputs = Vec::new();
         for input in &self.signature.inputs {
             if let syn::FnArg::Typed(input) = input {
+                let conditions = input.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg"));
+                let conditions: Vec<_> = conditions.cloned().collect();
+                let mut names = Vec::new();
                 bindings(&input.pat, &mut names);
+                inputs.extend(names.into_iter().map(|name| (name, conditions.clone())));
             }
         }
-        names
+        inputs
     }
 }
 

@@ -164,6 +164,8 @@ use proc_macro::TokenStream;
 /// * A function beside a type's methods that names neither `self` nor `Self` in its signature is taken for a free one, unless
 ///   the attribute stands on the block.
 /// * A stream of a named type, such as `ReceiverStream<String>`, is a value like any other; return `impl Stream`.
+/// * A closure given as `impl Fn(&str) -> &str`, with a lifetime of each call's own, does not learn that from the signature any
+///   more: return a `Box<dyn Fn(&str) -> &str>`, or the name of a function.
 /// * `#[track_caller]` names the function itself, in what its body panics with.
 #[proc_macro_attribute]
 pub fn instrument(arguments: TokenStream, item: TokenStream) -> TokenStream {

@@ -283,6 +283,79 @@ pub(super) fn with_attributes(x: u8) -> u8 {
     y
 }
 
+#[instrument]
+fn under_conditions(#[cfg(any())] gone: Gone, #[cfg(test)] there: u8, #[allow(unused)] other: u8) -> u8 {
+    there
+}
+
+#[test]
+fn an_argument_that_is_not_compiled_is_not_recorded() {
+    let (given, events) = record(|| under_conditions(1, 2));
+    assert_eq!(given, 1);
+    assert_eq!(lines(&events)[0], r#"start under_conditions {"there":1,"other":2}"#);
+}
+
+trait Model {
+    type Reply;
+
+    async fn reply(&self, question: &str) -> Self::Reply;
+
+    fn later(&self) -> impl Future<Output = u8> + Send;
+
+    #[instrument]
+    fn by_box(self: Box<Self>) -> u8 {
+        9
+    }
+}
+
+#[instrument(inputs = false)]
+impl Model for Store {
+    type Reply = String;
+
+    async fn reply(&self, question: &str) -> Self::Reply {
+        question.to_owned()
+    }
+
+    fn later(&self) -> impl Future<Output = u8> + Send {
+        async { 8 }
+    }
+}
+
+#[instrument]
+async fn asks(answer: impl AsyncFn(u8) -> u8) -> Result<impl Iterator<Item = u8>, String> {
+    let last = answer(2).await;
+    if last == 0 {
+        return Err("none".into());
+    }
+    Ok(0..last)
+}
+
+type Echo = Box<dyn Fn(&str) -> &str>;
+
+#[instrument]
+fn of_labels(n: u8) -> (impl Iterator<Item = u8>, Echo) {
+    let first = 'first: {
+        if n > 0 {
+            break 'first n;
+        }
+        7
+    };
+    (first..3, Box::new(|text| text))
+}
+
+#[test]
+fn futures_in_traits_closures_that_await_and_hidden_types_in_others_work_as_before() {
+    let (_, events) = record_async(async {
+        let store = Store { names: Vec::new() };
+        assert_eq!((store.reply("why").await, is_send(store.later()).await), ("why".to_owned(), 8));
+        assert_eq!(Box::new(store).by_box(), 9);
+        assert_eq!(asks(async |x| x + 1).await.unwrap().count(), 3);
+        let (numbers, echo) = of_labels(1);
+        assert_eq!((numbers.count(), echo("x")), (2, "x"));
+    });
+    assert_eq!(events.len(), 10);
+}
+
 #[test]
 fn generics_coercions_and_inference_are_unaffected() {
     let (_, events) = record_async(async {
