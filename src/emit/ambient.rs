@@ -1,18 +1,19 @@
 //! What the running code is inside of: its ids, its scope, and where it emits. It follows futures from thread to thread.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::mem;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{self, Poll};
 
+use pin_project_lite::pin_project;
 use streamll_actors::event::{Context, Step};
 use streamll_actors::ingress::Emitter;
 
 use super::scope::Scope;
 
 /// The surroundings of the running code. Each scope has its own, which nobody else can change.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Ambient {
     pub(crate) context: Context,
     /// The innermost step.
@@ -21,6 +22,20 @@ pub(crate) struct Ambient {
     pub(crate) emitter: Option<Emitter>,
     /// What its ids belong to.
     pub(crate) level: Level,
+    /// Set where a guard has put the code inside, and not something that puts the outer one back by itself.
+    pub(crate) left: Option<Left>,
+}
+
+/// What is around a guard, once the guard has gone: guards go in any order, also while code is deeper inside.
+pub(crate) type Left = Arc<OnceLock<Ambient>>;
+
+impl Clone for Ambient {
+    /// What is taken along to other places has no guard there.
+    fn clone(&self) -> Ambient {
+        let Ambient { context, scope, emitter, level, left: _ } = self;
+        let (context, scope, emitter) = (context.clone(), scope.clone(), emitter.clone());
+        Ambient { context, scope, emitter, level: *level, left: None }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -91,9 +106,34 @@ impl Ambient {
     }
 
     /// Runs a future inside of this one.
-    pub(crate) async fn carry<F: Future>(mut self, future: F) -> F::Output {
-        let mut future = pin!(future);
-        poll_fn(|cx| self.enter(|| future.as_mut().poll(cx))).await
+    pub(crate) fn carry<F: Future>(self, future: F) -> Carried<F> {
+        Carried { ambient: self, future: Some(future) }
+    }
+}
+
+pin_project! {
+    /// A future with surroundings of its own. What it holds goes inside of them, too, whoever drops it.
+    pub(crate) struct Carried<F> {
+        ambient: Ambient,
+        #[pin]
+        future: Option<F>,
+    }
+
+    impl<F> PinnedDrop for Carried<F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            this.ambient.enter(|| this.future.set(None));
+        }
+    }
+}
+
+impl<F: Future> Future for Carried<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let future = this.future.as_pin_mut().expect("it goes with this");
+        this.ambient.enter(|| future.poll(cx))
     }
 }
 
@@ -110,10 +150,24 @@ impl Swapped<'_> {
 impl Drop for Swapped<'_> {
     fn drop(&mut self) {
         swap(self.0);
+        surface();
     }
 }
 
 /// Exchanges it for that of the running code.
 pub(crate) fn swap(ambient: &mut Ambient) {
     let _ = CURRENT.try_with(|current| mem::swap(&mut *current.borrow_mut(), ambient));
+}
+
+/// Comes out of whatever guards have left while they were not the innermost.
+pub(crate) fn surface() {
+    let left = |ambient: &mut Ambient| {
+        ambient.left.as_ref().filter(|left| left.get().is_some())?;
+        let outer = Arc::into_inner(ambient.left.take()?)?.into_inner()?;
+        Some(mem::replace(ambient, outer))
+    };
+    // What goes may say so: nothing is borrowed then.
+    while let Some(inner) = Ambient::change(left).flatten() {
+        drop(inner);
+    }
 }

@@ -1,19 +1,20 @@
 //! Scopes: a named piece of work, with its start, its end or error, and everything that is emitted in between.
 
 use std::fmt;
-use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{self, Poll};
 
+use pin_project_lite::pin_project;
 use serde_json::{Map, Value};
 use streamll_actors::event::{Context, Event, Kind, Step, Text};
 use streamll_actors::ingress::{Emitted, Emitter};
 use tokio::time::Instant;
 
-use super::ambient::{Ambient, Level, swap};
+use super::ambient::{Ambient, Left, Level, surface, swap};
 use super::early::Early;
 use super::{emit_to, in_context, is_heard};
 
@@ -93,9 +94,11 @@ impl Trace {
     /// Begins it here, until the guard goes. The guard stays on its thread: around an `.await` it is [`run`](Trace::run).
     pub fn enter(self) -> Guard {
         let (scope, mut ambient) = self.begin();
+        let left = Left::default();
+        ambient.left = Some(left.clone());
         swap(&mut ambient);
         scope.start();
-        Guard { scope, outer: ambient, stays: PhantomData }
+        Guard { scope, outer: ambient, left: Some(left), stays: PhantomData }
     }
 
     /// Runs a future in it: `start` when it is first polled, `end` when it is done. Dropped before, it ends with `error`,
@@ -142,7 +145,8 @@ impl Trace {
         R: Future,
     {
         let mut open = self.open();
-        let output = open.carry(run).await;
+        let future = open.enter(|scope| run(scope.clone()));
+        let output = open.carry(future).await;
         look(open.scope(), &output);
         open.scope().end();
         output
@@ -169,7 +173,8 @@ impl Trace {
         let emitter = self.emitter.or(outer.emitter);
         let scope = Scope::new(step.context(&self.context), emitter.clone(), self.inputs);
         let context = outer.context.merged(&self.context);
-        let ambient = Ambient { context, scope: Some(scope.clone()), emitter, level: Level::Scope };
+        let ambient =
+            Ambient { context, scope: Some(scope.clone()), emitter, level: Level::Scope, left: None };
         (scope, ambient)
     }
 }
@@ -226,7 +231,13 @@ impl Scope {
 
     /// Emits an event made elsewhere, where this scope does.
     pub(crate) fn emit_event(&self, event: Event) -> Emitted {
-        emit_to(self.0.emitter.as_ref(), in_context(event))
+        // Handed to another run, it takes none of the ids there.
+        let run = &event.step().parts().execution_id;
+        let foreign = Ambient::read(|around| {
+            around.scope.as_ref().is_some_and(|scope| scope.step().parts().execution_id != *run)
+        });
+        let event = if foreign == Some(true) { event } else { in_context(event) };
+        emit_to(self.0.emitter.as_ref(), event)
     }
 
     /// The step that its events belong to.
@@ -372,7 +383,8 @@ impl Open {
     pub(super) fn new(scope: Scope) -> Open {
         let context = scope.step().parts().context.clone();
         let emitter = scope.emitter().cloned();
-        let ambient = Ambient { context, scope: Some(scope.clone()), emitter, level: Level::Scope };
+        let ambient =
+            Ambient { context, scope: Some(scope.clone()), emitter, level: Level::Scope, left: None };
         Open { scope, ambient }
     }
 
@@ -395,9 +407,40 @@ impl Open {
     }
 
     /// Runs a future inside of it; the scope goes on afterwards.
-    pub(crate) async fn carry<R: Future>(&mut self, run: impl FnOnce(Scope) -> R) -> R::Output {
-        let mut future = pin!(Early::new(self.enter(|scope| run(scope.clone()))));
-        poll_fn(|cx| self.enter(|_| future.as_mut().poll(cx))).await
+    pub(crate) fn carry<F: Future>(&mut self, future: F) -> Inside<'_, F> {
+        Inside { open: self, future: Some(Early::new(future)) }
+    }
+
+    /// Lets go inside of it of what belongs to it.
+    pub(super) fn let_go(&mut self, go: impl FnOnce()) {
+        self.ambient.enter(go);
+    }
+}
+
+pin_project! {
+    /// A future inside of a scope. What it holds goes inside of it, too, whoever drops it.
+    #[must_use = "futures do nothing unless they are polled"]
+    pub(crate) struct Inside<'a, F> {
+        open: &'a mut Open,
+        #[pin]
+        future: Option<Early<F>>,
+    }
+
+    impl<F> PinnedDrop for Inside<'_, F> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            this.open.let_go(|| this.future.set(None));
+        }
+    }
+}
+
+impl<F: Future> Future for Inside<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let future = this.future.as_pin_mut().expect("it goes with this");
+        this.open.enter(|_| future.poll(cx))
     }
 }
 
@@ -407,11 +450,13 @@ impl Drop for Open {
     }
 }
 
-/// The guard of [`Trace::enter`]: the scope ends when it goes.
+/// The guard of [`Trace::enter`]: the scope ends when it goes. Guards may go in any order.
 #[must_use = "the scope ends when this goes; bind it to a name"]
 pub struct Guard {
     scope: Scope,
     outer: Ambient,
+    /// Where it says what to put back; the innermost one does.
+    left: Option<Left>,
     /// What it must put back belongs to its thread.
     stays: PhantomData<*const ()>,
 }
@@ -430,7 +475,10 @@ impl Drop for Guard {
             self.scope.fail("Panic", "the code panicked");
         }
         self.scope.end();
-        swap(&mut self.outer);
+        if let Some(left) = self.left.take() {
+            let _ = left.set(std::mem::take(&mut self.outer));
+        }
+        surface();
     }
 }
 

@@ -57,7 +57,8 @@ pub trait TokenStream: Stream + Sized {
         ambient.emitter = ambient.emitter.or_else(installed);
         let step = ambient.step(&field).operation(field.clone());
         let state = State::Waiting { step, ambient, begun: false };
-        Tokens { stream: Early::new(self), tap: Tap { state, said: Some(Said::new(&field)) }, reader: text }
+        let tap = Tap { state, said: Some(Said::new(&field)) };
+        Tokens { flow: Flow { stream: Some(Early::new(self)), tap }, reader: text }
     }
 }
 
@@ -67,18 +68,33 @@ pin_project! {
     /// The stream of [`TokenStream::tokens`].
     #[must_use = "streams do nothing unless they are polled"]
     pub struct Tokens<S, R> {
-        // Before the tap: what goes with it ends before the step does.
         #[pin]
-        stream: Early<S>,
-        tap: Tap,
+        flow: Flow<S>,
         reader: R,
+    }
+}
+
+pin_project! {
+    /// A stream, and its step.
+    struct Flow<S> {
+        #[pin]
+        stream: Option<Early<S>>,
+        tap: Tap,
+    }
+
+    impl<S> PinnedDrop for Flow<S> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            // Before the tap: what goes with it ends before the step does, and inside of it.
+            this.tap.let_go(|| this.stream.set(None));
+        }
     }
 }
 
 impl<S, R> Tokens<S, R> {
     /// Names what the step does; by default as the field.
     pub fn operation(mut self, operation: impl Into<Arc<str>>) -> Tokens<S, R> {
-        if let State::Waiting { step, .. } = &mut self.tap.state {
+        if let State::Waiting { step, .. } = &mut self.flow.tap.state {
             *step = step.clone().operation(operation);
         }
         self
@@ -88,7 +104,7 @@ impl<S, R> Tokens<S, R> {
     /// is dropped without having been polled, so that no other stream can share the step. Its `duration` runs from that
     /// `start`, `time_to_first_token` from here.
     pub fn of(mut self, yours: &Step) -> Tokens<S, R> {
-        if let State::Waiting { step, ambient, begun } = &mut self.tap.state {
+        if let State::Waiting { step, ambient, begun } = &mut self.flow.tap.state {
             *step = completed(yours, &ambient.context).unwrap_or_else(|| yours.clone());
             *begun = true;
         }
@@ -98,7 +114,7 @@ impl<S, R> Tokens<S, R> {
     /// Where to emit, also for what the stream itself emits; by default where the current scope does, else the
     /// process-wide default.
     pub fn to(mut self, emitter: &Emitter) -> Tokens<S, R> {
-        if let State::Waiting { ambient, .. } = &mut self.tap.state {
+        if let State::Waiting { ambient, .. } = &mut self.flow.tap.state {
             ambient.emitter = Some(emitter.clone());
         }
         self
@@ -106,7 +122,7 @@ impl<S, R> Tokens<S, R> {
 
     /// Whether the closing event carries the text. It does by default.
     pub fn outputs(mut self, outputs: bool) -> Tokens<S, R> {
-        if let Some(said) = &mut self.tap.said {
+        if let Some(said) = &mut self.flow.tap.said {
             said.text = outputs.then(String::new);
         }
         self
@@ -121,16 +137,13 @@ impl<S, R> Tokens<S, R> {
         E: fmt::Display + ?Sized,
         G: for<'a> FnMut(&'a S::Item) -> Option<&'a E>,
     {
-        Tokens { stream: self.stream, tap: self.tap, reader: WithErrors::new(self.reader, error) }
+        Tokens { flow: self.flow, reader: WithErrors::new(self.reader, error) }
     }
 
     /// Lets a scope that has begun end with the stream: with what `field` streams, where there is one.
     pub(crate) fn until(open: Open, field: Option<&str>, stream: S, reader: R) -> Tokens<S, R> {
-        Tokens {
-            stream: Early::new(stream),
-            tap: Tap { state: State::Open(open), said: field.map(Said::new) },
-            reader,
-        }
+        let tap = Tap { state: State::Open(open), said: field.map(Said::new) };
+        Tokens { flow: Flow { stream: Some(Early::new(stream)), tap }, reader }
     }
 }
 
@@ -139,11 +152,12 @@ impl<S: Stream, R: Reader<S::Item>> Stream for Tokens<S, R> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         let this = self.project();
-        let (tap, reader) = (this.tap, this.reader);
+        let (flow, reader) = (this.flow.project(), this.reader);
+        let (stream, tap) = (flow.stream.as_pin_mut().expect("it goes with this"), flow.tap);
         tap.begin();
-        let Tap { state: State::Open(open), said } = &mut *tap else { return this.stream.poll_next(cx) };
+        let Tap { state: State::Open(open), said } = &mut *tap else { return stream.poll_next(cx) };
         let polled = open.try_enter(|scope| {
-            let polled = this.stream.poll_next(cx);
+            let polled = stream.poll_next(cx);
             if let Poll::Ready(Some(item)) = &polled {
                 if let Some((error_type, message)) = reader.error(item) {
                     scope.fail_first(error_type, message);
@@ -167,13 +181,13 @@ impl<S: Stream, R: Reader<S::Item>> Stream for Tokens<S, R> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.stream.size_hint()
+        self.flow.stream.as_ref().map_or((0, None), Stream::size_hint)
     }
 }
 
 impl<S, R> fmt::Debug for Tokens<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let said = self.tap.said.as_ref();
+        let said = self.flow.tap.said.as_ref();
         f.debug_struct("Tokens")
             .field("field", &said.map(|said| &said.field))
             .field("tokens", &said.map(|said| said.count))
@@ -189,20 +203,18 @@ struct Tap {
 
 enum State {
     /// Nobody has polled it. `begun`: its `start` comes from elsewhere, so that it must be closed all the same.
-    Waiting {
-        step: Step,
-        ambient: Ambient,
-        begun: bool,
-    },
+    Waiting { step: Step, ambient: Ambient, begun: bool },
+    /// It stays open when its step has ended: the stream may have more to say of itself.
     Open(Open),
-    Closed,
+    /// For the moment between the two.
+    Beginning,
 }
 
 impl Tap {
     /// The first poll begins the step.
     fn begin(&mut self) {
         if let State::Waiting { .. } = &self.state
-            && let State::Waiting { step, ambient, begun } = mem::replace(&mut self.state, State::Closed)
+            && let State::Waiting { step, ambient, begun } = mem::replace(&mut self.state, State::Beginning)
         {
             let scope = Scope::new(step, ambient.emitter, Map::new());
             if begun {
@@ -215,11 +227,20 @@ impl Tap {
     }
 
     fn close(&mut self, how: impl FnOnce(&Scope)) {
-        if let State::Open(open) = mem::replace(&mut self.state, State::Closed) {
-            if let Some(said) = &mut self.said {
+        if let State::Open(open) = &self.state {
+            if let Some(mut said) = self.said.take() {
                 said.report(open.scope());
             }
             how(open.scope());
+        }
+    }
+
+    /// Lets go of the stream where it belongs.
+    fn let_go(&mut self, go: impl FnOnce()) {
+        match &mut self.state {
+            State::Waiting { ambient, .. } => ambient.enter(go),
+            State::Open(open) => open.let_go(go),
+            State::Beginning => go(),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod concurrency;
 mod contexts;
 mod global;
+mod leaks;
 mod scopes;
 mod tokens;
 

@@ -8,16 +8,13 @@ pub use items::AsToken;
 pub use probe::{error_type, outcome, probe, problem};
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context as Wakes, Poll};
 
 use serde_json::Value;
 use streamll_actors::event::Context;
 use streamll_actors::ingress::Emitter;
 use tokio_stream::Stream;
 
-use super::early::Early;
 use super::scope::{Open, Trace, trace};
 use super::tokens::Tokens;
 use items::{Errors, TokensAndErrors};
@@ -169,13 +166,13 @@ impl Running {
     }
 
     /// Runs a body that awaits.
-    pub fn run<F: Future>(&mut self, body: F) -> Run<'_, Pin<Box<F>>> {
+    pub fn run<F: Future>(&mut self, body: F) -> impl Future<Output = F::Output> {
         // In a box: it would stand in this future twice, in one that awaits this four times, and so on.
         self.run_boxed(Box::pin(body))
     }
 
-    pub fn run_boxed<F: Future + Unpin>(&mut self, body: F) -> Run<'_, F> {
-        Run { open: &mut self.0, body: Early::new(body) }
+    pub fn run_boxed<F: Future + Unpin>(&mut self, body: F) -> impl Future<Output = F::Output> {
+        self.0.carry(body)
     }
 
     #[must_use]
@@ -215,28 +212,6 @@ impl Running {
         L: FnMut(&S::Item) -> Option<(&'static str, String)>,
     {
         Tokens::until(self.0, Some(field), stream, TokensAndErrors(look)).outputs(outputs)
-    }
-}
-
-/// A body that awaits, inside of its call.
-#[must_use = "futures do nothing unless they are polled"]
-pub struct Run<'a, F> {
-    open: &'a mut Open,
-    body: Early<F>,
-}
-
-impl<F: Future + Unpin> Future for Run<'_, F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Wakes<'_>) -> Poll<F::Output> {
-        let Run { open, body } = &mut *self;
-        open.enter(|_| Pin::new(body).poll(cx))
-    }
-}
-
-impl<F> fmt::Debug for Run<'_, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.open.scope().fmt(f)
     }
 }
 

@@ -57,5 +57,5 @@ pub(in super::super) fn inside(around: &Ambient) -> Option<Ambient> {
     };
     // Whoever takes these surroundings along is not outside of everything.
     let level = if around.level == Level::Outside { Level::Context } else { around.level };
-    Some(Ambient { context, emitter, scope: Some(scope), level })
+    Some(Ambient { context, emitter, scope: Some(scope), level, left: None })
 }
