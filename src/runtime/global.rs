@@ -10,7 +10,7 @@ use streamll_actors::graph::Drained;
 use tracing::{error, info, warn};
 
 use super::{Handle, StartFailure};
-use crate::topology::{Registry, Topology, TopologyError, choose_environment};
+use crate::topology::{Registry, Topology, TopologyError, chosen_environment};
 
 /// The folder of the topologies, where `STREAMLL_TOPOLOGIES` names none.
 const FOLDER: &str = "topologies";
@@ -66,7 +66,7 @@ pub fn init_with(kinds: &Registry) -> Result<DrainGuard, StartFailure> {
     }
     let folder = env::var_os("STREAMLL_TOPOLOGIES").filter(|folder| !folder.is_empty());
     let folder = folder.map_or_else(|| PathBuf::from(FOLDER), PathBuf::from);
-    let topology = Topology::load(&folder, &environment(None, &folder)?, kinds)?;
+    let topology = Topology::load(&folder, &choose(None, &folder, "set STREAMLL_ENV")?, kinds)?;
     for warning in topology.warnings() {
         warn!("{}", warning.to_string().trim_end());
     }
@@ -76,11 +76,17 @@ pub fn init_with(kinds: &Registry) -> Result<DrainGuard, StartFailure> {
     Ok(DrainGuard(handle))
 }
 
-/// Which environment this process is to run: `named`, else `STREAMLL_ENV`, else `development` on a terminal.
+/// Which environment the command is to run: `named`, else `STREAMLL_ENV`, else `development` on a terminal.
+#[cfg(feature = "cli")]
 pub(crate) fn environment(named: Option<&str>, folder: &Path) -> Result<String, TopologyError> {
+    choose(named, folder, "give `--env NAME` or set STREAMLL_ENV")
+}
+
+/// The same; `how` tells whoever has not chosen how that is done here.
+fn choose(named: Option<&str>, folder: &Path, how: &str) -> Result<String, TopologyError> {
     let variable = env::var("STREAMLL_ENV").ok();
     let tty = io::stdin().is_terminal() || io::stdout().is_terminal();
-    choose_environment(named, variable.as_deref(), tty, folder)
+    chosen_environment(named, variable.as_deref(), tty, folder, how)
 }
 
 /// Waits until everything emitted before has arrived at the process-wide default, as [`Handle::flush`] does. Returns how

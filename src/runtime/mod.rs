@@ -64,7 +64,7 @@ impl Builder {
 }
 
 /// Why a topology does not run.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum StartFailure {
     /// It is wrong.
     #[error(transparent)]
@@ -78,6 +78,13 @@ pub enum StartFailure {
          pass its handle around"
     )]
     Installed,
+}
+
+/// The same as for people: it is what `fn main() -> Result<(), StartFailure>` shows.
+impl fmt::Debug for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Starts a plan as it is; a [`Topology`] is the usual way to one.

@@ -162,6 +162,17 @@ pub fn choose_environment(
     tty: bool,
     dir: impl AsRef<Path>,
 ) -> Result<String, TopologyError> {
+    chosen_environment(flag, variable, tty, dir.as_ref(), "give `--env NAME` or set STREAMLL_ENV")
+}
+
+/// The same, with a way to choose that is there for whoever has not.
+pub(crate) fn chosen_environment(
+    flag: Option<&str>,
+    variable: Option<&str>,
+    tty: bool,
+    dir: &Path,
+    how: &str,
+) -> Result<String, TopologyError> {
     let chosen = flag.or(variable.filter(|name| !name.is_empty()));
     if let Some(name) = chosen {
         return Ok(name.to_owned());
@@ -169,11 +180,11 @@ pub fn choose_environment(
     if tty {
         return Ok("development".to_owned());
     }
-    let there = environments(&dir);
+    let there = environments(dir);
     let there = match there.is_empty() {
-        true => format!("no environments in {}", dir.as_ref().display()),
+        true => format!("no environments in {}", dir.display()),
         false => format!("there are {}", error::listed(there.iter().map(String::as_str))),
     };
     let problem = Problem::new(Class::Missing, "no environment is chosen");
-    Err(problem.help(format!("give `--env NAME` or set STREAMLL_ENV; {there}")).into())
+    Err(problem.help(format!("{how}; {there}")).into())
 }

@@ -206,9 +206,17 @@ fn what_is_wrong_with_the_topology_is_told_as_the_command_tells_it() {
         return;
     }
     // Neither standard input nor output is a terminal here.
-    let error = streamll::init().unwrap_err().to_string();
-    assert!(error.contains("no environment is chosen") && error.contains("`production`"), "{error}");
+    let error = streamll::init().unwrap_err();
     assert!(streamll::installed().is_none());
+    // What `init()?` out of `main` shows.
+    let shown = format!("{error:?}");
+    assert_eq!(shown, error.to_string());
+    assert!(shown.starts_with("error: no environment is chosen"), "{shown}");
+    // There is no command line here that takes `--env`.
+    assert!(
+        shown.contains("set STREAMLL_ENV; there are `production`") && !shown.contains("--env"),
+        "{shown}"
+    );
 }
 
 #[test]
