@@ -38,6 +38,9 @@ pub trait TokenStream: Stream + Sized {
     /// the current context and emitter. A web framework polls the body long after the handler is gone. What the stream
     /// itself emits while it is polled belongs below that step.
     ///
+    /// Whether a stream has ended is known from its `None` alone: who stops reading before it, at a `[DONE]` or behind the
+    /// last item that matters, and drops the stream then, ends it as cancelled. Read on until the `None`.
+    ///
     /// ```
     /// use streamll::TokenStream as _;
     ///
