@@ -84,7 +84,7 @@ fn words() -> impl Stream<Item = &'static str> {
     tokio_stream::iter((0..ANSWER).map(|_| black_box(" forty")))
 }
 
-/// The time that it takes to read so many items, streams being made as they end; the first and the last event of a stream
+/// The processor time that it takes to read so many items, streams being made as they end; the first and the last event of a stream
 /// count, too.
 fn streams<S: Stream>(tokens: u64, pace: Option<Duration>, stream: impl Fn() -> S) -> Duration {
     let cx = &mut Context::from_waker(Waker::noop());
@@ -93,7 +93,7 @@ fn streams<S: Stream>(tokens: u64, pace: Option<Duration>, stream: impl Fn() -> 
         let mut stream = pin!(stream());
         let mut more = true;
         while more {
-            let began = Instant::now();
+            let (began, spent) = (Instant::now(), processor_time());
             for _ in 0..CHUNK {
                 match stream.as_mut().poll_next(cx) {
                     Poll::Ready(Some(item)) => {
@@ -106,7 +106,7 @@ fn streams<S: Stream>(tokens: u64, pace: Option<Duration>, stream: impl Fn() -> 
                     }
                 }
             }
-            took += began.elapsed();
+            took += processor_time().saturating_sub(spent);
             wait(began, pace);
         }
     }
@@ -118,7 +118,7 @@ fn by_hand(handle: &Handle, tokens: u64, pace: Option<Duration>) -> Duration {
     let scope = trace("answer").to(handle.emitter()).enter();
     let (step, mut took) = (scope.step(), Duration::ZERO);
     for chunk in 0..tokens / CHUNK {
-        let began = Instant::now();
+        let (began, spent) = (Instant::now(), processor_time());
         for n in 0..CHUNK {
             black_box(handle.emitter().emit(Event::token(
                 &step,
@@ -127,7 +127,7 @@ fn by_hand(handle: &Handle, tokens: u64, pace: Option<Duration>) -> Duration {
                 chunk * CHUNK + n,
             )));
         }
-        took += began.elapsed();
+        took += processor_time().saturating_sub(spent);
         wait(began, pace);
     }
     took
@@ -137,4 +137,10 @@ fn wait(began: Instant, pace: Option<Duration>) {
     if let Some(left) = pace.and_then(|pace| pace.checked_sub(began.elapsed())) {
         thread::sleep(left);
     }
+}
+
+/// Of this thread alone: others on the machine do not count.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

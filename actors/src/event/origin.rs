@@ -87,7 +87,7 @@ pub enum Confirmation {
     Lost,
 }
 
-/// Tells one waiting sender what became of its event; says [`Confirmation::NotWanted`] when dropped unanswered.
+/// Tells one waiting sender what became of its event. Dropped unanswered, nobody wanted it, or whoever did has lost it.
 pub struct Receipt(Mutex<Answer>);
 
 struct Answer {
@@ -148,7 +148,8 @@ impl Answer {
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        self.answer(Confirmation::NotWanted);
+        let was_wanted = self.lock().targets.is_some_and(|targets| targets > 0);
+        self.answer(if was_wanted { Confirmation::Lost } else { Confirmation::NotWanted });
     }
 }
 

@@ -91,13 +91,14 @@ pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
             () = sleep_until(limit) => {}
         }
     }
-    for member in members {
+    let closed = members.iter().map(|member| async move {
         let buffer = &member.worker.buffer;
         buffer.retire();
         if timeout(CLOSE, buffer.close()).await.is_err() {
             warn!(sink = %member.worker.name, "the buffer on disk does not close: its disk hangs");
         }
-    }
+    });
+    futures_util::future::join_all(closed).await;
 }
 
 fn is_busy(member: &Member) -> bool {

@@ -109,9 +109,6 @@ impl GraphHandle {
         let relief = Arc::new(Notify::new());
         let ledger = Arc::new(Ledger::default());
         let emitter = Emitter::new(plan.ingress_capacity, relief.clone(), ledger.clone());
-        if threads == Threads::Several {
-            Pacer::start(&emitter).map_err(|e| StartError::Thread(e.to_string()))?;
-        }
         let statics = Arc::new(statics(&plan));
         let table = Arc::new(Table {
             routing_key: plan.routing_key.clone(),
@@ -143,6 +140,10 @@ impl GraphHandle {
             handle.put_on_disk(&member).map(|()| member)
         });
         let members = members.collect::<Result<Vec<_>, _>>()?;
+        // A start that is refused leaves no thread behind.
+        if threads == Threads::Several {
+            Pacer::start(&shared.emitter).map_err(|e| StartError::Thread(e.to_string()))?;
+        }
         link(&members);
         let routes = shared.plan.sinks.iter().zip(&members).map(|(spec, member)| handle.route(spec, member));
         handle.publish_routes(routes.collect());
@@ -294,6 +295,9 @@ impl GraphHandle {
         }
         // Only now the old one has let go of the folder.
         let on_disk = self.put_on_disk(&member);
+        if let Err(error) = &on_disk {
+            member.worker.buffer.stay_in_memory(error.to_string());
+        }
         self.employ(&member).await;
         on_disk
     }

@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::backlog::{self, Backlog, Reader, Work};
+use super::backlog::{self, Backlog, Read, Work};
 use super::batch::Mark;
 use super::disk::{Disk, Fsync, Record, Recovered};
 use super::shed;
 use super::status::Balance;
-use crate::event::{Class, Delivery, EventId, Gap, GapReason};
+use crate::event::{Class, Confirmation, Delivery, EventId, Gap, GapReason};
 
 /// What happens to an event that finds the buffer full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,6 +112,10 @@ pub(super) struct Inner {
     last_delivered: Option<Instant>,
     /// What is behind `entries`, where there is a disk.
     pub(super) backlog: Option<Backlog>,
+    /// It is to be on a disk, and is not yet: nothing counts as held.
+    awaits_disk: bool,
+    /// Why it never came there.
+    no_disk: Option<String>,
 }
 
 #[derive(Debug)]
@@ -169,7 +173,7 @@ impl Buffer {
             policy,
             on_open,
             fallback: Mutex::default(),
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner { awaits_disk: policy.disk.is_some(), ..Inner::default() }),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             on_disk: AtomicUsize::new(0),
@@ -534,17 +538,23 @@ impl Buffer {
         let came = inner.appended;
         let backlog = Backlog::new(&self.policy, recovered, &mut inner);
         let base = inner.appended;
-        inner.backlog = Some(backlog);
+        (inner.backlog, inner.awaits_disk) = (Some(backlog), false);
         inner.appended += came;
         let Inner { backlog, entries, .. } = &mut *inner;
         if let Some(backlog) = backlog {
             for mut entry in early {
                 entry.number += base;
-                backlog.append(entry, entries, &self.name);
+                backlog.append_staged(entry, entries, &self.name);
             }
         }
         let _ = self.disk.set(disk);
         self.publish(inner, false);
+    }
+
+    /// It cannot be put on its disk, and stays in memory: what it holds counts as held once it has left.
+    pub(crate) fn stay_in_memory(&self, why: String) {
+        let mut inner = self.lock();
+        inner.no_disk = Some(why);
     }
 
     pub(super) fn disk(&self) -> Option<&Disk> {
@@ -575,9 +585,9 @@ impl Buffer {
         changed
     }
 
-    pub(super) fn loaded(&self, first: u64, records: Vec<Record>, reader: &mut Reader, sent: u64) {
+    pub(super) fn loaded(&self, first: u64, records: Vec<(Record, Read)>, sent: u64) {
         let mut inner = self.lock();
-        inner.loaded(first, records, reader, sent, Instant::now());
+        inner.loaded(first, records, sent, Instant::now());
         self.tell(inner, true);
     }
 
@@ -597,14 +607,23 @@ impl Buffer {
     /// Why nothing can be written to its disk, while that is so, and how many places of it could not be read.
     pub(crate) fn disk_trouble(&self) -> (Option<String>, u64) {
         let inner = self.lock();
-        inner.backlog.as_ref().map_or((None, 0), |backlog| (backlog.trouble.clone(), backlog.damaged))
+        inner.backlog.as_ref().map_or((inner.no_disk.clone(), 0), |b| (b.trouble.clone(), b.damaged))
     }
 
     fn make_room(&self, inner: &mut Inner, delivery: &Delivery, now: Instant) -> bool {
         let (class, size) = (delivery.event.class(), delivery.event.size());
         match inner.backlog {
             Some(_) => backlog::make_room(inner, &self.policy, class, size, &self.name, now),
-            None => shed::make_room(inner, &self.policy, class, size, now),
+            None => {
+                let mut policy = self.policy;
+                if policy.disk.is_some() {
+                    // As long as it is in memory, it is as large as a memory may be.
+                    let memory = BufferPolicy::default();
+                    policy.max_events = policy.max_events.min(memory.max_events);
+                    policy.max_size = policy.max_size.min(memory.max_size);
+                }
+                shed::make_room(inner, &policy, class, size, now)
+            }
         }
     }
 
@@ -654,22 +673,29 @@ impl Inner {
         let mut size = 0;
         if let Item::Event(delivery) = &item {
             size = delivery.event.size();
-            self.count_in(delivery.event.class(), size);
+            self.count_in(delivery.event.class(), 1, size);
         }
         let number = self.appended;
         self.appended += 1;
         let entry = Entry::new(item, number, u32::try_from(size).unwrap_or(u32::MAX), now);
         match &mut self.backlog {
             Some(backlog) => backlog.append(entry, &mut self.entries, name),
-            None => self.entries.push_back(entry),
+            None => {
+                if let Item::Event(delivery) = &entry.item
+                    && let Some(receipt) = delivery.event.receipt().filter(|_| self.awaits_disk)
+                {
+                    receipt.staged();
+                }
+                self.entries.push_back(entry);
+            }
         }
     }
 
-    /// One more event waits.
-    pub(super) fn count_in(&mut self, class: Class, size: usize) {
-        self.events += 1;
+    /// More events wait.
+    pub(super) fn count_in(&mut self, class: Class, events: usize, size: usize) {
+        self.events += events;
         self.bytes += size;
-        count(&mut self.idle, class, 1);
+        count(&mut self.idle, class, events);
     }
 
     /// Some that were not with the sink wait no more.
@@ -699,7 +725,7 @@ impl Inner {
     pub(super) fn shed(&mut self, delivery: &Delivery, reason: GapReason, name: &str, now: Instant) {
         self.balance.shed += 1;
         if let Some(receipt) = delivery.event.receipt() {
-            receipt.answer(crate::event::Confirmation::Lost);
+            receipt.answer(Confirmation::Lost);
         }
         if let Some(last) = self.gap_at_the_end() {
             return last.add(&delivery.event, reason);
@@ -732,13 +758,15 @@ impl Inner {
             return false;
         };
         match std::mem::replace(&mut entry.item, Item::Done) {
-            Item::Event(_) => {
+            Item::Event(delivery) => {
                 let size = entry.size as usize;
                 self.events -= 1;
                 self.bytes = self.bytes.saturating_sub(size);
                 *counter(&mut self.balance) += 1;
                 if let Some(backlog) = &mut self.backlog {
                     backlog.left(size);
+                } else if let Some(receipt) = delivery.event.receipt().filter(|_| self.awaits_disk) {
+                    receipt.written();
                 }
             }
             Item::Notice(_) => {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Buffer;
+use super::disk::make;
 use crate::event::{Delivery, Event, Timestamp};
 
 /// How often the log tells of dead letters, at most.
@@ -102,7 +103,7 @@ impl DeadLetters {
     /// Into a file of NDJSON.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> DeadLetters {
-        let file = DeadLetterFile { path: path.into(), max_size: MAX_FILE, file: Mutex::default() };
+        let file = DeadLetterFile { path: path.into(), max_size: MAX_FILE, turn: Mutex::default() };
         DeadLetters(Arc::new(Letters { target: ArcSwapOption::default(), file, told: Mutex::default() }))
     }
 
@@ -160,19 +161,22 @@ const MAX_FILE: u64 = 256 << 20;
 struct DeadLetterFile {
     path: PathBuf,
     max_size: u64,
-    file: Mutex<Option<File>>,
+    /// One letter after the other.
+    turn: Mutex<()>,
 }
 
 impl DeadLetterFile {
     fn append(&self, letter: &DeadLetter) -> std::io::Result<()> {
-        let mut line = letter.json();
-        line.push(b'\n');
-        let mut open = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut file = match open.take() {
-            Some(file) if self.path.exists() => file,
-            _ => create(&self.path)?,
-        };
+        let _one = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.open()?;
         let good = file.metadata()?.len();
+        let mut line = Vec::new();
+        // A loss of power may have left half a line.
+        if good > 0 && !ends_a_line(&mut file)? {
+            line.push(b'\n');
+        }
+        line.extend(letter.json());
+        line.push(b'\n');
         if good + line.len() as u64 > self.max_size {
             let name = self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let full = format!(
@@ -186,9 +190,39 @@ impl DeadLetterFile {
             let _ = file.set_len(good);
             return Err(error);
         }
-        *open = Some(file);
         Ok(())
     }
+
+    /// Opens it anew each time, and locks it: `streamll dead` takes it away beside a running service.
+    fn open(&self) -> std::io::Result<File> {
+        loop {
+            let file = create(&self.path)?;
+            file.lock()?;
+            if is_at(&file, &self.path) {
+                return Ok(file);
+            }
+        }
+    }
+}
+
+fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+/// Whether this open file is still the one at that place.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let (open, there) = (file.metadata(), fs::metadata(path));
+    matches!((open, there), (Ok(open), Ok(there)) if (open.dev(), open.ino()) == (there.dev(), there.ino()))
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 impl fmt::Debug for DeadLetterFile {
@@ -199,19 +233,21 @@ impl fmt::Debug for DeadLetterFile {
 
 fn create(path: &Path) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    let mut folder = fs::DirBuilder::new();
-    folder.recursive(true);
+    options.create(true).read(true).append(true);
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-        options.mode(0o600);
-        folder.mode(0o700);
-    }
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let is_new = !path.exists();
     if let Some(parent) = path.parent() {
-        folder.create(parent)?;
+        make(parent)?;
     }
-    options.open(path)
+    let file = options.open(path)?;
+    if is_new
+        && cfg!(unix)
+        && let Some(parent) = path.parent()
+    {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -247,7 +283,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dead/live.ndjson");
         let room = letter().json().len() as u64 * 2 + 2;
-        let file = DeadLetterFile { path: path.clone(), max_size: room, file: Mutex::default() };
+        let file = DeadLetterFile { path: path.clone(), max_size: room, turn: Mutex::default() };
         file.append(&letter()).unwrap();
         file.append(&letter()).unwrap();
         let refused = file.append(&letter()).unwrap_err().to_string();

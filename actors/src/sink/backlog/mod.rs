@@ -8,14 +8,15 @@ mod reader;
 mod room;
 
 pub(super) use part::Shed;
-pub(super) use reader::Reader;
+pub(super) use reader::{Read, Reader};
 pub(super) use room::make_room;
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use super::buffer::{BufferPolicy, Entry, Inner, Item};
 use super::disk::{HEADER, Kind, Record, Recovered, Segment};
-use crate::event::{Class, Delivery, Receipt};
+use crate::event::{CLASSES, Class, Confirmation, Delivery, Receipt};
 use part::Part;
 
 /// Most bytes of events in the window.
@@ -75,8 +76,8 @@ pub(super) struct Unwritten {
 pub(super) struct Work {
     /// To be written, in order.
     pub(super) write: Vec<Unwritten>,
-    /// A segment to read, because the window has room.
-    pub(super) load: Option<u64>,
+    /// A segment to read, because the window has room, from and to these numbers.
+    pub(super) load: Option<(u64, RangeInclusive<u64>)>,
     /// A segment to rewrite without what was shed from it.
     pub(super) compact: Option<(u64, Vec<Shed>)>,
     /// Segments whose records are all done.
@@ -111,23 +112,17 @@ impl Backlog {
             damaged: recovered.damaged,
             closing: false,
         };
-        for (segment, records) in &recovered.segments {
-            let mut part = Part::new(*segment);
-            for record in records {
-                part.rest(record.kind, record.class, record.json.len());
-                part.last = record.number;
-                backlog.resting_from = backlog.resting_from.min(record.number);
-                match record.kind {
-                    Kind::Event => {
-                        inner.balance.recovered += 1;
-                        inner.count_in(record.class, record.json.len());
-                    }
-                    Kind::Notice => inner.notices += 1,
-                    Kind::Gap => {}
-                }
+        for stored in &recovered.segments {
+            let part = Part::stored(stored);
+            backlog.resting_from = backlog.resting_from.min(stored.from);
+            inner.notices += usize::try_from(stored.alerts).unwrap_or(0);
+            for class in CLASSES {
+                let (events, bytes) = part.of(class);
+                inner.balance.recovered += events;
+                inner.count_in(class, events as usize, bytes as usize);
             }
             backlog.resting += part.resting();
-            backlog.disk_size += segment.size;
+            backlog.disk_size += stored.segment.size;
             backlog.parts.push_back(part);
         }
         inner.appended = recovered.next;
@@ -144,6 +139,16 @@ impl Backlog {
 
     /// Takes in an entry at the end, and notes that it is to be written.
     pub(super) fn append(&mut self, entry: Entry, entries: &mut VecDeque<Entry>, name: &str) {
+        if let Item::Event(delivery) = &entry.item
+            && let Some(receipt) = delivery.event.receipt()
+        {
+            receipt.staged();
+        }
+        self.append_staged(entry, entries, name);
+    }
+
+    /// Like [`append`](Self::append), for one whose receipt knows of the disk.
+    pub(super) fn append_staged(&mut self, entry: Entry, entries: &mut VecDeque<Entry>, name: &str) {
         // Once something stands behind it, nothing is added to a gap any more.
         if let Some(Entry { item: Item::Gap(gap), number, .. }) = self.last(entries) {
             let (number, delivery) = (*number, gap.delivery(name));
@@ -159,9 +164,6 @@ impl Backlog {
     }
 
     fn stage(&mut self, number: u64, kind: Kind, delivery: Delivery) {
-        if let Some(receipt) = receipt(kind, &delivery) {
-            receipt.staged();
-        }
         let size = delivery.event.size() + HEADER;
         self.unwritten_size += size;
         self.unwritten.push_back(Unwritten { number, kind, delivery, size });
@@ -228,6 +230,15 @@ impl Backlog {
         }
     }
 
+    /// Nothing will be written any more: what is not is in memory alone.
+    pub(super) fn abandon(&mut self) {
+        for item in &self.unwritten {
+            if let Some(receipt) = receipt(item.kind, &item.delivery) {
+                receipt.answer(Confirmation::Lost);
+            }
+        }
+    }
+
     /// Whether the window has room for what rests on disk.
     pub(super) fn wants_more(&self) -> bool {
         self.resting > 0 && self.window < self.window_max / 2
@@ -270,7 +281,8 @@ impl Backlog {
             self.parts.pop_front();
         }
         if self.wants_more() && !self.closing {
-            work.load = self.parts.iter().find(|part| part.resting() > 0).map(|part| part.segment.first);
+            let part = self.parts.iter().find(|part| part.resting() > 0);
+            work.load = part.map(|part| (part.segment.first, self.resting_from..=part.last));
         }
         // At the end, too: what was shed is not to come back with the next process.
         if self.closing || self.disk_size + size as u64 > max_size as u64 {
@@ -300,7 +312,7 @@ impl Backlog {
                 numbers.iter().filter(|(number, _)| (from..=to).contains(number) && *number < unwritten);
             let size = of_it.map(|(_, size)| u64::from(*size) + HEADER as u64).sum();
             if size > 0 {
-                self.shed_size += part.shed(Shed { up_to: class, from, to }, size);
+                self.shed_size += part.shed(Shed { class, from, to }, size);
             }
         }
     }

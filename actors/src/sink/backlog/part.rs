@@ -1,6 +1,6 @@
 //! One segment of the log as the queue sees it: what rests in it, and what of that is shed.
 
-use super::super::disk::{Kind, Record, Segment};
+use super::super::disk::{Kind, Record, Segment, Stored};
 use crate::event::Class;
 
 /// One segment of the log, and what rests in it.
@@ -19,10 +19,10 @@ pub(super) struct Part {
     pub(super) shrinks: u64,
 }
 
-/// Events of this class, and of those below it, are shed from and to these numbers.
+/// Events of this class are shed from and to these numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shed {
-    pub(super) up_to: Class,
+    pub(super) class: Class,
     pub(super) from: u64,
     pub(super) to: u64,
 }
@@ -30,22 +30,20 @@ pub(crate) struct Shed {
 impl Shed {
     pub(super) fn takes(&self, record: &Record) -> bool {
         record.kind == Kind::Event
-            && record.class <= self.up_to
+            && record.class == self.class
             && (self.from..=self.to).contains(&record.number)
     }
 }
 
 impl Part {
     pub(super) fn new(segment: Segment) -> Part {
-        Part {
-            segment,
-            last: segment.first,
-            events: [0; 3],
-            bytes: [0; 3],
-            notices: 0,
-            shed: Vec::new(),
-            shrinks: 0,
-        }
+        Part::stored(&Stored { segment, last: segment.first, ..Stored::default() })
+    }
+
+    /// One that an earlier process left.
+    pub(super) fn stored(stored: &Stored) -> Part {
+        let Stored { segment, last, events, bytes, notices, .. } = *stored;
+        Part { segment, last, events, bytes, notices, shed: Vec::new(), shrinks: 0 }
     }
 
     pub(super) fn resting(&self) -> u64 {

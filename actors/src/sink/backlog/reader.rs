@@ -18,7 +18,7 @@ pub(in crate::sink) struct Reader {
 }
 
 /// What became of a record.
-pub(super) enum Read {
+pub(in crate::sink) enum Read {
     Entry(Kind, Delivery),
     Gap(Gap),
     /// Its checksum is right, but it makes no sense to us.
@@ -30,8 +30,11 @@ impl Reader {
         Reader { decoder: Decoder::default(), sink }
     }
 
-    pub(super) fn read(&mut self, record: &Record) -> Read {
-        let Ok(event) = self.decoder.restore(record.json.clone(), Some(record.class), record.system) else {
+    /// With bytes of its own: one event that waits must not hold the memory of its whole segment.
+    pub(in crate::sink) fn read(&mut self, record: &Record) -> Read {
+        let Ok(event) =
+            self.decoder.restore(Bytes::copy_from_slice(&record.json), Some(record.class), record.system)
+        else {
             return Read::Strange;
         };
         if record.kind == Kind::Gap {
@@ -80,23 +83,22 @@ impl Inner {
     pub(in crate::sink) fn loaded(
         &mut self,
         first: u64,
-        records: Vec<Record>,
-        reader: &mut Reader,
+        records: Vec<(Record, Read)>,
         sent: u64,
         now: Instant,
     ) {
         let Some(backlog) = &mut self.backlog else { return };
         let Some(part) = backlog.parts.iter_mut().find(|part| part.segment.first == first) else { return };
-        let (from, last, shed) = (backlog.resting_from, part.last, part.shed.clone());
+        let (last, shed) = (part.last, part.shed.clone());
         backlog.resting -= part.resting();
         let mut missing = std::mem::take(&mut part.events);
         let estimated: u64 = std::mem::take(&mut part.bytes).iter().sum();
         (part.notices, backlog.resting_from) = (0, last + 1);
         let clock = Timestamp::now().as_micros();
         let mut loaded = 0;
-        for record in records.iter().filter(|record| (from..=last).contains(&record.number)) {
-            let is_shed = shed.iter().any(|shed| shed.takes(record));
-            let (item, size) = match reader.read(record) {
+        for (record, read) in records {
+            let is_shed = shed.iter().any(|shed| shed.takes(&record));
+            let (item, size) = match read {
                 Read::Strange => continue,
                 Read::Gap(gap) => (Item::Gap(Box::new(gap)), 0),
                 Read::Entry(_, delivery) if is_shed => {

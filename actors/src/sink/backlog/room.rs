@@ -2,13 +2,15 @@
 //!
 //! What is shed counts as such at once, and the router waits for nothing: files shrink when their room is needed.
 
+use std::collections::VecDeque;
+
 use tokio::time::Instant;
 
 use super::super::buffer::{BufferPolicy, Entry, Inner, Item, WhenFull};
 use super::super::disk::{HEADER, Kind};
 use super::super::shed::{Evicted, evict};
 use super::part::Shed;
-use super::{Backlog, Unwritten};
+use super::{Backlog, UNWRITTEN, Unwritten};
 use crate::event::Class;
 
 /// A full buffer frees this part of itself at once.
@@ -26,50 +28,77 @@ pub(in crate::sink) fn make_room(
     now: Instant,
 ) -> bool {
     let size = size + HEADER;
-    if fits(inner, policy, class, size) {
+    let bounds = Bounds::of(policy, class);
+    if bounds.hold(inner, size) {
         return true;
     }
-    if policy.when_full == WhenFull::DropNewest {
+    if policy.when_full == WhenFull::DropNewest || size > bounds.size {
         return false;
     }
-    let chunk = (policy.max_size / CHUNK) as u64;
     for victim in [Class::Token, Class::Lifecycle] {
-        let (least, most) = match (victim, class) {
+        // Lifecycle events are dear: no more of them go than must.
+        let chunk = if victim == Class::Token { CHUNK } else { CHUNK * CHUNK };
+        let part = |of: usize| of / chunk;
+        if !bounds.are_of_disk_held(inner, size) {
             // A token displaces older tokens only where a whole chunk of them goes at once.
-            (Class::Token, Class::Token) => (chunk, chunk),
-            (Class::Token, _) => (1, chunk),
-            // Lifecycle events are dear: no more of them go than must.
-            _ if victim < class => (1, chunk / CHUNK as u64),
-            _ => break,
-        };
-        let wanted = most.max(size as u64);
-        if inner.resting(victim) >= least {
-            inner.shed_on_disk(victim, wanted);
+            let least = if victim == class { part(policy.max_size) as u64 } else { 1 };
+            if victim > class || (victim == class && class != Class::Token) {
+                break;
+            }
+            let by_count = inner.events >= bounds.events;
+            let wanted = if by_count { 1 } else { part(policy.max_size).max(size) };
+            if inner.resting(victim) >= least {
+                inner.shed_on_disk(victim, wanted as u64);
+            }
+            if victim < class && !bounds.are_of_disk_held(inner, size) {
+                inner.shed_in_memory(victim, wanted, 0, name, now);
+            }
         }
-        // What is in memory goes last, and never one token for another.
-        if victim < class && !fits(inner, policy, class, size) {
-            inner.shed_in_memory(victim, wanted, name, now);
+        // What is written is safe where it is: only what is not can make room there.
+        if victim < class && !bounds.is_of_memory_held(inner, size) {
+            let unwritten = inner.backlog.as_ref().map_or(0, |backlog| backlog.writing_to);
+            inner.shed_in_memory(victim, part(UNWRITTEN).max(size), unwritten, name, now);
         }
-        if fits(inner, policy, class, size) {
+        if bounds.hold(inner, size) {
             return true;
         }
     }
     false
 }
 
-fn fits(inner: &Inner, policy: &BufferPolicy, class: Class, size: usize) -> bool {
-    let Some(backlog) = &inner.backlog else { return false };
-    let reserved = |max: usize| if class == Class::Token { max - max / RESERVE } else { max };
-    // The disk does not keep up, or cannot be written at all.
-    let most = backlog.unwritten_max;
-    let behind = match class {
-        Class::Token => most - most / 4,
-        Class::Lifecycle => most - most / RESERVE,
-        Class::Audit => most,
-    };
-    inner.events < reserved(policy.max_events).max(1)
-        && backlog.used() + size <= reserved(policy.max_size)
-        && backlog.unwritten() + size <= behind
+/// How far events of one class may fill a buffer.
+struct Bounds {
+    events: usize,
+    size: usize,
+    class: Class,
+}
+
+impl Bounds {
+    fn of(policy: &BufferPolicy, class: Class) -> Bounds {
+        let reserved = |max: usize| if class == Class::Token { max - max / RESERVE } else { max };
+        Bounds { events: reserved(policy.max_events).max(1), size: reserved(policy.max_size), class }
+    }
+
+    fn hold(&self, inner: &Inner, size: usize) -> bool {
+        self.are_of_disk_held(inner, size) && self.is_of_memory_held(inner, size)
+    }
+
+    fn are_of_disk_held(&self, inner: &Inner, size: usize) -> bool {
+        let used = inner.backlog.as_ref().map_or(0, Backlog::used);
+        inner.events < self.events && used + size <= self.size
+    }
+
+    /// Whether the disk keeps up.
+    fn is_of_memory_held(&self, inner: &Inner, size: usize) -> bool {
+        let Some(backlog) = &inner.backlog else { return false };
+        let most = backlog.unwritten_max;
+        let most = match self.class {
+            Class::Token => most - most / 4,
+            Class::Lifecycle => most - most / RESERVE,
+            Class::Audit => most,
+        };
+        backlog.unwritten() + size <= most
+    }
 }
 
 impl Inner {
@@ -89,7 +118,7 @@ impl Inner {
             }
             let size = bytes + events * HEADER as u64;
             let from = part.segment.first.max(backlog.resting_from);
-            backlog.shed_size += part.shed(Shed { up_to: victim, from, to: part.last }, size);
+            backlog.shed_size += part.shed(Shed { class: victim, from, to: part.last }, size);
             // A gap rests in their place.
             part.notices += 1;
             backlog.resting = backlog.resting - events + 1;
@@ -103,14 +132,25 @@ impl Inner {
         self.count_out(victim, gone as usize, bytes_gone as usize);
     }
 
-    /// Sheds the oldest of one class that are in memory and neither with the sink nor being written.
-    fn shed_in_memory(&mut self, victim: Class, wanted: u64, name: &str, now: Instant) {
+    /// Sheds the oldest of one class that are in memory and neither with the sink nor being written, from a number on.
+    fn shed_in_memory(&mut self, victim: Class, wanted: usize, from: u64, name: &str, now: Instant) {
         let Some(backlog) = &mut self.backlog else { return };
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let window = evict(&mut self.entries, self.leased, victim, 1, wanted, now);
+        let resting: u64 = backlog.parts.iter().map(|part| part.of(victim).0).sum();
+        // To look for victims means to walk the queue.
+        if self.idle.get(victim as usize).is_none_or(|idle| *idle as u64 <= resting) {
+            return;
+        }
+        let before = self.entries.partition_point(|entry| entry.number < from);
+        let window = evict(&mut self.entries, before.max(self.leased), victim, 1, wanted, now);
         backlog.window = backlog.window.saturating_sub(window.bytes);
         backlog.forget(victim, &window.numbers);
-        let tail = backlog.evict(victim, wanted.saturating_sub(window.bytes), name, now);
+        let mut tail = Evicted::default();
+        if window.bytes < wanted {
+            let writing = backlog.tail.iter().take_while(|entry| entry.number < backlog.writing_to).count();
+            tail = evict(&mut backlog.tail, writing, victim, 1, wanted - window.bytes, now);
+            backlog.forget(victim, &tail.numbers);
+        }
+        backlog.stage_gaps(&self.entries, name);
         for evicted in [window, tail] {
             self.balance.shed += evicted.numbers.len() as u64;
             self.count_out(victim, evicted.numbers.len(), evicted.bytes);
@@ -119,25 +159,17 @@ impl Inner {
 }
 
 impl Backlog {
-    /// Sheds from the tail.
-    fn evict(&mut self, victim: Class, wanted: usize, name: &str, now: Instant) -> Evicted {
-        if wanted == 0 {
-            return Evicted::default();
-        }
-        let writing = self.tail.iter().take_while(|entry| entry.number < self.writing_to).count();
-        let evicted = evict(&mut self.tail, writing, victim, 1, wanted, now);
-        self.forget(victim, &evicted.numbers);
-        // Gaps have come, have grown, and have become one: they are to be written as they are now.
-        let is_open = |entry: &Entry| matches!(entry.item, Item::Gap(_)) && entry.number >= self.writing_to;
-        let sealed = self.tail.len().saturating_sub(1);
-        let gaps = self.tail.iter().take(sealed).filter(|entry| is_open(entry));
-        let gaps: Vec<_> = gaps
-            .filter_map(|entry| match &entry.item {
-                Item::Gap(gap) => Some((entry.number, gap.delivery(name))),
-                _ => None,
-            })
-            .collect();
+    /// Gaps have come, have grown, and have become one: they are to be written as they are now, all but one at the very end.
+    fn stage_gaps(&mut self, entries: &VecDeque<Entry>, name: &str) {
         let writing_to = self.writing_to;
+        let all = entries.len() + self.tail.len();
+        let gaps = entries.iter().chain(&self.tail).take(all.saturating_sub(1)).filter_map(|entry| {
+            match &entry.item {
+                Item::Gap(gap) if entry.number >= writing_to => Some((entry.number, gap.delivery(name))),
+                _ => None,
+            }
+        });
+        let gaps: Vec<_> = gaps.collect();
         self.unwritten.retain(|item| item.kind != Kind::Gap || item.number < writing_to);
         for (number, delivery) in gaps {
             let place = self.unwritten.partition_point(|item| item.number < number);
@@ -145,6 +177,5 @@ impl Backlog {
             self.unwritten.insert(place, Unwritten { number, kind: Kind::Gap, delivery, size });
         }
         self.unwritten_size = self.unwritten.iter().map(|item| item.size).sum();
-        evicted
     }
 }

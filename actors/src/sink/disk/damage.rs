@@ -123,6 +123,19 @@ fn a_segment_that_cannot_be_read_any_more_is_counted_and_marked() {
 }
 
 #[test]
+fn damage_at_the_end_is_counted_like_any_other() {
+    let (files, json) = stored(6);
+    let mut half = files.clone();
+    let size = log(&mut half).len();
+    log(&mut half)[size / 2..].fill(0);
+    let (arrived, damaged) = found(&half);
+    assert_eq!((arrived.as_slice(), damaged), (&json[..3], 1));
+    let mut whole = files;
+    log(&mut whole).fill(0);
+    assert_eq!(found(&whole), (vec![], 1));
+}
+
+#[test]
 fn strange_files_in_the_folder_are_left_alone() {
     let (mut files, json) = stored(3);
     for (name, bytes) in [("notes.txt", "hello"), ("00.log.bak", "x"), ("nonsense.log", "y"), ("7.new", "z")]

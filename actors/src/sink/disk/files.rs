@@ -156,7 +156,7 @@ fn options() -> OpenOptions {
 }
 
 /// Makes a folder with all that it lies in, for its owner only, so that a loss of power does not take it away again.
-fn make(path: &Path) -> io::Result<()> {
+pub(crate) fn make(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }

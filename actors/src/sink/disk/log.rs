@@ -8,11 +8,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::files::Files;
-use super::record::{Found, Record, Scan};
+use super::record::{Found, Kind, Record, Scan};
 use crate::event::Timestamp;
 
 const SEGMENT: &str = ".log";
@@ -38,8 +39,8 @@ pub enum Fsync {
 /// What a log held when it was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
-    /// Its segments, with their records that are not done.
-    pub(crate) segments: Vec<(Segment, Vec<Record>)>,
+    /// Its segments that have records which are not done.
+    pub(crate) segments: Vec<Stored>,
     /// The number of the next record.
     pub(crate) next: u64,
     /// Records before this number may have been sent.
@@ -48,8 +49,40 @@ pub(crate) struct Recovered {
     pub(crate) damaged: u64,
 }
 
+/// What of a segment is not done: no more than numbers, since a log may be larger than memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stored {
+    pub(crate) segment: Segment,
+    pub(crate) from: u64,
+    pub(crate) last: u64,
+    /// Events by class, and the bytes of their JSON.
+    pub(crate) events: [u64; 3],
+    pub(crate) bytes: [u64; 3],
+    /// Gaps and alerts, and the alerts alone.
+    pub(crate) notices: u64,
+    pub(crate) alerts: u64,
+}
+
+impl Stored {
+    fn add(&mut self, record: &Record) {
+        if self.events.iter().sum::<u64>() + self.notices == 0 {
+            self.from = record.number;
+        }
+        self.last = record.number;
+        if record.kind != Kind::Event {
+            self.notices += 1;
+            self.alerts += u64::from(record.kind == Kind::Notice);
+        } else if let (Some(events), Some(bytes)) =
+            (self.events.get_mut(record.class as usize), self.bytes.get_mut(record.class as usize))
+        {
+            *events += 1;
+            *bytes += record.json.len() as u64;
+        }
+    }
+}
+
 /// One file of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Segment {
     pub(crate) first: u64,
     /// Its size in bytes.
@@ -95,23 +128,23 @@ impl Log {
                 let _ = files.remove(&file_name(*first));
                 continue;
             }
-            let bytes = match files.read(&file_name(*first)) {
+            let bytes = match read_patiently(&*files, &file_name(*first)) {
                 Ok(bytes) => bytes,
                 Err(error) => {
-                    error!(sink = %name, segment = first, %error, "a part of the buffer on disk cannot be read");
                     recovered.damaged += 1;
+                    keep_unread(&name, &*files, *first, &error);
                     continue;
                 }
             };
-            let size = bytes.len() as u64;
-            let mut records = Vec::new();
+            let segment = Segment { first: *first, size: bytes.len() as u64 };
+            let mut stored = Stored { segment, ..Stored::default() };
             for found in Scan::new(bytes.clone()) {
                 match found {
                     // What was written a second time after an error stands in two segments.
                     Found::Record(record) if record.number < recovered.next => {}
                     Found::Record(record) => {
                         recovered.next = record.number + 1;
-                        records.push(record);
+                        stored.add(&record);
                     }
                     Found::Damaged(range) => {
                         recovered.damaged += 1;
@@ -123,11 +156,11 @@ impl Log {
                     ),
                 }
             }
-            match records.is_empty() {
-                true => {
+            match stored.events.iter().sum::<u64>() + stored.notices {
+                0 => {
                     let _ = files.remove(&file_name(*first));
                 }
-                false => recovered.segments.push((Segment { first: *first, size }, records)),
+                _ => recovered.segments.push(stored),
             }
         }
         // No number is ever used again: an old mark that a loss of power brings back must not speak of new records. Faster
@@ -193,7 +226,10 @@ impl Log {
                     Some(segment) => self.files.cut(&name, segment.size),
                     None => self.files.remove(&name),
                 };
-                self.unsynced = None;
+                // What was written before is still to survive.
+                if self.unsynced.take().is_some() && active.is_some() {
+                    let _ = self.files.sync(&name);
+                }
                 Err(error)
             }
         }
@@ -256,6 +292,11 @@ impl Log {
         Ok(records.collect())
     }
 
+    /// Gives up a segment that cannot be read; its file stays, for whoever can.
+    pub(crate) fn give_up(&mut self, first: u64, error: &io::Error) {
+        keep_unread(&self.name, &*self.files, first, error);
+    }
+
     /// Puts other records in the place of a segment that is sealed; after a crash there are the ones or the others.
     pub(crate) fn rewrite(&mut self, first: u64, records: &[Record]) -> io::Result<Segment> {
         let mut bytes = Vec::with_capacity(records.iter().map(Record::size).sum());
@@ -276,7 +317,9 @@ impl Log {
         if self.is_active(first) {
             (self.active, self.unsynced) = (None, None);
         }
-        if let Err(error) = self.files.remove(&file_name(first)) {
+        if let Err(error) = self.files.remove(&file_name(first))
+            && error.kind() != io::ErrorKind::NotFound
+        {
             warn!(sink = %self.name, segment = first, %error, "a part of the buffer on disk cannot be removed");
         }
     }
@@ -339,6 +382,28 @@ fn mark(number: u64) -> [u8; MARK] {
 
 fn file_name(first: u64) -> String {
     format!("{first:020}{SEGMENT}")
+}
+
+/// How often a file is read that cannot be, before it is given up, and how long that is put off.
+const READS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(50);
+
+fn read_patiently(files: &dyn Files, name: &str) -> io::Result<Bytes> {
+    let mut read = files.read(name);
+    for _ in 1..READS {
+        if read.is_ok() {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        read = files.read(name);
+    }
+    read
+}
+
+fn keep_unread(sink: &str, files: &dyn Files, first: u64, error: &io::Error) {
+    let file = format!("unread-{first:020}");
+    let kept = files.rename(&file_name(first), &file).is_ok();
+    error!(sink, file, kept, %error, "a part of the buffer on disk cannot be read; what is whole goes on");
 }
 
 /// Keeps bytes that are no record for whoever wants to look at them.

@@ -9,16 +9,19 @@ mod log;
 mod model;
 #[cfg(test)]
 mod power;
+#[cfg(test)]
+mod pressure;
 mod record;
 
 pub use files::FolderError;
-pub(crate) use files::{Files, Folder};
+pub(crate) use files::{Files, Folder, make};
 pub use log::Fsync;
-pub(super) use log::{Log, Recovered, Segment};
+pub(super) use log::{Log, Recovered, Segment, Stored};
 pub(super) use record::{HEADER, Kind, Record};
 
 use std::fmt;
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -71,7 +74,7 @@ pub(crate) fn open(buffer: &Arc<Buffer>, path: &Path, with_thread: bool) -> Resu
     let (mut worker, recovered, closed) =
         Worker::open(buffer, files.clone()).map_err(|error| FolderError::unusable(path, &error))?;
     worker.lock = Some(lock);
-    let waiting: usize = recovered.segments.iter().map(|(_, records)| records.len()).sum();
+    let waiting: u64 = recovered.segments.iter().flat_map(|stored| stored.events).sum();
     if waiting > 0 || recovered.damaged > 0 {
         info!(sink = %buffer.name(), waiting, damaged = recovered.damaged, "found events on disk");
     }
@@ -195,15 +198,17 @@ impl Worker {
             self.compact(buffer, *first, shed);
             return Next::Again;
         }
+        // Before anything is written: that may add to the same segment.
+        if let Some((first, numbers)) = work.load {
+            return self.load(buffer, first, &numbers);
+        }
         if !work.write.is_empty() && self.retry.is_none_or(|at| at <= now) {
             self.write(buffer, &work, now);
-        }
-        if let Some(first) = work.load {
-            return self.load(buffer, first);
         }
         self.log.done(work.done);
         if work.ended || (work.closing && self.retry.is_some()) {
             self.log.sync(now, true);
+            buffer.change(|backlog, _| backlog.abandon());
             self.lock = None;
             let _ = self.ended.send(true);
             return Next::Ended;
@@ -236,7 +241,7 @@ impl Worker {
         }
     }
 
-    fn load(&mut self, buffer: &Buffer, first: u64) -> Next {
+    fn load(&mut self, buffer: &Buffer, first: u64, numbers: &RangeInclusive<u64>) -> Next {
         if self.log.is_active(first) {
             self.log.seal();
         }
@@ -247,13 +252,19 @@ impl Worker {
                 return Next::Wait(Some(Instant::now() + LAZY));
             }
             Err(error) => {
-                error!(sink = %buffer.name(), %error, "a part of the buffer on disk is lost: it cannot be read");
+                self.log.give_up(first, &error);
                 Vec::new()
             }
             Ok(records) => records,
         };
         self.failed_reads = 0;
-        buffer.loaded(first, records, &mut self.reader, self.sent);
+        let records = records.into_iter().filter(|record| numbers.contains(&record.number));
+        // Outside of the buffer's lock: the router must not wait for it.
+        let read = records.map(|record| {
+            let read = self.reader.read(&record);
+            (record, read)
+        });
+        buffer.loaded(first, read.collect(), self.sent);
         Next::Again
     }
 

@@ -120,9 +120,9 @@ fn checksum(record: &[u8]) -> u32 {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Record(Record),
-    /// Bytes that are no record, with records behind them.
+    /// Bytes that are no record.
     Damaged(Range<usize>),
-    /// Bytes at the end that are no record: mostly one that was being written when the process or the machine died.
+    /// The beginning of a record at the end: it was being written when the process or the machine died.
     Torn(Range<usize>),
 }
 
@@ -165,8 +165,22 @@ impl Iterator for Scan {
         }
         let next = self.next_start(start);
         self.at = next.unwrap_or(end);
-        Some(next.map_or(Found::Torn(start..end), |next| Found::Damaged(start..next)))
+        let rest = self.bytes.get(start..).unwrap_or_default();
+        Some(match next {
+            Some(next) => Found::Damaged(start..next),
+            None if is_unfinished(rest) => Found::Torn(start..end),
+            None => Found::Damaged(start..end),
+        })
     }
+}
+
+/// Whether these bytes begin as a record does that is longer than they are.
+fn is_unfinished(bytes: &[u8]) -> bool {
+    let marked = bytes.iter().zip(MARK).all(|(byte, mark)| *byte == mark);
+    let len = bytes.get(16..20).and_then(|len| len.try_into().ok()).map(u32::from_le_bytes);
+    marked
+        && (bytes.len() < HEADER
+            || len.is_some_and(|len| HEADER as u64 + u64::from(len) > bytes.len() as u64))
 }
 
 #[cfg(test)]

@@ -1,0 +1,159 @@
+//! Disk buffers that are full, or whose disk is behind: who goes, and who must not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::model::{policy, start};
+use super::power::Power;
+use super::*;
+use crate::event::{Class, Confirmation, Delivery, Event, Receipt, Step};
+use crate::sink::batch::Mark;
+use crate::sink::{BufferPolicy, OnOpen};
+
+fn event(class: Class, size: usize) -> Event {
+    let mut event = Event::new(&Step::new("M"), "e").with("text", "x".repeat(size));
+    event.set_class(class);
+    event
+}
+
+fn push(buffer: &Buffer, class: Class, events: usize, size: usize, now: Instant) {
+    for _ in 0..events {
+        buffer.push([Delivery::new(event(class, size), "k".into())], now);
+    }
+}
+
+fn settle(buffer: &Buffer, worker: &mut Worker, now: Instant) {
+    while worker.turn(buffer, now) == Next::Again {}
+}
+
+/// How many events of each class arrive, with what the markers tell of.
+fn deliver(buffer: &Buffer, worker: &mut Worker, now: Instant) -> ([usize; 3], u64) {
+    let (mut arrived, mut told) = ([0; 3], 0);
+    settle(buffer, worker, now);
+    while let Some(lease) = buffer.lease(buffer.incarnation(), usize::MAX, usize::MAX, now) {
+        for delivery in &lease.items {
+            match delivery.event.is_system() {
+                true => told += delivery.event.data("count").and_then(|count| count.as_u64()).unwrap_or(0),
+                false => arrived[delivery.event.class() as usize] += 1,
+            }
+        }
+        buffer.settle(&lease, &vec![Mark::Delivered; lease.items.len()], now);
+        settle(buffer, worker, now);
+    }
+    assert!(buffer.balance(now).holds());
+    (arrived, told)
+}
+
+#[test]
+fn what_is_safe_on_disk_does_not_go_because_the_disk_is_behind() {
+    let files = Arc::new(Power::default());
+    let (buffer, mut worker) = start(&files, policy(256 << 20, Fsync::Group));
+    let now = Instant::now();
+    for _ in 0..4 {
+        push(&buffer, Class::Lifecycle, 1000, 4000, now);
+        settle(&buffer, &mut worker, now);
+    }
+    assert_eq!(buffer.balance(now).on_disk, 4000);
+    files.fail(true, true);
+    settle(&buffer, &mut worker, now);
+    push(&buffer, Class::Lifecycle, 1000, 4000, now);
+    push(&buffer, Class::Audit, 6000, 4000, now);
+    files.fail(false, false);
+    let (arrived, told) = deliver(&buffer, &mut worker, now + RETRY);
+    let [_, lifecycle, audit] = arrived;
+    assert!(lifecycle >= 4000, "{lifecycle} of those that were safe");
+    assert!(audit > 3000, "audit events displace those that are not written: {audit}");
+    assert_eq!((lifecycle + audit + told as usize), 11_000);
+}
+
+#[test]
+fn a_bound_of_events_sheds_few_and_an_event_beyond_the_size_sheds_none() {
+    let now = Instant::now();
+    let files = Arc::new(Power::default());
+    let bounds = BufferPolicy { max_events: 3000, ..policy(4 << 20, Fsync::Group) };
+    let (buffer, mut worker) = start(&files, bounds);
+    for _ in 0..30 {
+        push(&buffer, Class::Lifecycle, 100, 10, now);
+        settle(&buffer, &mut worker, now);
+    }
+    assert_eq!((buffer.balance(now).waiting, buffer.balance(now).shed), (3000, 0));
+    push(&buffer, Class::Audit, 1, 10, now);
+    let shed = buffer.balance(now).shed;
+    assert!(shed > 0 && shed < 600, "{shed} for one");
+    push(&buffer, Class::Audit, 1, 5 << 20, now);
+    assert_eq!(buffer.balance(now).shed, shed + 1, "it does not fit anyway");
+    let ([_, lifecycle, audit], told) = deliver(&buffer, &mut worker, now);
+    assert_eq!((lifecycle as u64, audit, told), (3000 - shed, 1, shed + 1));
+}
+
+#[test]
+fn markers_of_what_was_shed_from_memory_survive_an_orderly_end() {
+    let files = Arc::new(Power::default());
+    let (buffer, mut worker) = start(&files, policy(1 << 20, Fsync::Group));
+    let now = Instant::now();
+    files.fail(true, true);
+    push(&buffer, Class::Token, 900, 700, now);
+    settle(&buffer, &mut worker, now);
+    push(&buffer, Class::Lifecycle, 400, 700, now);
+    let shed = buffer.balance(now).shed;
+    assert!(shed > 100, "{shed}");
+    files.fail(false, false);
+    settle(&buffer, &mut worker, now + RETRY);
+    buffer.change(|backlog, entries| backlog.close(entries, "model"));
+    while worker.turn(&buffer, now + RETRY) != Next::Ended {}
+    let (buffer, mut worker) = start(&files, policy(1 << 20, Fsync::Group));
+    let (arrived, told) = deliver(&buffer, &mut worker, now);
+    assert_eq!((arrived.iter().sum::<usize>() as u64, told), (1300 - shed, shed));
+}
+
+#[test]
+fn what_is_not_yet_on_its_disk_is_not_held() {
+    let buffer = Buffer::new("model".into(), policy(1 << 20, Fsync::Group), OnOpen::Buffer, Arc::default());
+    let mut event = event(Class::Lifecycle, 10);
+    let (receipt, mut answer) = Receipt::new();
+    event.set_receipt(receipt.clone());
+    buffer.push([Delivery::new(event, "k".into())], Instant::now());
+    receipt.routed(1);
+    assert!(answer.try_recv().is_err(), "an earlier sink still has the folder");
+    let files = Arc::new(Power::default());
+    let (mut worker, recovered, closed) = Worker::open(&buffer, files.clone()).unwrap();
+    let hand = Hand::Thread(OnceLock::new());
+    buffer.put_on_disk(&recovered, Disk { files, sent: AtomicU64::new(0), hand, closed });
+    assert!(answer.try_recv().is_err());
+    settle(&buffer, &mut worker, Instant::now());
+    assert_eq!(answer.try_recv(), Ok(Confirmation::Held(1)));
+}
+
+#[test]
+fn what_could_not_be_written_at_the_end_is_lost_and_not_unwanted() {
+    let files = Arc::new(Power::default());
+    let (buffer, mut worker) = start(&files, policy(1 << 20, Fsync::Group));
+    files.fail(true, true);
+    let mut event = event(Class::Lifecycle, 10);
+    let (receipt, mut answer) = Receipt::new();
+    event.set_receipt(receipt.clone());
+    buffer.push([Delivery::new(event, "k".into())], Instant::now());
+    receipt.routed(1);
+    buffer.change(|backlog, entries| backlog.close(entries, "model"));
+    while worker.turn(&buffer, Instant::now()) != Next::Ended {}
+    assert_eq!(answer.try_recv(), Ok(Confirmation::Lost));
+}
+
+#[test]
+fn with_an_interval_a_loss_of_power_costs_what_came_in_since_the_last_sync() {
+    let every = Fsync::Every(Duration::from_millis(100));
+    for (waits, recovered) in [(0, 0), (100, 50)] {
+        let files = Arc::new(Power::default());
+        let (buffer, mut worker) = start(&files, policy(1 << 20, every));
+        let now = Instant::now();
+        push(&buffer, Class::Lifecycle, 50, 10, now);
+        settle(&buffer, &mut worker, now);
+        settle(&buffer, &mut worker, now + Duration::from_millis(waits));
+        // Nothing that was not synced is there.
+        files.lose(|_| 1);
+        let (buffer, _) = start(&files, policy(1 << 20, every));
+        assert_eq!(buffer.balance(now).recovered, recovered, "after {waits} ms");
+    }
+}
