@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -124,11 +124,12 @@ fn fail(why: &str) -> ExitCode {
     ExitCode::from(INCOMPLETE)
 }
 
-/// The lines of a file; none where there is none.
+/// The lines of a file; none where there is none. Bytes that are no text show as such, and are no letter.
 fn lines(path: &Path) -> io::Result<Vec<String>> {
-    match File::open(path) {
-        Ok(file) => {
-            BufReader::new(file).lines().filter(|line| !matches!(line, Ok(line) if line.is_empty())).collect()
+    match fs::read(path) {
+        Ok(bytes) => {
+            let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            Ok(lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
@@ -141,7 +142,7 @@ fn list(data_dir: &Path) -> io::Result<()> {
         Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
         Err(_) => Vec::new(),
     };
-    paths.retain(|path| path.extension().is_some_and(|ending| ending == "ndjson"));
+    paths.retain(|path| path.extension().is_some_and(|ending| ending == "ndjson" || ending == UNDER_WAY));
     paths.sort();
     let mut out = io::stdout().lock();
     let mut found = false;
@@ -152,6 +153,8 @@ fn list(data_dir: &Path) -> io::Result<()> {
         let (Some(first), Some(last)) = (letters.first(), letters.last()) else { continue };
         found = true;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let under_way = path.extension().is_some_and(|ending| ending == UNDER_WAY);
+        let name = if under_way { format!("{name} (a replay that was cut off)") } else { name.into_owned() };
         writeln!(out, "{name}: {} ({} to {})", letters.len(), first.last_attempt, last.last_attempt)?;
         let mut reasons: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for letter in &letters {
@@ -278,6 +281,8 @@ fn take(path: &Path) -> io::Result<PathBuf> {
 /// Sends the letters, and puts back those that did not arrive. How many there are, how many arrived, and why not all.
 async fn send(handle: &Handle, sink: &str, from: &Path, back: &Path) -> io::Result<(u64, u64, String)> {
     let target = handle.sink(sink).ok_or_else(|| io::Error::other("the sink is gone"))?;
+    // Whoever was writing a letter when the file was taken away has written it by now, and finds it gone.
+    File::open(from)?.lock()?;
     let (mut letters, mut kept) = (0, Vec::new());
     for line in lines(from)? {
         letters += 1;
@@ -294,8 +299,8 @@ async fn send(handle: &Handle, sink: &str, from: &Path, back: &Path) -> io::Resu
         loop {
             match target.replay(event.get().as_bytes(), letter.attempts) {
                 Ok(true) => break,
-                // A sink that is away takes no more: the rest stays where it is.
-                Ok(false) if target.status().circuit_open => {
+                // A sink that is away, or given up, takes no more: the rest stays where it is.
+                Ok(false) if target.status().state != crate::SinkState::Closed => {
                     kept.push(line.clone());
                     break;
                 }
@@ -308,7 +313,7 @@ async fn send(handle: &Handle, sink: &str, from: &Path, back: &Path) -> io::Resu
             }
         }
     }
-    let skipped = kept.len();
+    let skipped = kept.len() as u64;
     let drained = handle.shutdown(handle.shutdown_timeout()).await;
     let status = drained.status.sink(sink).cloned();
     let waiting: HashSet<String> = target.waiting().iter().map(ToString::to_string).collect();
@@ -320,7 +325,11 @@ async fn send(handle: &Handle, sink: &str, from: &Path, back: &Path) -> io::Resu
         }
     }
     if !kept.is_empty() {
-        let mut file = fs::OpenOptions::new().append(true).create(true).open(back)?;
+        let mut options = fs::OpenOptions::new();
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.append(true).create(true).open(back)?;
+        file.lock()?;
         for line in &kept {
             file.write_all(format!("{line}\n").as_bytes())?;
         }

@@ -27,9 +27,13 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Reads to the end; must run on a thread of its own, outside of any runtime.
-    pub(super) fn read(self, mut from: impl BufRead) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    /// Reads to the end, and returns who prints the acknowledgements that are still to come; must run on a thread of its
+    /// own, outside of any runtime.
+    pub(super) fn read(self, mut from: impl BufRead) -> (io::Result<()>, Option<Printer>) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return (Err(error), None),
+        };
         let printer = self.ack.then(Printer::start);
         let mut decoder = Decoder::default();
         let mut line = Vec::new();
@@ -64,10 +68,7 @@ impl Input {
             }
             Ok(())
         });
-        if let Some(printer) = printer {
-            printer.finish();
-        }
-        read
+        (read, printer)
     }
 }
 
@@ -91,7 +92,7 @@ fn next_line(from: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
 }
 
 /// Prints the numbers of the lines that are held safely, in order.
-struct Printer {
+pub(super) struct Printer {
     lines: SyncSender<(u64, Unconfirmed)>,
     thread: thread::JoinHandle<()>,
 }
@@ -113,7 +114,8 @@ impl Printer {
         let _ = self.lines.send((number, sent));
     }
 
-    fn finish(self) {
+    /// Waits until the fate of every line is known.
+    pub(super) fn finish(self) {
         drop(self.lines);
         let _ = self.thread.join();
     }

@@ -74,7 +74,12 @@ pub(super) fn text(drained: &Drained) -> String {
     let status = &drained.status;
     let total = status.balance();
     let mut out = String::new();
-    let verdict = if drained.complete { "everything arrived" } else { "not everything arrived" };
+    let kept = status.sinks().iter().chain(status.removed()).any(|sink| sink.balance.on_disk > 0);
+    let verdict = match (drained.complete, kept) {
+        (true, false) => "everything arrived",
+        (true, true) => "everything arrived or is kept on disk",
+        (false, _) => "not everything arrived",
+    };
     let numbers = [
         ("received", total.received),
         ("created", total.created),

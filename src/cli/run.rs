@@ -87,7 +87,7 @@ impl Run {
     async fn serve(&self, handle: &Handle) -> io::Result<ExitCode> {
         let mut signals = Signals::new()?;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut reader = self.start_reader(handle, stop.clone())?;
+        let (mut reader, printed) = self.start_reader(handle, stop.clone())?;
         let mut status = tokio::time::interval(STATUS_INTERVAL);
         let read = loop {
             tokio::select! {
@@ -132,6 +132,8 @@ impl Run {
                 }
             }
         };
+        // A reader that waits for input is left behind, and with it whoever prints.
+        let _ = tokio::time::timeout(LAST_LINE, printed).await;
         self.write_status(handle);
         self.say(&drained);
         Ok(if read.is_err() { ExitCode::from(INCOMPLETE) } else { super::code(&drained) })
@@ -141,15 +143,22 @@ impl Run {
         &self,
         handle: &Handle,
         stop: Arc<AtomicBool>,
-    ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+    ) -> io::Result<(oneshot::Receiver<io::Result<()>>, oneshot::Receiver<()>)> {
         let patience = if self.when_full == WhenFull::Wait { Patience::Open } else { Patience::Healthy };
         let input = Input { emitter: handle.emitter().clone(), patience, ack: self.ack, stop };
         let (ended, ending) = oneshot::channel();
+        let (printed, printing) = oneshot::channel();
         std::thread::Builder::new().name("streamll-input".to_owned()).spawn(move || {
             let stdin = io::BufReader::with_capacity(1 << 18, io::stdin().lock());
-            let _ = ended.send(input.read(stdin));
+            let (read, printer) = input.read(stdin);
+            let _ = ended.send(read);
+            // What waits for its sink or its disk is answered at the end of these, at the latest.
+            if let Some(printer) = printer {
+                printer.finish();
+            }
+            let _ = printed.send(());
         })?;
-        Ok(ending)
+        Ok((ending, printing))
     }
 
     fn write_status(&self, handle: &Handle) {

@@ -107,6 +107,19 @@ fn a_replay_that_was_cut_off_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_line_that_is_no_text_and_a_replay_that_was_cut_off_are_shown_as_such() {
+    let folder = with_letters(&[letter(1, "poison", "too large")]);
+    let mut bytes = std::fs::read(folder.path("data/dead/log.ndjson")).expect("letters");
+    bytes.extend_from_slice(b"\xff\xfe half a li");
+    std::fs::write(folder.path("data/dead/log.ndjson"), bytes).expect("letters");
+    folder.write("data/dead/log.replaying", &(letter(2, "poison", "too large") + "\n"));
+    let (code, list, _) = dead(&folder, &["list"]);
+    assert_eq!(code, Some(0));
+    assert!(list.contains("  1 lines that are no letters"), "{list}");
+    assert!(list.contains("log (a replay that was cut off): 1 ("), "{list}");
+}
+
+#[test]
 fn nothing_is_thrown_away_without_a_yes() {
     let folder = with_letters(&[letter(1, "poison", "too large")]);
     let (code, _, said) = dead(&folder, &["purge", "log"]);

@@ -244,6 +244,7 @@ fn what_a_disk_keeps_is_no_loss_and_is_delivered_by_the_next_run() {
     let input: String = (0..500).map(|n| line(n) + "\n").collect();
     let kept = feed(streamll(&folder.path(""), &["run", "--env", "test", "--ack"]), input.as_bytes());
     assert_eq!(kept.status.code(), Some(0), "{}", err(&kept));
+    assert!(err(&kept).contains("everything arrived or is kept on disk: "), "{}", err(&kept));
     assert!(err(&kept).contains("log: accepted 500, kept on disk for the next start 500"), "{}", err(&kept));
     assert_eq!(out(&kept).lines().count(), 500, "each line is held");
     folder.write("test.yaml", &topology("log.ndjson"));

@@ -10,7 +10,7 @@ use super::batch::Mark;
 use super::buffer::Lease;
 use super::fence::Fenced;
 use super::{DeadLetter, Deliveries, DeliveryError, ErrorClass, SinkContext};
-use crate::event::{Delivery, Timestamp};
+use crate::event::{Confirmation, Delivery, Timestamp};
 use crate::supervise::Backoff;
 
 /// One attempt: open if need be, lease, deliver, bury what is dead.
@@ -152,6 +152,17 @@ impl Attempt {
         worker.buffer.release(&lease, &[]);
     }
 
+    /// Hands a letter over, and waits until it is held: on disk, where that is where it goes.
+    async fn hand_over(&self, letter: &DeadLetter) -> Result<(), String> {
+        match self.worker.dead_letters.accept(letter, Instant::now())? {
+            None => Ok(()),
+            Some(held) => match held.await {
+                Ok(Confirmation::Held(_)) => Ok(()),
+                _ => Err("the dead-letter sink has lost it again".to_owned()),
+            },
+        }
+    }
+
     /// Hands an event to the dead letters, for as long as it takes.
     async fn bury(&self, lease: &Lease, i: usize, delivery: &Delivery, class: &'static str, reason: &str) {
         let worker = &self.worker;
@@ -168,7 +179,7 @@ impl Attempt {
             last_attempt: now,
         };
         let mut retry = Backoff::retries();
-        while let Err(error) = worker.dead_letters.accept(&letter, Instant::now()) {
+        while let Err(error) = self.hand_over(&letter).await {
             warn!(sink = %worker.name, %error, "a dead letter waits");
             worker.publish(Some(format!("a dead letter waits: {error}")));
             sleep(retry.next()).await;

@@ -11,12 +11,13 @@ use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::Buffer;
 use super::disk::make;
-use crate::event::{Delivery, Event, Timestamp};
+use crate::event::{Confirmation, Delivery, Event, Receipt, Timestamp};
 
 /// How often the log tells of dead letters, at most.
 const TELL: Duration = Duration::from_secs(10);
@@ -112,17 +113,28 @@ impl DeadLetters {
         self.0.target.store(target);
     }
 
-    /// Takes one letter, or says why it could not: then it must be offered again.
-    pub(crate) fn accept(&self, letter: &DeadLetter, now: Instant) -> Result<(), String> {
+    /// Takes one letter, or says why it could not: then it must be offered again. Given to another sink it is taken once
+    /// that holds it, which is what is returned.
+    pub(crate) fn accept(
+        &self,
+        letter: &DeadLetter,
+        now: Instant,
+    ) -> Result<Option<oneshot::Receiver<Confirmation>>, String> {
         let target = self.0.target.load_full();
         if let Some(buffer) = target.filter(|buffer| !buffer.is_failed() && !buffer.is_retired()) {
-            return match buffer.offer(Delivery::by_topic(letter.event()), now) {
-                true => Ok(()),
-                false => Err(format!("the buffer of dead-letter sink `{}` is full", buffer.name())),
-            };
+            let (receipt, held) = Receipt::new();
+            let mut event = letter.event();
+            event.set_receipt(receipt.clone());
+            if !buffer.offer(Delivery::by_topic(event), now) {
+                return Err(format!("the buffer of dead-letter sink `{}` is full", buffer.name()));
+            }
+            receipt.routed(1);
+            return Ok(Some(held));
         }
         let file = &self.0.file;
-        file.append(letter).map_err(|e| format!("dead-letter file {}: {e}", file.path.display()))
+        file.append(letter)
+            .map(|()| None)
+            .map_err(|e| format!("dead-letter file {}: {e}", file.path.display()))
     }
 
     /// Says in the log that a letter was taken. Of many only the first: the others are counted.
