@@ -14,6 +14,7 @@ use std::future::Future;
 use std::process::Command;
 use std::time::Duration;
 
+use bare::Dress;
 use servers::{RabbitNode, RedisServer};
 use streamll::sinks::rabbitmq::{QueueConfig, QueueType, RabbitMqConfig};
 use streamll::sinks::{self, redis::Ordering};
@@ -102,13 +103,16 @@ fn rabbitmq(events: usize, rounds: usize) {
         [(QueueType::Classic, "classic"), (QueueType::Quorum, "quorum"), (QueueType::Stream, "stream")]
     {
         let title = format!("RabbitMQ, {name} queue, persistent, confirmed, {events} events");
-        let mut table = Table::new(&title, "a bare lapin loop, window 1024");
+        let mut table = Table::new(&title, "a bare lapin loop, the same messages, window 1024");
         for _ in 0..rounds {
             // A queue of its own for each, as one that holds much is slower.
             let fresh = || node.url(&node.vhost());
             let config = |url: &str| declared(url, kind);
             let url = fresh();
-            table.bare(in_runtime(bare::publish(&url, &config(&url), events)));
+            table.bare(in_runtime(bare::publish(&url, &config(&url), events, Dress::Full)));
+            let url = fresh();
+            let scant = in_runtime(bare::publish(&url, &config(&url), events, Dress::Scant));
+            table.row("the same without headers and most properties", f64::NAN, scant);
             let sink = config(&fresh());
             let batch = sink.clone().into_sink("x").batch;
             table.row("the sink alone", 0.95, alone(sink.build().expect("a sink"), batch, events));
@@ -249,7 +253,8 @@ impl Table {
         line(name, bare, "", "");
         for (name, target, rates) in &self.rows {
             let ratio = median(rates.iter().zip(bare).map(|(rate, bare)| rate.events / bare.events));
-            line(name, rates, &format!("{ratio:.2}"), &format!("{target:.2}"));
+            let target = if target.is_nan() { String::new() } else { format!("{target:.2}") };
+            line(name, rates, &format!("{ratio:.2}"), &target);
         }
         println!();
     }
