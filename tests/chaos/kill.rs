@@ -124,6 +124,13 @@ fn with_rabbitmq_healthy_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn with_rabbitmq_frozen_nothing_acknowledged_is_lost() {
+    let node = RabbitNode::start();
+    let rabbit = Rabbit::on(&node);
+    killed(&rabbit, Meanwhile::Troubled, || node.freeze(), || node.thaw());
+}
+
+#[test]
 fn with_rabbitmq_down_nothing_acknowledged_is_lost() {
     let node = RabbitNode::start();
     let rabbit = Rabbit::on(&node);

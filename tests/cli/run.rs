@@ -284,4 +284,5 @@ fn a_long_end_says_who_still_delivers() {
     let output = feed(streamll(&folder.path(""), &["run", "--env", "test"]), (line(0) + "\n").as_bytes());
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains("streamll: still delivering: log 1\n"), "{}", err(&output));
+    assert!(err(&output).contains("left in memory 1"), "{}", err(&output));
 }
