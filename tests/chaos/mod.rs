@@ -1,6 +1,8 @@
 //! What happens to this side: the process killed at any moment, a disk that is full, twenty times more than fits.
 
 mod command;
+mod end;
 mod full_disk;
 mod kill;
 mod overload;
+mod panics;
