@@ -7,9 +7,9 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use streamll::sinks::rabbitmq::RabbitMqConfig;
-use streamll::{Event, Sink as _, SinkContext};
+use streamll::{Event, Sink as _};
 
-use super::{Clock, EXCHANGE, KEY, Rate, step, token};
+use super::{Clock, EXCHANGE, KEY, Rate, open, step, token};
 
 /// Most unconfirmed messages.
 const WINDOW: usize = 1024;
@@ -28,7 +28,7 @@ pub(crate) enum Dress {
 /// Publishes so many events to what `config` declares.
 pub(crate) async fn publish(url: &str, config: &RabbitMqConfig, events: usize, dress: Dress) -> Rate {
     let mut declared = config.build().expect("a sink");
-    declared.open(&SinkContext::detached("bench")).await.expect("it opens");
+    open(&mut declared).await;
     declared.close().await;
     let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("a connection");
     let channel = connection.create_channel().await.expect("a channel");

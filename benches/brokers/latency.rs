@@ -11,7 +11,7 @@ use streamll::{Deliveries, Delivery, DeliveryError, Sink, SinkContext, SinkSpec,
 use tokio::time::Instant;
 
 use super::servers::{RabbitNode, RedisServer};
-use super::{KEY, STREAM, declared, in_runtime, runtime, step, token};
+use super::{KEY, STREAM, declared, in_runtime, open, runtime, step, token};
 
 /// Prints the latencies of both sinks at the rates of the design.
 pub(crate) fn measure(time: Duration) {
@@ -51,7 +51,7 @@ fn row(name: &str, target: &str, mut micros: Vec<i64>) {
 fn round_trips(mut sink: impl Sink, time: Duration) -> Vec<i64> {
     let step = step();
     in_runtime(async move {
-        sink.open(&SinkContext::detached("bench")).await.expect("it opens");
+        open(&mut sink).await;
         let (until, mut micros) = (Instant::now() + time, Vec::new());
         while Instant::now() < until {
             let mut one = Deliveries::new(vec![Delivery::new(token(&step, micros.len()), KEY.into())]);

@@ -127,12 +127,23 @@ fn declared(url: &str, kind: QueueType) -> RabbitMqConfig {
     sinks::rabbitmq(url).exchange(EXCHANGE).bind("all", QueueConfig::bound(["ai.#"]).kind(kind))
 }
 
+/// Opens a sink; a broker that is still busy with what it was given before may take several attempts.
+async fn open(sink: &mut impl Sink) {
+    let context = SinkContext::detached("bench");
+    for _ in 0..10 {
+        if sink.open(&context).await.is_ok() {
+            return;
+        }
+    }
+    sink.open(&context).await.expect("it opens");
+}
+
 /// The sink by itself, on batches as large as it likes them.
 fn alone(mut sink: impl Sink, policy: BatchPolicy, events: usize) -> Rate {
     let step = step();
     let delivery = |index| Delivery::new(token(&step, index), KEY.into());
     in_runtime(async move {
-        sink.open(&SinkContext::detached("bench")).await.expect("it opens");
+        open(&mut sink).await;
         let mut measured = 0;
         let clock = Clock::start();
         while measured < events {
