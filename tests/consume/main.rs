@@ -12,10 +12,12 @@ mod order;
 mod proxy;
 mod rabbitmq;
 mod redis;
+mod replay;
 #[allow(dead_code, reason = "the tests of the sinks use the rest")]
 #[path = "../brokers/servers.rs"]
 mod servers;
 mod streams;
+mod tail;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
