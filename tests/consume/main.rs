@@ -2,6 +2,7 @@
 
 mod claims;
 mod delivery;
+mod end_to_end;
 mod foreign;
 mod killed;
 mod letters;
