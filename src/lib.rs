@@ -30,16 +30,17 @@
 //! * Emit: [`trace`], [`TokenStream::tokens`], [`with_context`], [`context!`], and below them [`emit`](crate::emit()), [`step`].
 //! * Run: [`init`], or [`Topology`] (YAML or [builder](Topology::builder)) and [`install`]; [`Handle`] (status, subscribe,
 //!   flush, shutdown).
+//! * Read: [`consume`], on the other side of a broker.
 //! * Extend: [`Sink`], [`Processor`], actors that take a [`Batch`], and the [`Registry`] that gives them names in YAML.
 //! * Test what you wrote: [`testkit`].
-//! * Choose: the [guide to the sinks](guide::sinks), and to [delivery](guide::delivery).
+//! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), and to [consumers](guide::consumers).
 //!
 //! # Features
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `redis` | yes | the sink [`type: redis`](mod@sinks::redis) |
-//! | `rabbitmq` | yes | the sink [`type: rabbitmq`](mod@sinks::rabbitmq) |
+//! | `redis` | yes | the sink [`type: redis`](mod@sinks::redis), and consumers of streams |
+//! | `rabbitmq` | yes | the sink [`type: rabbitmq`](mod@sinks::rabbitmq), and consumers of queues |
 //! | `cli` | yes | the command `streamll`, and [`cli::main`] for a command with kinds of your own |
 //! | `tracing` | yes | [`layer()`](crate::layer()): what LLM libraries say in spans of `tracing`, as events |
 //! | `all` | no | all of the above |
@@ -50,6 +51,8 @@
 //! A memory buffer dies with its process; a [disk buffer](BufferPolicy::disk) does not. Nothing is delivered exactly once: a retry may repeat events, with the same
 //! `event_id`.
 
+#[cfg(any(feature = "redis", feature = "rabbitmq"))]
+pub mod consume;
 pub mod emit;
 #[cfg(doc)]
 pub mod guide;

@@ -4,8 +4,11 @@ mod check;
 mod dead;
 mod demo;
 mod input;
+mod replay;
 mod report;
 mod run;
+#[cfg(any(feature = "redis", feature = "rabbitmq"))]
+mod tail;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -39,6 +42,11 @@ enum Command {
     Check(check::Check),
     /// Look at the events that could never be delivered, send them once more, or throw them away
     Dead(dead::Dead),
+    /// Watch events live: of a Redis stream, or of a RabbitMQ exchange
+    #[cfg(any(feature = "redis", feature = "rabbitmq"))]
+    Tail(tail::Tail),
+    /// Copy events of a file or of a Redis stream through a topology
+    Replay(replay::Replay),
     /// Watch a simulated RAG chat stream through the development topology
     Demo(demo::Demo),
 }
@@ -96,13 +104,22 @@ pub fn main(kinds: Registry) -> ExitCode {
         Command::Run(run) => run.run(&kinds),
         Command::Check(check) => check.run(&kinds),
         Command::Dead(dead) => dead.run(&kinds),
+        #[cfg(any(feature = "redis", feature = "rabbitmq"))]
+        Command::Tail(tail) => tail.run(),
+        Command::Replay(replay) => replay.run(&kinds),
         Command::Demo(demo) => demo.run(&kinds),
     }
 }
 
 /// Logs go to standard error; `STREAMLL_LOG=info` (or `debug`, or a filter of tracing) says more.
 fn start_log(command: &Command) {
-    let quiet = if matches!(command, Command::Demo(_)) { "off" } else { "warn" };
+    let quiet = match command {
+        Command::Demo(_) => "off",
+        // It says by itself how it stands.
+        #[cfg(any(feature = "redis", feature = "rabbitmq"))]
+        Command::Tail(_) => "off",
+        _ => "warn",
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("STREAMLL_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(quiet));
     let colour =

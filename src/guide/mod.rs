@@ -7,3 +7,8 @@ pub mod sinks {}
 /// What is kept, and for how long: buffers in memory and on disk, repeats, dead letters, the end.
 #[doc = include_str!("delivery.md")]
 pub mod delivery {}
+
+/// Reading events in other processes: groups, order, repeats, dead letters.
+#[doc = include_str!("consumers.md")]
+#[cfg(all(feature = "redis", feature = "rabbitmq"))]
+pub mod consumers {}

@@ -1,10 +1,9 @@
 //! The examples, run as a user runs them: each ends by itself, without a broker, and shows what it says.
 
-use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
+
+use crate::built::built;
 
 /// Runs one example and returns what it printed; `with` are variables of its environment.
 fn run(name: &str, with: &[(&str, &str)]) -> String {
@@ -18,29 +17,6 @@ fn run(name: &str, with: &[(&str, &str)]) -> String {
     let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "{name}: {}\n{stdout}\n{stderr}", out.status);
     stdout.into_owned()
-}
-
-/// The program of an example. `cargo test` builds all of them beside this one; `cargo test --test path` none.
-fn built(name: &str) -> PathBuf {
-    let this = env::current_exe().expect("this program");
-    let program = this.ancestors().nth(2).expect("the folder of the profile").join("examples").join(name);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let changed =
-        |path: &Path| path.metadata().and_then(|about| about.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    // Large ones have a folder.
-    let files = fs::read_dir(folder.join(name)).into_iter().flatten().flatten().map(|file| file.path());
-    let sources = files.filter(|file| file.extension().is_some_and(|ending| ending == "rs"));
-    let sources = sources.chain([folder.join(format!("{name}.rs"))]);
-    let source = sources.map(|source| changed(&source)).max().expect("a source");
-    if changed(&program) <= source {
-        let mut cargo = Command::new(env!("CARGO"));
-        let done = cargo
-            .args(["build", "--quiet", "--example", name])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status();
-        assert!(done.is_ok_and(|status| status.success()), "`cargo build --example {name}` failed");
-    }
-    program
 }
 
 #[track_caller]
@@ -126,4 +102,23 @@ fn rag_service_emits_what_it_has_always_emitted() {
     insta::with_settings!({ snapshot_path => "../../examples/rag_service", prepend_module_to_snapshot => false, omit_expression => true }, {
         insta::assert_snapshot!("events", golden::story(&events));
     });
+}
+
+#[test]
+fn two_services() {
+    let out = run("two_services", &[]);
+    // With a server of its own, or a word on where to get one.
+    if out.contains("no redis-server is installed") {
+        return assert_shows(&out, &["name it, redis://… or amqp://…"]);
+    }
+    assert_shows(
+        &out,
+        &[
+            "rag: everything arrived: true",
+            "When Sun and Moon line up their pulls add: that is a spring tide. «Größe» 🌊 matters, too.\n",
+            "chat: conv_2 is complete: true",
+            "alerts: opened a ticket: Calculator failed: \"upstream took 30 s\"",
+            "alerts: the numbers balance: true",
+        ],
+    );
 }

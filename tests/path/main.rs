@@ -1,5 +1,6 @@
 //! The whole path as applications use it: from `emit` in any program to what arrives in sinks.
 
+mod built;
 mod context;
 mod ending;
 mod examples;

@@ -70,12 +70,17 @@ fn its_error_is_what_the_yaml_with_that_mistake_gives() {
 
 #[test]
 fn what_the_documents_link_to_is_there() {
-    for document in
-        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "src/guide/sinks.md", "src/guide/delivery.md"]
-    {
+    for document in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "src/guide/sinks.md",
+        "src/guide/delivery.md",
+        "src/guide/consumers.md",
+    ] {
         for target in read(document).split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
-            let elsewhere = target.starts_with("https://") || target.starts_with('#');
+            let elsewhere = ["https://", "#", "crate::"].iter().any(|start| target.starts_with(start));
             let there = elsewhere || folder.with_file_name(target).exists();
             assert!(there, "{document} links to {target}");
         }

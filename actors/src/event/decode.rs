@@ -40,12 +40,21 @@ impl Decoder {
     /// # Errors
     /// When it is no JSON object, a known key has a wrong type, or it is larger than 1 MiB.
     pub fn decode(&mut self, line: &[u8]) -> Result<Event, WireError> {
-        if line.len() > MAX_EVENT_BYTES {
-            return Err(WireError(format!("{} bytes; an event has at most {MAX_EVENT_BYTES}", line.len())));
+        self.event(parse(line)?)
+    }
+
+    /// Reads one event that a graph has sent, on its other side: like [`decode`](Self::decode), and it keeps its topic.
+    ///
+    /// # Errors
+    /// Those of [`decode`](Self::decode).
+    pub fn received(&mut self, json: &[u8]) -> Result<Event, WireError> {
+        let wire = parse(json)?;
+        let topic: Option<Cow<'_, str>> = wire.topic.and_then(|topic| serde_json::from_str(topic.get()).ok());
+        let mut event = self.event(wire)?;
+        if topic.is_some() {
+            event.set_stamp(&self.stamp(event.step(), topic.as_deref()));
         }
-        let mut json = serde_json::Deserializer::from_slice(line);
-        let wire = Wire::deserialize(&mut json).and_then(|wire| json.end().map(|()| wire));
-        self.event(wire.map_err(|e| WireError(said(&e)))?)
+        Ok(event)
     }
 
     /// Reads an event back that a graph has sent on its way before: it keeps its topic, and its JSON to the letter. Its
@@ -165,6 +174,15 @@ impl Decoder {
         self.last = Some(step.clone());
         step
     }
+}
+
+fn parse(line: &[u8]) -> Result<Wire<'_>, WireError> {
+    if line.len() > MAX_EVENT_BYTES {
+        return Err(WireError(format!("{} bytes; an event has at most {MAX_EVENT_BYTES}", line.len())));
+    }
+    let mut json = serde_json::Deserializer::from_slice(line);
+    let wire = Wire::deserialize(&mut json).and_then(|wire| json.end().map(|()| wire));
+    wire.map_err(|error| WireError(said(&error)))
 }
 
 /// What the JSON parser says, with the column alone: the text is one line, and which one only its reader knows.
@@ -481,6 +499,19 @@ mod tests {
             let error = decode(line).unwrap_err();
             assert!(error.contains(reason), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn what_a_graph_has_sent_keeps_its_topic_on_the_other_side_alone() {
+        let line = br#"{"event_type":"start","topic":"ai.rag.start","tags":{"service":"rag-api"}}"#;
+        let received = Decoder::default().received(line).unwrap();
+        assert_eq!(
+            (received.topic().map(|topic| &**topic), received.tag("service")),
+            (Some("ai.rag.start"), Some("rag-api"))
+        );
+        assert!(Decoder::default().decode(line).unwrap().topic().is_none(), "the graph renders it anew");
+        let without = Decoder::default().received(br#"{"event_type":"start","topic":7}"#).unwrap();
+        assert!(without.topic().is_none());
     }
 
     #[test]

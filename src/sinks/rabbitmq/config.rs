@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -132,6 +132,11 @@ pub enum Argument {
 pub struct Addresses(Vec<SecretString>);
 
 impl Addresses {
+    /// Each of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(SecretString::expose_secret)
+    }
+
     fn push(&mut self, text: &str) {
         // A comma may stand in a password: a separator has an address behind it.
         let mut rest = text.trim();
@@ -342,7 +347,7 @@ impl RabbitMqConfig {
         if self.url.0.is_empty() {
             return Err("url: is missing; write `amqp://user:password@host:5672/vhost`".to_owned());
         }
-        let targets = self.url.0.iter().map(|url| Target::parse(url.expose_secret(), heartbeat));
+        let targets = self.url.iter().map(|url| Target::parse(url, heartbeat));
         let targets = targets.collect::<Result<_, _>>()?;
         Ok(RabbitMqSink::new(
             targets,

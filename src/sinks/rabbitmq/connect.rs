@@ -42,9 +42,9 @@ const REACH: Duration = Duration::from_secs(2);
 const USER_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A connection, and what its broker said outside of any answer.
-pub(super) struct Link {
-    pub(super) connection: Connection,
-    pub(super) health: watch::Receiver<Health>,
+pub(crate) struct Link {
+    pub(crate) connection: Connection,
+    pub(crate) health: watch::Receiver<Health>,
     _listener: Tied<()>,
     // Last: everything else is dropped into an open socket.
     _plug: Plug,
@@ -52,23 +52,23 @@ pub(super) struct Link {
 
 /// What a broker says of a connection as a whole.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(crate) struct Health {
     /// Why it takes nothing.
     pub(super) blocked: Option<String>,
     /// How the connection ended.
-    pub(super) ended: Option<lapin::Error>,
+    pub(crate) ended: Option<lapin::Error>,
     /// When and how a channel of it ended last.
-    pub(super) channel: Option<(Instant, lapin::Error)>,
+    pub(crate) channel: Option<(Instant, lapin::Error)>,
 }
 
 impl Link {
     /// Whether the connection stands, as far as anybody knows.
-    pub(super) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         self.connection.status().connected()
     }
 
     /// Ends it in order, if the broker plays along within `limit`.
-    pub(super) async fn close(self, limit: Duration) {
+    pub(crate) async fn close(self, limit: Duration) {
         if let Ok(reason) = lapin::types::ShortString::try_new("bye") {
             let _ = timeout(limit, self.connection.close(200, reason)).await;
         }
@@ -118,7 +118,7 @@ fn home() -> io::Result<Handle> {
 }
 
 /// Connects to one address.
-pub(super) async fn connect(target: &Target, ca: Option<&Path>, ctx: &SinkContext) -> Result<Link, Trouble> {
+pub(crate) async fn connect(target: &Target, ca: Option<&Path>, ctx: &SinkContext) -> Result<Link, Trouble> {
     let home = home()?;
     let (target, ca, ctx) = (target.clone(), ca.map(Path::to_owned), ctx.clone());
     let attempt =

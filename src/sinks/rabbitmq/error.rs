@@ -15,7 +15,7 @@ const NODE_DOWN: &str = "is down or inaccessible";
 
 /// When an error came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// Before the broker let us in.
     Connect,
     /// While declaring or looking for exchange and queues.
@@ -28,7 +28,7 @@ pub(super) enum Stage {
 
 /// Why there is no connection.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// No answer for so long.
     Silent(Duration),
     Tls(io::Error),
@@ -53,10 +53,10 @@ impl From<io::Error> for Trouble {
 
 /// What errors name: where, as whom, and what was wanted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
-    pub(super) target: &'a Target,
+pub(crate) struct Place<'a> {
+    pub(crate) target: &'a Target,
     /// Empty for the default exchange.
-    pub(super) exchange: &'a str,
+    pub(crate) exchange: &'a str,
 }
 
 /// The class of an error of the client; `text` is what the broker said of it.
@@ -110,7 +110,7 @@ pub(super) fn class(kind: &ErrorKind, text: &str, stage: Stage) -> ErrorClass {
 }
 
 /// An error of the client, for the machine and for people.
-pub(super) fn explain(error: &lapin::Error, stage: Stage, place: Place<'_>) -> DeliveryError {
+pub(crate) fn explain(error: &lapin::Error, stage: Stage, place: Place<'_>) -> DeliveryError {
     let (said, code) = match error.kind() {
         ErrorKind::ProtocolError(error) => (error.get_message().to_string(), error.get_id()),
         ErrorKind::IOError(error) | ErrorKind::RuntimeShutdownError(error) => (error.to_string(), 0),
@@ -190,7 +190,7 @@ fn line(
 }
 
 /// Why there is no connection, for the machine and for people.
-pub(super) fn explain_connect(trouble: &Trouble, place: Place<'_>) -> DeliveryError {
+pub(crate) fn explain_connect(trouble: &Trouble, place: Place<'_>) -> DeliveryError {
     let target = place.target;
     match trouble {
         Trouble::Client(error) => explain(error, Stage::Connect, place),
@@ -242,7 +242,7 @@ fn is_cut(kind: io::ErrorKind) -> bool {
 
 /// Whether an error says no more than that something ended before. A `CHANNEL_ERROR` is what the broker makes of messages
 /// that were on their way when it closed their channel.
-pub(super) fn is_vague(error: &lapin::Error) -> bool {
+pub(crate) fn is_vague(error: &lapin::Error) -> bool {
     match error.kind() {
         ErrorKind::InvalidChannel(_)
         | ErrorKind::InvalidChannelState(..)

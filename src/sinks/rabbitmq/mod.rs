@@ -28,11 +28,11 @@
 
 mod config;
 mod confirm;
-mod connect;
+pub(crate) mod connect;
 mod declare;
-mod error;
+pub(crate) mod error;
 mod message;
-mod place;
+pub(crate) mod place;
 mod sink;
 mod unroutable;
 

@@ -8,13 +8,13 @@ use crate::sinks::words::ENCODE;
 
 /// One address of a broker.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(crate) struct Target {
     pub(super) uri: AMQPUri,
 }
 
 impl Target {
     /// Reads an address. The message never quotes it: it may hold a password.
-    pub(super) fn parse(url: &str, heartbeat: u16) -> Result<Target, String> {
+    pub(crate) fn parse(url: &str, heartbeat: u16) -> Result<Target, String> {
         const HELP: &str = "write `amqp://user:password@host:5672/vhost`";
         if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
             return Err(format!("url: must begin with `amqp://` or `amqps://`; {HELP}"));

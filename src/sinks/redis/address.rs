@@ -10,8 +10,8 @@ const EXAMPLE: &str = "write it like `redis://user:password@host:6379/0`";
 
 /// A server and a login. Printed, it is scheme, host and port.
 #[derive(Clone)]
-pub(super) struct Address {
-    pub(super) tls: bool,
+pub(crate) struct Address {
+    pub(crate) tls: bool,
     pub(super) host: String,
     pub(super) port: u16,
     /// User, password and database.
@@ -20,7 +20,7 @@ pub(super) struct Address {
 
 impl Address {
     /// Reads a URL; the error says nothing of what stands in it.
-    pub(super) fn parse(url: &str) -> Result<Address, String> {
+    pub(crate) fn parse(url: &str) -> Result<Address, String> {
         let Some((scheme, rest)) = url.split_once("://") else {
             return Err(format!("has no `redis://` in front; {EXAMPLE}"));
         };

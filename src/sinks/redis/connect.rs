@@ -28,14 +28,14 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// For TLS, of that.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// For an answer. What comes later counts as unknown, as it may still be carried out.
-pub(super) const ANSWER: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 /// How long sent bytes may stay without a sign of the other side; the system's own limit is a quarter of an hour.
 #[cfg(target_os = "linux")]
 const UNHEARD: Duration = Duration::from_secs(10);
 
 /// A connection. Dropped, it is closed at once: commands that the server has not read yet are then mostly not run.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     connection: MultiplexedConnection,
     driver: AbortHandle,
     wire: Arc<Wire>,
@@ -56,10 +56,22 @@ impl Link {
         expires: bool,
         ctx: Option<SinkContext>,
     ) -> Result<(Link, Vec<String>), Failure> {
+        let (link, answers) = Link::asking(address, ca_file, key, &look::questions(key, expires), ctx).await?;
+        Ok((link, look::read(&answers, key, expires)?))
+    }
+
+    /// Connects and logs in, and asks the first questions; also returns the answers. `key` is for messages.
+    pub(crate) async fn asking(
+        address: &Address,
+        ca_file: Option<&Path>,
+        key: Option<&str>,
+        questions: &Pipeline,
+        ctx: Option<SinkContext>,
+    ) -> Result<(Link, Vec<Value>), Failure> {
         let connected = async {
             let stream = tcp(address).await?;
             if !address.tls {
-                return Link::speak(stream, address, key, expires, ctx).await;
+                return Link::speak(stream, address, key, questions, ctx).await;
             }
             let tls = TlsConnector::from(trust(ca_file).await?);
             let name = ServerName::try_from(address.host.clone())
@@ -72,7 +84,7 @@ impl Link {
                 });
             };
             let stream = stream.map_err(|error| unreachable(&error))?;
-            Link::speak(stream, address, key, expires, ctx).await
+            Link::speak(stream, address, key, questions, ctx).await
         };
         timeout(CONNECT, connected).await.unwrap_or_else(|_| Err(Failure::late(CONNECT)))
     }
@@ -81,9 +93,9 @@ impl Link {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         address: &Address,
         key: Option<&str>,
-        expires: bool,
+        questions: &Pipeline,
         ctx: Option<SinkContext>,
-    ) -> Result<(Link, Vec<String>), Failure> {
+    ) -> Result<(Link, Vec<Value>), Failure> {
         let wire = Arc::new(Wire::default());
         let failed = |error: RedisError| {
             let last_words = wire.last_words();
@@ -101,27 +113,26 @@ impl Link {
             }
         });
         let mut link = Link { connection, driver: driver.abort_handle(), wire: wire.clone() };
-        let answers = link.ask(&look::questions(key, expires)).await.map_err(failed)?;
-        let findings = look::read(&answers, key, expires)?;
-        Ok((link, findings))
+        let answers = link.ask(questions).await.map_err(failed)?;
+        Ok((link, answers))
     }
 
     /// Whether the server has not hung up: known before anything is written.
-    pub(super) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         !self.driver.is_finished()
     }
 
     /// Sends commands and awaits the reply to each; errors of the server are among the replies.
-    pub(super) async fn ask(&mut self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
+    pub(crate) async fn ask(&mut self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
         self.connection.send_packed_commands(commands, 0, commands.len()).await
     }
 
     /// The same connection once more, for a second transaction under way.
-    pub(super) fn connection(&self) -> MultiplexedConnection {
+    pub(crate) fn connection(&self) -> MultiplexedConnection {
         self.connection.clone()
     }
 
-    pub(super) fn wire(&self) -> &Wire {
+    pub(crate) fn wire(&self) -> &Wire {
         &self.wire
     }
 }

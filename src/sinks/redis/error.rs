@@ -14,7 +14,7 @@ use crate::sinks::words::quote;
 
 /// A failure, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     pub(super) class: ErrorClass,
     what: String,
     /// Whether what was sent is certain not to have been carried out.
@@ -25,16 +25,16 @@ pub(super) struct Failure {
 
 /// How far things had come.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scene<'a> {
-    pub(super) stage: Stage,
+pub(crate) struct Scene<'a> {
+    pub(crate) stage: Stage,
     /// What the server said last; needed when it hung up.
-    pub(super) last_words: &'a [u8],
+    pub(crate) last_words: &'a [u8],
     /// A key that was written to, for messages.
-    pub(super) key: &'a str,
+    pub(crate) key: &'a str,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// Logging in and looking around.
     Connecting,
     /// Nothing of the transaction was written.
@@ -50,11 +50,11 @@ impl Failure {
         Failure { class, what: what.into(), unsent: true, keep: false }
     }
 
-    pub(super) fn unavailable(what: impl Into<String>) -> Failure {
+    pub(crate) fn unavailable(what: impl Into<String>) -> Failure {
         Failure::new(ErrorClass::Unavailable, what)
     }
 
-    pub(super) fn misconfigured(what: impl Into<String>) -> Failure {
+    pub(crate) fn misconfigured(what: impl Into<String>) -> Failure {
         Failure::new(ErrorClass::Misconfigured, what)
     }
 
@@ -84,7 +84,7 @@ impl Failure {
     }
 
     /// The error to report, with the server's address in front.
-    pub(super) fn at(self, address: &Address) -> DeliveryError {
+    pub(crate) fn at(self, address: &Address) -> DeliveryError {
         let Failure { class, what, .. } = self;
         match class {
             ErrorClass::Rejected => DeliveryError::rejected(format!("{address}: {what}")),
@@ -100,7 +100,7 @@ impl Failure {
 
 /// What an error of the client library means. Its `retry_method` is not asked: it calls a full memory hopeless and a
 /// timeout harmless.
-pub(super) fn explain(error: &RedisError, scene: &Scene<'_>) -> Failure {
+pub(crate) fn explain(error: &RedisError, scene: &Scene<'_>) -> Failure {
     match error.kind() {
         redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => {
             let (code, detail) = (error.code().unwrap_or_default(), error.detail().unwrap_or_default());
@@ -150,7 +150,7 @@ fn unanswered(error: &RedisError) -> String {
 }
 
 /// A reply that is an error.
-pub(super) fn reply(code: &str, detail: &str, key: &str) -> Failure {
+pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
     use ErrorClass::{Misconfigured, Overload, Rejected, Unavailable};
     let says = |what: &str| detail.contains(what);
     match code {

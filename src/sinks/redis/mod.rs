@@ -30,11 +30,11 @@
 //! Unix sockets, Sentinel, client certificates, and Redis Cluster: of a cluster, the node that owns the stream's slot is
 //! written to, with a warning, and all others are refused with that reason.
 
-mod address;
+pub(crate) mod address;
 mod blame;
 mod config;
-mod connect;
-mod error;
+pub(crate) mod connect;
+pub(crate) mod error;
 mod look;
 mod sink;
 mod transaction;

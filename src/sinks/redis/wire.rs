@@ -15,7 +15,7 @@ const TAIL: usize = 256;
 
 /// What is known of a connection from outside.
 #[derive(Debug, Default)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     written: AtomicU64,
     /// The last bytes that came in.
     tail: Mutex<Vec<u8>>,
@@ -28,7 +28,7 @@ impl Wire {
     }
 
     /// What came in last.
-    pub(super) fn last_words(&self) -> Vec<u8> {
+    pub(crate) fn last_words(&self) -> Vec<u8> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -1,0 +1,204 @@
+//! `streamll replay`: the events of a file, or of a range of a Redis stream, once more through a topology.
+
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use streamll_actors::ingress::Patience;
+use tokio::sync::oneshot;
+
+use super::input::Input;
+use super::run::Signals;
+use super::{Choice, Format, INCOMPLETE, USAGE, refuse, report};
+use crate::topology::{Registry, Topology};
+use crate::{Drained, Handle};
+
+/// How long the reader gets to finish after a signal.
+const LAST: Duration = Duration::from_millis(500);
+/// How often to look how the consumer stands.
+#[cfg(feature = "redis")]
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The arguments of `replay`.
+#[derive(Debug, Args)]
+pub(super) struct Replay {
+    /// A file of NDJSON, or a Redis server: `redis://host:6379`
+    source: String,
+    /// The stream of that server
+    #[arg(default_value = "ai_events")]
+    target: String,
+    /// Begin behind the entry of this id [default: with the first]
+    #[arg(long, value_name = "ID")]
+    from: Option<String>,
+    /// End with the entry of this id [default: with the last that is there]
+    #[arg(long, value_name = "ID")]
+    to: Option<String>,
+    #[command(flatten)]
+    choice: Choice,
+    /// How the last report is written to standard error; as JSON it is the last line
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
+    report: Format,
+}
+
+impl Replay {
+    pub(super) fn run(&self, kinds: &Registry) -> ExitCode {
+        let is_server = self.source.contains("://");
+        if !is_server && (self.from.is_some() || self.to.is_some()) {
+            return fail("--from and --to are ids of a Redis stream; cut a file with `sed` or `jq`", USAGE);
+        }
+        let loaded = self
+            .choice
+            .environment()
+            .and_then(|environment| Topology::load(&self.choice.topologies, &environment, kinds));
+        let topology = match loaded {
+            Ok(topology) => topology,
+            Err(error) => return refuse(&error),
+        };
+        let replayed = topology.start().map_err(|error| error.to_string()).and_then(|handle| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let replayed = runtime.map(|runtime| runtime.block_on(self.replay(&handle, is_server)));
+            replayed.map_err(|error| error.to_string())?
+        });
+        match replayed {
+            Ok((drained, read)) => {
+                let text = match self.report {
+                    Format::Text => report::text(&drained),
+                    Format::Json => format!("{}\n", report::json(&drained.status)),
+                };
+                let _ = io::stderr().write_all(text.as_bytes());
+                if read { super::code(&drained) } else { ExitCode::from(INCOMPLETE) }
+            }
+            Err(why) => fail(&why, INCOMPLETE),
+        }
+    }
+
+    /// The last status, and whether the source was read to its end.
+    async fn replay(&self, handle: &Handle, is_server: bool) -> Result<(Drained, bool), String> {
+        let mut signals = Signals::new().map_err(|error| error.to_string())?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let bar = bar();
+        let copied = {
+            let copy = async {
+                match is_server {
+                    true => self.copy_stream(handle, &stop, &bar).await,
+                    false => copy_file(Path::new(&self.source), handle, &stop, &bar).await,
+                }
+            };
+            tokio::pin!(copy);
+            tokio::select! {
+                copied = &mut copy => copied,
+                _ = signals.next() => {
+                    stop.store(true, Ordering::Relaxed);
+                    let _ = tokio::time::timeout(LAST, &mut copy).await;
+                    Err("ended by a signal before the end of the source".to_owned())
+                }
+            }
+        };
+        bar.finish_and_clear();
+        if let Err(why) = &copied {
+            let _ = writeln!(io::stderr(), "streamll: {why}");
+        }
+        let drained = tokio::select! {
+            drained = handle.shutdown(handle.shutdown_timeout()) => drained,
+            _ = signals.next() => Drained { status: handle.status(), complete: false },
+        };
+        Ok((drained, copied.is_ok()))
+    }
+
+    #[cfg(feature = "redis")]
+    async fn copy_stream(&self, handle: &Handle, stop: &AtomicBool, bar: &ProgressBar) -> Result<(), String> {
+        use crate::ErrorClass;
+        use crate::consume::{Consumer, Start};
+        use tokio_stream::StreamExt as _;
+
+        let start = self.from.clone().map_or(Start::Begin, Start::After);
+        let consumer = Consumer::connect(self.source.as_str(), self.target.as_str()).start(start);
+        let until = self.to.as_deref().unwrap_or("+");
+        let mut events = consumer.until(until).into_stream().map_err(|error| error.to_string())?;
+        let consumer = events.handle();
+        bar.set_message("events");
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            let event = tokio::select! {
+                next = events.next() => next,
+                _ = look.tick() => {
+                    let status = consumer.status();
+                    match status.reason {
+                        Some(why) if status.connections == 0 && status.class == Some(ErrorClass::Misconfigured) => {
+                            return Err(why);
+                        }
+                        _ => continue,
+                    }
+                }
+            };
+            let Some(event) = event.filter(|_| !stop.load(Ordering::Relaxed)) else { break };
+            handle.emitter().send_patiently(event, Patience::Open).await;
+            bar.inc(1);
+            let status = consumer.status();
+            if bar.length().is_none()
+                && let Some(total) =
+                    status.lag.map(|lag| lag + status.balance.received).filter(|_| self.to.is_none())
+            {
+                bar.set_length(total);
+                bar.set_style(counted());
+            }
+        }
+        let status = consumer.status();
+        // Each was said in the log.
+        (0..status.balance.failed).for_each(|_| handle.emitter().reject());
+        Ok(())
+    }
+
+    #[cfg(not(feature = "redis"))]
+    async fn copy_stream(&self, _: &Handle, _: &AtomicBool, _: &ProgressBar) -> Result<(), String> {
+        Err("this build reads no Redis: build it with the feature `redis`".to_owned())
+    }
+}
+
+async fn copy_file(
+    path: &Path,
+    handle: &Handle,
+    stop: &Arc<AtomicBool>,
+    bar: &ProgressBar,
+) -> Result<(), String> {
+    let said = |error: io::Error| format!("{}: {error}", path.display());
+    let file = File::open(path).map_err(said)?;
+    bar.set_length(file.metadata().map_err(said)?.len());
+    bar.set_style(bytes());
+    let file = BufReader::with_capacity(1 << 18, bar.wrap_read(file));
+    let input =
+        Input { emitter: handle.emitter().clone(), patience: Patience::Open, ack: false, stop: stop.clone() };
+    let (ended, ending) = oneshot::channel();
+    let reader = std::thread::Builder::new().name("streamll-input".to_owned());
+    reader.spawn(move || drop(ended.send(input.read(file)))).map_err(said)?;
+    ending.await.unwrap_or(Ok(())).map_err(said)
+}
+
+fn fail(why: &str, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "streamll: {why}");
+    ExitCode::from(code)
+}
+
+/// On standard error, where that is a terminal.
+fn bar() -> ProgressBar {
+    if io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn bytes() -> ProgressStyle {
+    style("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")
+}
+
+#[cfg(feature = "redis")]
+fn counted() -> ProgressStyle {
+    style("{bar:40} {human_pos} of {human_len} events, {per_sec}, {eta} left")
+}

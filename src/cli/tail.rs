@@ -1,0 +1,249 @@
+//! `streamll tail`: events of a broker, live, as the terminal sink shows them or as NDJSON.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use streamll_actors::event::{Delivery, Event};
+use tokio_stream::StreamExt as _;
+
+use super::run::Signals;
+use super::{CONFIGURATION, INCOMPLETE, USAGE};
+use crate::consume::{Consumer, ConsumerState, ConsumerStatus, Start};
+use crate::sinks::terminal::Terminal;
+use crate::{Deliveries, ErrorClass, Sink as _, sinks};
+
+/// How often to look how the consumer stands, and whether anybody still reads.
+const LOOK: Duration = Duration::from_millis(200);
+/// Most events of one write.
+const BATCH: usize = 256;
+/// How long it may take to end after a signal, where a terminal is stopped or a pipe is full.
+const LAST: Duration = Duration::from_secs(1);
+
+/// The arguments of `tail`.
+#[derive(Debug, Args)]
+pub(super) struct Tail {
+    /// The broker: `redis://host:6379`, `rediss://`, `amqp://user:password@host:5672/vhost`, `amqps://`
+    #[arg(value_name = "URL")]
+    url: String,
+    /// The stream of Redis, or the exchange of RabbitMQ
+    #[arg(default_value = "ai_events")]
+    target: String,
+    /// Where to begin: `begin`, `now`, or behind the id of an entry [default: now; of a new group: begin]
+    #[arg(long, value_name = "PLACE")]
+    from: Option<String>,
+    /// Only these topics: `ai.*.error`, `ai.#`; may be said several times
+    #[arg(long, value_name = "PATTERN")]
+    topic: Vec<String>,
+    /// Only events with this value: `data.conversation_id=conv_123`, `tags.tenant=acme`; all of several must fit
+    #[arg(long = "where", value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// Only events of these types: `error`, `token`; may be said several times
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Vec<String>,
+    /// As JSON, one event a line
+    #[arg(long)]
+    json: bool,
+    /// Take the events away from the others of this group (of RabbitMQ a queue); without it everyone sees everything
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+}
+
+impl Tail {
+    pub(super) fn run(&self) -> ExitCode {
+        let consumer = match self.consumer() {
+            Ok(consumer) => consumer,
+            Err(why) => return fail(&why, USAGE),
+        };
+        // One thread may stand still in front of a full pipe; signals are heard all the same.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let shown = runtime.and_then(|runtime| {
+            let shown = runtime.block_on(self.show(consumer));
+            runtime.shutdown_background();
+            shown
+        });
+        match shown {
+            Ok(code) => code,
+            Err(error) => fail(&error.to_string(), INCOMPLETE),
+        }
+    }
+
+    fn consumer(&self) -> Result<Consumer, String> {
+        let mut consumer = Consumer::connect(self.url.as_str(), self.target.as_str()).topics(&self.topic);
+        if let Some(group) = &self.group {
+            consumer = consumer.group(group.as_str());
+        }
+        match self.from.as_deref() {
+            None => {}
+            Some("begin") => consumer = consumer.start(Start::Begin),
+            Some("now") => consumer = consumer.start(Start::Now),
+            Some(id) => consumer = consumer.start(Start::After(id.to_owned())),
+        }
+        for pair in &self.filter {
+            let wrong = || format!("--where `{pair}`: write it like `data.conversation_id=conv_123`");
+            let (key, value) = pair.split_once('=').ok_or_else(wrong)?;
+            consumer = consumer.filter(key, value);
+        }
+        Ok(consumer.types(&self.kind))
+    }
+
+    async fn show(&self, consumer: Consumer) -> io::Result<ExitCode> {
+        let mut signals = Signals::new()?;
+        let mut events = match consumer.into_stream() {
+            Ok(events) => events,
+            Err(error) => return Ok(fail(&error.to_string(), USAGE)),
+        };
+        let handle = events.handle();
+        tokio::spawn(async move {
+            let _ = signals.next().await;
+            handle.stop();
+            tokio::select! {
+                _ = signals.next() => {}
+                () = tokio::time::sleep(LAST) => {}
+            }
+            std::process::exit(0);
+        });
+        let mut out = Out::new(self.json);
+        let mut said = Said::default();
+        let mut look = tokio::time::interval(LOOK);
+        let code = loop {
+            let next = tokio::select! {
+                next = events.next() => next,
+                _ = look.tick() => {
+                    let status = events.handle().status();
+                    said.say(&status);
+                    if status.connections == 0 && status.class == Some(ErrorClass::Misconfigured) {
+                        break ExitCode::from(CONFIGURATION);
+                    }
+                    if is_closed(&io::stdout()) {
+                        break ExitCode::SUCCESS;
+                    }
+                    continue;
+                }
+            };
+            let Some(first) = next else { break ExitCode::SUCCESS };
+            let mut batch = vec![first];
+            while batch.len() < BATCH
+                && let Some(event) = events.try_next()
+            {
+                batch.push(event);
+            }
+            match out.write(batch).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break ExitCode::SUCCESS,
+                Err(error) => return Err(error),
+            }
+        };
+        out.close().await;
+        let handle = events.handle();
+        let _ = tokio::time::timeout(LAST, events.close()).await;
+        said.say(&handle.status());
+        Ok(code)
+    }
+}
+
+fn fail(why: &str, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr(), "streamll: {why}");
+    ExitCode::from(code)
+}
+
+/// Where events are shown.
+enum Out {
+    Terminal(Box<Terminal>),
+    Json,
+}
+
+impl Out {
+    fn new(json: bool) -> Out {
+        if json { Out::Json } else { Out::Terminal(Box::new(sinks::terminal().build())) }
+    }
+
+    async fn write(&mut self, events: Vec<Event>) -> io::Result<()> {
+        match self {
+            Out::Json => {
+                let mut lines = Vec::new();
+                for event in &events {
+                    let from = lines.len();
+                    lines.extend_from_slice(event.json());
+                    // In JSON a raw line break is only layout.
+                    lines.iter_mut().skip(from).filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
+                    lines.push(b'\n');
+                }
+                let mut out = io::stdout().lock();
+                out.write_all(&lines)?;
+                out.flush()
+            }
+            Out::Terminal(terminal) => {
+                let deliveries = events.into_iter().map(|event| Delivery::new(event, "".into()));
+                let written = terminal.deliver(&mut Deliveries::new(deliveries.collect())).await;
+                written.map_err(|error| match error.class() {
+                    // Its reader is gone.
+                    ErrorClass::Fatal => io::ErrorKind::BrokenPipe.into(),
+                    _ => io::Error::other(error.to_string()),
+                })
+            }
+        }
+    }
+
+    async fn close(&mut self) {
+        if let Out::Terminal(terminal) = self {
+            terminal.close().await;
+        }
+    }
+}
+
+/// What was said on standard error, so that it is said once.
+#[derive(Debug, Default)]
+struct Said {
+    reason: Option<String>,
+    gaps: u64,
+    missed: u64,
+    failed: u64,
+    consumed: bool,
+}
+
+impl Said {
+    fn say(&mut self, status: &ConsumerStatus) {
+        let say = |what: String| drop(writeln!(io::stderr(), "streamll: {what}"));
+        if status.reason != self.reason {
+            match &status.reason {
+                Some(_) => say(status.to_string()),
+                None if status.state == ConsumerState::Consuming && self.consumed => {
+                    say("consuming again".to_owned())
+                }
+                None => {}
+            }
+            self.reason.clone_from(&status.reason);
+        }
+        self.consumed |= status.connections > 0;
+        if status.gaps > self.gaps {
+            say(match status.missed - self.missed {
+                0 => "events were missed while the connection was lost".to_owned(),
+                1 => "at least one event was trimmed before it was read".to_owned(),
+                missed => format!("{missed} events were trimmed before they were read"),
+            });
+            (self.gaps, self.missed) = (status.gaps, status.missed);
+        }
+        let failed = status.balance.failed + status.balance.dead_lettered;
+        if failed > self.failed {
+            let why = status.last_failure.as_deref().unwrap_or_default();
+            say(format!("{} entries could not be shown; the last: {why}", failed - self.failed));
+            self.failed = failed;
+        }
+    }
+}
+
+/// Whether nobody reads any more: known before the next event, for which one may have to wait long.
+#[cfg(unix)]
+fn is_closed(target: &impl std::os::fd::AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut target = [PollFd::new(target, PollFlags::empty())];
+    poll(&mut target, Some(&now)).is_ok() && target[0].revents().intersects(PollFlags::ERR)
+}
+
+#[cfg(not(unix))]
+fn is_closed<T>(_: &T) -> bool {
+    false
+}

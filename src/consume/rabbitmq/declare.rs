@@ -1,0 +1,125 @@
+//! Exchange, queue and bindings: looked for, and made where they are missing.
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
+
+use crate::consume::consumer::Consumer;
+
+/// What a consumer reads from.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// Empty for the default exchange.
+    pub(super) exchange: ShortString,
+    /// Shared by a group; else one of its own.
+    queue: Option<ShortString>,
+    /// The patterns that were asked for: also for a queue that is there.
+    topics: Vec<ShortString>,
+    /// The patterns of a queue that is made.
+    usual: Vec<ShortString>,
+}
+
+impl Wanted {
+    pub(super) fn of(consumer: &Consumer) -> Result<Wanted, String> {
+        let short = |what: &str, text: &str| {
+            ShortString::try_new(text)
+                .map_err(|_| format!("{what}: `{text}` is longer than the 255 bytes of the protocol"))
+        };
+        let topics = consumer
+            .topics
+            .iter()
+            .map(|topic| short("topics", topic.as_str()))
+            .collect::<Result<Vec<_>, _>>()?;
+        // A handler of a type may want it from any topic.
+        let patterns: Option<Vec<_>> = consumer.handlers.iter().map(|handler| handler.pattern()).collect();
+        let usual = match patterns.filter(|patterns| !patterns.is_empty()) {
+            Some(patterns) => patterns
+                .iter()
+                .map(|pattern| short("on_topic", pattern.as_str()))
+                .collect::<Result<Vec<_>, _>>()?,
+            None => vec![short("topics", "#")?],
+        };
+        let queue = consumer.group.as_deref().map(|name| short("group", name)).transpose()?;
+        let exchange = short("target", &consumer.target)?;
+        if exchange.as_str().is_empty() && queue.is_none() {
+            return Err("target: the default exchange has no topics; name the queue with `group`".to_owned());
+        }
+        Ok(Wanted { exchange, queue, topics, usual })
+    }
+
+    /// Whether the queue ends with the connection.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.queue.is_none()
+    }
+
+    /// Finds or makes everything; returns a channel that can be used, and the queue.
+    pub(super) async fn make(&self, connection: &Connection) -> lapin::Result<(Channel, ShortString)> {
+        let mut channel = connection.create_channel().await?;
+        if !self.exchange.as_str().is_empty() {
+            let look = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+            let make = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+            let declare = async |channel: &Channel, options| {
+                let (name, arguments) = (self.exchange.clone(), FieldTable::default());
+                channel.exchange_declare(name, ExchangeKind::Topic, options, arguments).await
+            };
+            if is_missing(declare(&channel, look).await)? {
+                channel = connection.create_channel().await?;
+                declare(&channel, make).await?;
+            }
+        }
+        let (queue, topics) = match &self.queue {
+            None => {
+                let options = QueueDeclareOptions {
+                    exclusive: true,
+                    auto_delete: true,
+                    ..QueueDeclareOptions::default()
+                };
+                let queue = channel.queue_declare("".into(), options, FieldTable::default()).await?;
+                (queue.name().clone(), self.all_topics())
+            }
+            Some(name) => {
+                if is_missing(waiting(&channel, name).await)? {
+                    channel = connection.create_channel().await?;
+                    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+                    channel.queue_declare(name.clone(), options, FieldTable::default()).await?;
+                    (name.clone(), self.all_topics())
+                } else {
+                    (name.clone(), &self.topics[..])
+                }
+            }
+        };
+        for topic in topics.iter().filter(|_| !self.exchange.as_str().is_empty()) {
+            let (queue, exchange) = (queue.clone(), self.exchange.clone());
+            let options = QueueBindOptions::default();
+            channel.queue_bind(queue, exchange, topic.clone(), options, FieldTable::default()).await?;
+        }
+        Ok((channel, queue))
+    }
+
+    fn all_topics(&self) -> &[ShortString] {
+        if self.topics.is_empty() { &self.usual } else { &self.topics }
+    }
+}
+
+/// How many messages wait in a queue.
+pub(super) async fn waiting(channel: &Channel, queue: &ShortString) -> lapin::Result<u32> {
+    let look = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = channel.queue_declare(queue.clone(), look, FieldTable::default()).await?;
+    Ok(queue.message_count())
+}
+
+/// Whether what was looked for is not there. The broker then closes the channel.
+pub(super) fn is_missing<T>(looked: lapin::Result<T>) -> lapin::Result<bool> {
+    match looked {
+        Ok(_) => Ok(false),
+        Err(error) => match error.kind() {
+            ErrorKind::ProtocolError(said)
+                if matches!(said.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)) =>
+            {
+                Ok(true)
+            }
+            _ => Err(error),
+        },
+    }
+}

@@ -1,0 +1,309 @@
+//! RabbitMQ as a source: a queue that a group shares, or one of one's own for as long as the connection lasts.
+
+mod declare;
+mod letters;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ChannelState, ErrorKind};
+use streamll_actors::sink::{DeliveryError, SinkContext};
+use tokio::time::{Instant, timeout};
+
+use self::declare::Wanted;
+use self::letters::Letters;
+use super::consumer::{Consumer, Start};
+use super::dead_letter::{DeadLetters, Letter};
+use super::error::ConsumeError;
+use super::source::{Entry, Payload, Source, Ticket};
+use super::status::Shared;
+use super::window::Window;
+use crate::sinks::rabbitmq::Addresses;
+use crate::sinks::rabbitmq::connect::{Health, Link, connect};
+use crate::sinks::rabbitmq::error::{Place, Stage, explain, explain_connect, is_vague};
+use crate::sinks::rabbitmq::place::Target;
+
+/// How often both sides show that they live, in seconds.
+const HEARTBEAT: u16 = 10;
+/// How long declaring may take.
+const DECLARE: Duration = Duration::from_secs(5);
+/// How long closing may take.
+const CLOSE: Duration = Duration::from_secs(1);
+/// How long the client may take to tell what it knows of an end that it has noticed.
+const CAUSE: Duration = Duration::from_millis(200);
+/// How often to ask how long the queue is.
+const LAG: Duration = Duration::from_secs(2);
+
+/// Consumes a queue; see the [module](self).
+pub(super) struct RabbitMqSource {
+    targets: Vec<Target>,
+    /// The one to try next, or that answers.
+    current: usize,
+    ca_file: Option<PathBuf>,
+    wanted: Wanted,
+    prefetch: u16,
+    letters: Letters,
+    shared: Arc<Shared>,
+    context: SinkContext,
+    session: Option<Session>,
+    /// Counts the connections.
+    epoch: u64,
+    lag_at: Option<Instant>,
+}
+
+struct Session {
+    channel: Channel,
+    consumer: lapin::Consumer,
+    queue: ShortString,
+    since: Instant,
+    // Last: everything else is dropped into an open socket.
+    link: Link,
+}
+
+impl RabbitMqSource {
+    pub(super) fn new(consumer: &Consumer, url: &str) -> Result<RabbitMqSource, ConsumeError> {
+        let wrong = |text: &str| Err(ConsumeError::Setting(text.to_owned()));
+        let targets = Addresses::from(url);
+        let targets = targets.iter().map(|url| Target::parse(url, HEARTBEAT)).collect::<Result<Vec<_>, _>>();
+        let targets = targets.map_err(|why| ConsumeError::Url(why.trim_start_matches("url: ").to_owned()))?;
+        if consumer.until.is_some() {
+            return wrong("until: a queue has no ids; only a Redis stream ends there");
+        }
+        match (&consumer.start, &consumer.group) {
+            (Some(Start::After(_)), _) => return wrong("start: a queue has no ids; leave it out"),
+            (Some(Start::Begin), None) => {
+                return wrong("start: RabbitMQ keeps nothing outside of its queues; name one with `group`");
+            }
+            _ => {}
+        }
+        if let Some(DeadLetters::Stream(_)) = consumer.dead_letters {
+            return wrong("dead_letters: a stream is Redis'; name an exchange or a file");
+        }
+        let wanted = Wanted::of(consumer).map_err(ConsumeError::Setting)?;
+        let letters = Letters::of(consumer).map_err(ConsumeError::Setting)?;
+        Ok(RabbitMqSource {
+            targets,
+            current: 0,
+            ca_file: consumer.ca_file.clone(),
+            wanted,
+            prefetch: u16::try_from(consumer.prefetch).unwrap_or(u16::MAX),
+            letters,
+            shared: consumer.shared.clone(),
+            context: SinkContext::detached("consumer"),
+            session: None,
+            epoch: 0,
+            lag_at: None,
+        })
+    }
+
+    fn place<'a>(&'a self, target: &'a Target) -> Place<'a> {
+        Place { target, exchange: self.wanted.exchange.as_str() }
+    }
+
+    /// An error with the words of the sink.
+    fn explain(&self, error: &lapin::Error, stage: Stage) -> DeliveryError {
+        match self.targets.get(self.current) {
+            Some(target) => explain(error, stage, self.place(target)),
+            None => DeliveryError::unavailable("no address"),
+        }
+    }
+
+    /// Why the connection is of no more use, waiting a little for the cause.
+    async fn cause(&mut self, error: lapin::Error) -> DeliveryError {
+        let Some(session) = &mut self.session else { return self.explain(&error, Stage::Publish) };
+        let (since, mut health) = (session.since, session.link.health.clone());
+        let last_word = |health: &Health| {
+            let channel = health.channel.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error);
+            let ended = health.ended.as_ref();
+            ended.filter(|error| !is_vague(error)).or(channel).or(ended).cloned()
+        };
+        let error = match is_vague(&error) {
+            false => error,
+            true => match timeout(CAUSE, health.wait_for(|health| last_word(health).is_some())).await {
+                Ok(Ok(health)) => last_word(&health).unwrap_or(error),
+                _ => error,
+            },
+        };
+        self.explain(&error, Stage::Publish)
+    }
+
+    async fn start(&mut self) -> Result<(), DeliveryError> {
+        let Some(target) = self.targets.get(self.current) else {
+            return Err(DeliveryError::unavailable("no address"));
+        };
+        let link = connect(target, self.ca_file.as_deref(), &self.context).await;
+        let link = link.map_err(|trouble| explain_connect(&trouble, self.place(target)))?;
+        let (wanted, prefetch, since) = (&self.wanted, self.prefetch, Instant::now());
+        let began = timeout(DECLARE, async {
+            let (channel, queue) = wanted.make(&link.connection).await?;
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            let options = BasicConsumeOptions::default();
+            let consumer =
+                channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()).await?;
+            Ok::<_, lapin::Error>((channel, queue, consumer))
+        });
+        let (channel, queue, consumer) = match began.await {
+            Ok(Ok(began)) => began,
+            Ok(Err(error)) => return Err(self.explain(&error, Stage::Declare)),
+            Err(_) => {
+                return Err(DeliveryError::unavailable(format!(
+                    "{target} gave no answer within {DECLARE:?}; is it frozen?"
+                )));
+            }
+        };
+        self.session = Some(Session { channel, consumer, queue, since, link });
+        Ok(())
+    }
+
+    fn entry(&self, delivery: Delivery) -> Entry {
+        let headers = delivery.properties.headers().as_ref();
+        // A quorum queue counts; a classic one does not.
+        let deliveries = match headers.and_then(|headers| headers.inner().get("x-delivery-count")) {
+            Some(AMQPValue::LongLongInt(times)) => u64::try_from(*times).unwrap_or(0),
+            Some(AMQPValue::LongInt(times)) => u64::try_from(*times).unwrap_or(0),
+            _ => 0,
+        };
+        // Through the default exchange the key is the name of a queue, and no topic.
+        let key = (!delivery.exchange.as_str().is_empty()).then(|| Arc::from(delivery.routing_key.as_str()));
+        Entry {
+            ticket: Ticket(self.epoch, delivery.delivery_tag),
+            key,
+            payload: Payload::Body(delivery.data),
+            deliveries,
+        }
+    }
+
+    /// Deliveries that are there already.
+    fn more(&mut self, found: &mut Vec<Entry>, room: usize) {
+        while found.len() < room {
+            let Some(session) = &mut self.session else { return };
+            match session.consumer.next().now_or_never() {
+                Some(Some(Ok(delivery))) => {
+                    let entry = self.entry(delivery);
+                    found.push(entry);
+                }
+                // An end shows again at the next read.
+                _ => return,
+            }
+        }
+    }
+}
+
+impl Source for RabbitMqSource {
+    async fn open(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
+        let had = self.session.take().is_some() || self.epoch > 0;
+        self.letters.forget();
+        // What was in hand is delivered again, by this name or to somebody else.
+        self.epoch += 1;
+        self.shared.set_epoch(self.epoch);
+        window.forget_before(Ticket(self.epoch, 0));
+        let opened = self.start().await;
+        if opened.is_err() {
+            self.current = (self.current + 1) % self.targets.len().max(1);
+        } else if had && self.wanted.is_temporary() && self.shared.status().connections > 0 {
+            self.shared.gap(0, "the connection was lost, and with it whatever was published meanwhile");
+        }
+        opened
+    }
+
+    async fn next(&mut self, room: usize) -> Result<Option<Vec<Entry>>, DeliveryError> {
+        let Some(session) = &mut self.session else {
+            return Err(DeliveryError::unavailable("not connected"));
+        };
+        let error = match session.consumer.next().await {
+            Some(Ok(delivery)) => {
+                let mut found = vec![self.entry(delivery)];
+                self.more(&mut found, room);
+                return Ok(Some(found));
+            }
+            Some(Err(error)) => error,
+            None => {
+                let alive = session.link.is_alive() && session.channel.status().connected();
+                if alive {
+                    let queue = &session.queue;
+                    return Err(DeliveryError::unavailable(format!(
+                        "the broker ended the consumer: queue `{queue}` was deleted, or its node is down"
+                    )));
+                }
+                ErrorKind::InvalidChannelState(ChannelState::Closed, "consume").into()
+            }
+        };
+        Err(self.cause(error).await)
+    }
+
+    fn is_reading(&self) -> bool {
+        false
+    }
+
+    async fn acknowledge(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let acknowledge = async {
+            if let Some(last) = window.remove_front() {
+                session.channel.basic_ack(last.1, BasicAckOptions { multiple: true }).await?;
+            }
+            // Behind one that takes its time, one by one.
+            let done = window.done_first(usize::MAX);
+            for ticket in &done {
+                session.channel.basic_ack(ticket.1, BasicAckOptions::default()).await?;
+            }
+            window.remove(done.len());
+            Ok::<_, lapin::Error>(())
+        };
+        match acknowledge.await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.cause(error).await),
+        }
+    }
+
+    async fn bury(&mut self, letter: &Letter) -> Result<(), DeliveryError> {
+        let Some(session) = &self.session else { return Err(DeliveryError::unavailable("not connected")) };
+        let buried = timeout(DECLARE, self.letters.keep(&session.link.connection, letter)).await;
+        let failed = match buried {
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Ok(Some(why))) => DeliveryError::unavailable(why),
+            Ok(Err(error)) => self.explain(&error, Stage::Declare),
+            Err(_) => DeliveryError::unavailable("the broker does not confirm it"),
+        };
+        self.letters.forget();
+        Err(failed)
+    }
+
+    async fn tend(&mut self, _: &mut Window) -> Result<(), DeliveryError> {
+        let now = Instant::now();
+        if self.lag_at.is_some_and(|at| now.duration_since(at) < LAG) {
+            return Ok(());
+        }
+        self.lag_at = Some(now);
+        let Some(session) = &self.session else { return Ok(()) };
+        let waiting = timeout(DECLARE, declare::waiting(&session.channel, &session.queue)).await;
+        match waiting {
+            Ok(Ok(waiting)) => {
+                self.shared.change(|status| status.lag = Some(waiting.into()));
+                Ok(())
+            }
+            Ok(Err(error)) => Err(self.cause(error).await),
+            Err(_) => Err(DeliveryError::unavailable("the broker gives no answer; is it frozen?")),
+        }
+    }
+
+    async fn pause(&mut self) -> Vec<Entry> {
+        if let Some(session) = &self.session {
+            let tag = session.consumer.tag();
+            let _ = timeout(CLOSE, session.channel.basic_cancel(tag, BasicCancelOptions::default())).await;
+        }
+        // What the client has in store goes back when the connection ends.
+        Vec::new()
+    }
+
+    async fn close(&mut self, _: bool) {
+        self.letters.forget();
+        if let Some(session) = self.session.take() {
+            session.link.close(CLOSE).await;
+        }
+    }
+}

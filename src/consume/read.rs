@@ -1,0 +1,168 @@
+//! From a payload to an event: our own encoding and those of others.
+//!
+//! | field | what it holds |
+//! |---|---|
+//! | `event` | an event as JSON: streamll, and what the guide of the Python project shows |
+//! | `message` | an event as JSON, timestamps with a blank for the `T`: the Python project's head |
+//! | `__data__` | an envelope `{"data": "<JSON>", "headers": {}}`: its release 0.1.1 |
+
+use std::borrow::Cow;
+
+use streamll_actors::event::{Decoder, Event};
+
+use super::source::Payload;
+
+/// The fields in which an event is looked for, where none is named.
+const FIELDS: [&str; 3] = ["event", "message", "__data__"];
+/// What FastStream's binary encoding begins with.
+const FASTSTREAM: &[u8] = b"\x89BIN\r\n\x1a\n";
+
+/// Reads payloads.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    decoder: Decoder,
+    field: Option<String>,
+}
+
+impl Reader {
+    /// With the name of a field, where it is none of the usual.
+    pub(super) fn of(field: Option<String>) -> Reader {
+        Reader { field, ..Reader::default() }
+    }
+
+    /// # Errors
+    /// Why it is no event, without its payload.
+    pub(super) fn read(&mut self, payload: &Payload) -> Result<Event, String> {
+        let json = match payload {
+            Payload::Body(body) => body,
+            Payload::Fields(fields) => self.find(fields)?,
+            Payload::Gone => return Err("it was trimmed before it was read".to_owned()),
+        };
+        self.json(json)
+    }
+
+    fn find<'a>(&self, fields: &'a [(Vec<u8>, Vec<u8>)]) -> Result<&'a Vec<u8>, String> {
+        let value =
+            |name: &str| fields.iter().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| value);
+        match &self.field {
+            Some(name) => value(name).ok_or_else(|| format!("has no field `{name}`")),
+            None => FIELDS.into_iter().find_map(value).ok_or_else(|| {
+                "has none of the fields `event`, `message`, `__data__`: name the one with `field`".to_owned()
+            }),
+        }
+    }
+
+    fn json(&mut self, json: &[u8]) -> Result<Event, String> {
+        if json.starts_with(FASTSTREAM) {
+            return Err("is in FastStream's binary encoding, which is not read: send it as JSON".to_owned());
+        }
+        let error = match self.decoder.received(json) {
+            Ok(event) => return Ok(event),
+            Err(error) => error.to_string(),
+        };
+        if let Some(inner) = envelope(json) {
+            return self
+                .decoder
+                .received(inner.as_bytes())
+                .map_err(|error| because(inner.as_bytes(), &error.to_string()));
+        }
+        Err(because(json, &error))
+    }
+}
+
+/// What the envelope of a message broker's library holds.
+fn envelope(json: &[u8]) -> Option<Cow<'_, str>> {
+    #[derive(serde::Deserialize)]
+    struct Envelope<'a> {
+        #[serde(borrow)]
+        data: Cow<'a, str>,
+    }
+    serde_json::from_slice::<Envelope<'_>>(json).ok().map(|envelope| envelope.data)
+}
+
+/// Names what Python writes and JSON does not know.
+fn because(json: &[u8], error: &str) -> String {
+    match bare_number(json) {
+        Some(word) => format!("holds a bare `{word}`, which is no JSON: {error}"),
+        None => format!("is no event: {error}"),
+    }
+}
+
+/// The first `NaN` or `Infinity` outside of strings.
+fn bare_number(json: &[u8]) -> Option<&'static str> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in json.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'N' | b'I' if !quoted => {
+                let rest = json.get(at..).unwrap_or_default();
+                let found = ["NaN", "Infinity"].into_iter().find(|word| rest.starts_with(word.as_bytes()));
+                if found.is_some() {
+                    return found;
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: &str = r#"{"event_type":"token","timestamp":"2026-11-21 03:20:03.287476+00:00","module_name":"RagPipeline","topic":"ai.rag.token","data":{"token":"NaN \" is text","conversation_id":"conv_1"}}"#;
+
+    fn fields(pairs: &[(&str, &str)]) -> Payload {
+        Payload::Fields(
+            pairs
+                .iter()
+                .map(|(field, value)| (field.as_bytes().to_vec(), value.as_bytes().to_vec()))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn every_encoding_is_the_same_event() {
+        let envelope = serde_json::json!({ "data": EVENT, "headers": {} }).to_string();
+        for payload in [
+            fields(&[("event", EVENT), ("attempt", "2")]),
+            fields(&[("message", EVENT)]),
+            fields(&[("__data__", &envelope)]),
+            Payload::Body(EVENT.into()),
+            Payload::Body(envelope.clone().into()),
+        ] {
+            let event =
+                Reader::default().read(&payload).unwrap_or_else(|error| panic!("{payload:?}: {error}"));
+            assert_eq!(event.timestamp().to_string(), "2026-11-21T03:20:03.287476Z");
+            assert_eq!(event.data("conversation_id").unwrap().as_str(), Some("conv_1"));
+            assert_eq!(event.topic().map(|topic| &**topic), Some("ai.rag.token"));
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_named_is_the_only_one() {
+        let mut reader = Reader::of(Some("body".to_owned()));
+        assert!(reader.read(&fields(&[("body", EVENT)])).is_ok());
+        assert_eq!(reader.read(&fields(&[("event", EVENT)])).unwrap_err(), "has no field `body`");
+    }
+
+    #[test]
+    fn poison_says_what_is_wrong_and_nothing_of_what_it_holds() {
+        for (payload, why) in [
+            (fields(&[("event", r#"{"event_type":"x","data":{"score":NaN,"s":"canary"}}"#)]), "bare `NaN`"),
+            (fields(&[("message", r#"{"event_type":"x","data":{"score":-Infinity}}"#)]), "bare `Infinity`"),
+            (fields(&[("event", "canary")]), "is no event: expected"),
+            (fields(&[("canary", EVENT)]), "none of the fields"),
+            (Payload::Body(b"\x89BIN\r\n\x1a\n\0\x01canary".to_vec()), "FastStream"),
+            (Payload::Body(br#"{"data":"canary","headers":{}}"#.to_vec()), "is no event"),
+            (Payload::Body(br#"{"s":"\ud800 NaN"}"#.to_vec()), "is no event"),
+            (Payload::Body(Vec::new()), "is no event"),
+        ] {
+            let error = Reader::default().read(&payload).expect_err(why);
+            assert!(error.contains(why) && !error.contains("canary"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What is gone before it was read, and what consumers left behind that are gone themselves.
+
+use std::collections::HashMap;
+use std::mem;
+
+use redis::Value;
+use streamll_actors::sink::DeliveryError;
+
+use super::replies::{deliveries, id, listed};
+use super::{READ, RedisSource, WARY};
+use crate::consume::source::{Entry, Ticket};
+
+impl RedisSource {
+    /// Whether the last look found that entries are gone that nobody has read; told once for each.
+    pub(super) fn tell_gap(&mut self) {
+        let position = match self.place.group {
+            Some(_) => self.standing.delivered,
+            None => self.cursor,
+        };
+        let Some(position) = position else { return };
+        let read = if self.place.group.is_some() { self.standing.read } else { self.read };
+        let gone = self.standing.gone(position, read).filter(|(upto, _)| *upto > self.told);
+        if let Some((upto, missed)) = gone {
+            self.told = upto;
+            // Where it goes on now is counted from there.
+            self.read = self.standing.in_front();
+            self.shared.gap(
+                missed,
+                &format!("the stream `{}` was trimmed before all of it was read", self.place.key),
+            );
+        }
+    }
+
+    /// Takes over what consumers have in hand that are gone.
+    pub(super) async fn claim(&mut self) -> Result<(), DeliveryError> {
+        let mut from = Ticket(0, 0);
+        loop {
+            let mut replies = self.ask(&self.place.claim(self.claim_after, from, READ)).await?;
+            self.check(&replies)?;
+            let Some(Value::Array(mut claimed)) = replies.pop() else { return Ok(()) };
+            // The next place, the entries, and since Redis 7 the ids of those that are gone.
+            let gone = if claimed.len() > 2 { claimed.pop() } else { None };
+            if let Some(Value::Array(gone)) = gone
+                && !gone.is_empty()
+            {
+                self.shared
+                    .gap(gone.len() as u64, "entries were trimmed while another consumer had them in hand");
+            }
+            let taken = claimed.pop().map(listed).unwrap_or_default();
+            if let Some(first) = taken.first() {
+                tracing::info!(entries = taken.len(), "took over what another consumer had in hand");
+                let counts = self.ask(&self.place.in_hand(first.ticket, READ)).await?;
+                self.take_over(taken, &deliveries(counts.first()));
+            }
+            from = match claimed.pop() {
+                Some(Value::BulkString(next)) => id(&next).unwrap_or(Ticket(0, 0)),
+                _ => Ticket(0, 0),
+            };
+            if from == Ticket(0, 0) {
+                return Ok(());
+            }
+            if !self.ready.is_empty() {
+                // That is enough for now.
+                self.claimed_at = None;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sorts out what may have ended the consumer that had it: delivered several times, to no end.
+    fn take_over(&mut self, taken: Vec<Entry>, counts: &HashMap<Ticket, u64>) {
+        let times = |entry: &Entry| counts.get(&entry.ticket).copied().unwrap_or(0);
+        let (suspects, others): (Vec<_>, Vec<_>) = taken.into_iter().partition(|entry| times(entry) > WARY);
+        for mut entry in suspects {
+            // Taking over counts as delivering, for all of them. Only the oldest was tried each time.
+            if !mem::replace(&mut self.has_judged, true) {
+                entry.deliveries = times(&entry);
+            }
+            self.suspects.push_back(entry);
+        }
+        if !others.is_empty() {
+            self.ready.push_back(others);
+        }
+    }
+}

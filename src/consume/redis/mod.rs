@@ -1,0 +1,461 @@
+//! Redis Streams as a source: a consumer group, or a cursor of one's own.
+//!
+//! Two connections: one reads and may block, the other acknowledges, takes over and asks.
+
+mod commands;
+mod left;
+mod replies;
+
+use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Pipeline, RedisError, Value};
+use streamll_actors::sink::DeliveryError;
+use tokio::time::{Instant, timeout};
+
+use self::commands::Place;
+use self::replies::{Standing, deliveries, entries, id};
+use super::consumer::{Consumer, Start};
+use super::dead_letter::{DeadLetters, Letter};
+use super::error::ConsumeError;
+use super::source::{Entry, Source, Ticket};
+use super::status::Shared;
+use super::window::Window;
+use crate::sinks::redis::address::Address;
+use crate::sinks::redis::connect::{ANSWER, Link};
+use crate::sinks::redis::error::{Failure, Scene, Stage, explain, reply};
+
+/// How long a read may block, which is also how often a quiet connection shows that it lives.
+const BLOCK: Duration = Duration::from_secs(1);
+/// Most entries of one read.
+const READ: usize = 1000;
+/// What was delivered so often and is still in hand may have ended whoever had it, and is tried by itself.
+const WARY: u64 = 2;
+
+type Reading = Pin<Box<dyn Future<Output = Result<Vec<Value>, RedisError>> + Send>>;
+
+/// Reads a stream; see the [module](self).
+pub(super) struct RedisSource {
+    address: Address,
+    ca_file: Option<PathBuf>,
+    place: Place,
+    start: Start,
+    until: Option<Ticket>,
+    claim_after: Duration,
+    dead: Option<String>,
+    links: Option<Links>,
+    phase: Phase,
+    /// Read, and not taken yet.
+    ready: VecDeque<Vec<Entry>>,
+    /// Taken over, and each to be tried by itself, as they may be what has ended others.
+    suspects: VecDeque<Entry>,
+    /// The oldest of those was judged: the others had no chance yet.
+    has_judged: bool,
+    /// How often the entry in hand of this consumer was delivered that was delivered most often.
+    most_deliveries: u64,
+    shared: Arc<Shared>,
+    /// Without a group: the last entry that was read.
+    cursor: Option<Ticket>,
+    /// How many of the entries that the stream ever had are in front of the next one, where that is known.
+    read: Option<u64>,
+    /// Up to this entry, what is gone was told of.
+    told: Ticket,
+    claimed_at: Option<Instant>,
+    /// How things stood at the last look.
+    standing: Standing,
+    /// Since when there was a connection for the first time.
+    has_begun: bool,
+    /// Nothing is in hand, so that one entry can be tried by itself.
+    alone: bool,
+}
+
+struct Links {
+    reader: Link,
+    control: Link,
+    /// Names the reader's connection to the server.
+    client: Option<i64>,
+    reading: Option<(Phase, Reading)>,
+}
+
+/// What is read next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// What this consumer had in hand before, behind this entry.
+    Pending(Ticket),
+    /// What is there.
+    New,
+    /// There was nothing: wait for more.
+    Wait,
+}
+
+impl RedisSource {
+    pub(super) fn new(consumer: &Consumer, url: &str) -> Result<RedisSource, ConsumeError> {
+        let wrong = |text: &str| Err(ConsumeError::Setting(text.to_owned()));
+        let address = Address::parse(url).map_err(ConsumeError::Url)?;
+        if consumer.target.is_empty() {
+            return wrong("target: the stream has no name; write `ai_events`");
+        }
+        let dead = match &consumer.dead_letters {
+            None => Some(format!("{}.dead", consumer.target)),
+            Some(DeadLetters::Stream(name)) => Some(name.clone()),
+            Some(DeadLetters::Exchange(_)) => {
+                return wrong("dead_letters: an exchange is RabbitMQ's; name a stream or a file");
+            }
+            Some(DeadLetters::File(_)) => None,
+        };
+        let start = match (&consumer.start, &consumer.group) {
+            (Some(start), _) => start.clone(),
+            (None, Some(_)) => Start::Begin,
+            (None, None) => Start::Now,
+        };
+        let parse = |text: &str| {
+            id(text.as_bytes()).ok_or_else(|| {
+                ConsumeError::Setting(format!(
+                    "`{text}` is no id of an entry; write it like `1718000000000-0`"
+                ))
+            })
+        };
+        if let Start::After(text) = &start {
+            parse(text)?;
+        }
+        let until = match consumer.until.as_deref() {
+            Some(_) if consumer.group.is_some() => {
+                return wrong("until: a group has no end; leave out one of both");
+            }
+            Some("+") => Some(Ticket(u64::MAX, u64::MAX)),
+            Some(text) => Some(parse(text)?),
+            None => None,
+        };
+        Ok(RedisSource {
+            address,
+            ca_file: consumer.ca_file.clone(),
+            place: Place::new(&consumer.target, consumer.group.as_deref(), consumer.name.as_deref()),
+            start,
+            until,
+            claim_after: consumer.claim_after,
+            dead,
+            links: None,
+            phase: Phase::Wait,
+            ready: VecDeque::new(),
+            suspects: VecDeque::new(),
+            has_judged: false,
+            most_deliveries: 0,
+            shared: consumer.shared.clone(),
+            cursor: None,
+            read: None,
+            told: Ticket(0, 0),
+            claimed_at: None,
+            standing: Standing::default(),
+            has_begun: false,
+            alone: true,
+        })
+    }
+
+    /// What an error of the client means here.
+    fn lost(&self, error: &RedisError, link: &Link, stage: Stage) -> DeliveryError {
+        let scene = Scene { stage, last_words: &link.wire().last_words(), key: &self.place.key };
+        explain(error, &scene).at(&self.address)
+    }
+
+    /// What a refusal means here.
+    fn refused(&self, code: &str, detail: &str) -> DeliveryError {
+        let Place { key, group, .. } = &self.place;
+        let failure = match code {
+            "NOPERM" if group.is_some() => Failure::misconfigured(format!(
+                "the user of url may not read there: allow it `+xreadgroup +xgroup +xack +xautoclaim +xclaim +xpending ~{key}`"
+            )),
+            "NOPERM" => Failure::misconfigured(format!(
+                "the user of url may not read there: allow it `+xread +xinfo ~{key}`"
+            )),
+            "NOGROUP" | "UNBLOCKED" => Failure::unavailable(format!(
+                "the stream `{key}` or its group was deleted: it is made anew, and what was in it is gone"
+            )),
+            "ERR" if detail.contains("unknown command") => Failure::misconfigured(format!(
+                "does not know all commands of consumers: they need Redis 6.2 or newer ({})",
+                detail.split(',').next().unwrap_or_default()
+            )),
+            _ => reply(code, detail, key),
+        };
+        failure.at(&self.address)
+    }
+
+    /// The first reply that is an error.
+    fn check(&self, replies: &[Value]) -> Result<(), DeliveryError> {
+        let refused = replies.iter().find_map(|reply| match reply {
+            Value::ServerError(error) => Some(error),
+            _ => None,
+        });
+        refused.map_or(Ok(()), |error| Err(self.refused(error.code(), error.details().unwrap_or_default())))
+    }
+
+    /// Asks on the second connection.
+    async fn ask(&mut self, commands: &Pipeline) -> Result<Vec<Value>, DeliveryError> {
+        let Some(links) = &mut self.links else { return Err(DeliveryError::unavailable("not connected")) };
+        match links.control.ask(commands).await {
+            Ok(replies) => Ok(replies),
+            Err(error) => match &self.links {
+                Some(links) => Err(self.lost(&error, &links.control, Stage::Written)),
+                None => Err(DeliveryError::unavailable(error)),
+            },
+        }
+    }
+
+    /// The group, made where it is missing; or the place to read from.
+    async fn begin(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
+        if self.place.group.is_some() {
+            // A group that was there before and is gone is made to read everything that is there now.
+            let from = match &self.start {
+                _ if self.has_begun => "0",
+                Start::Begin => "0",
+                Start::Now => "$",
+                Start::After(id) => id,
+            };
+            let made = self.ask(&self.place.make_group(from)).await?;
+            match made.first() {
+                Some(Value::ServerError(error)) if error.code() == "BUSYGROUP" => {}
+                _ => self.check(&made)?,
+            }
+            let in_hand = self.ask(&self.place.in_hand(Ticket(0, 0), READ)).await?;
+            self.most_deliveries = deliveries(in_hand.first()).into_values().max().unwrap_or(0);
+            self.phase = Phase::Pending(Ticket(0, 0));
+            return Ok(());
+        }
+        let look = self.ask(&self.place.look()).await?;
+        // A stream that is missing is one that is still to come.
+        let standing = Standing::of(&look, None);
+        let last = standing.last.unwrap_or(Ticket(0, 0));
+        match (self.cursor, &self.start) {
+            (None, Start::Begin) => (self.cursor, self.read) = (Some(Ticket(0, 0)), standing.in_front()),
+            (None, Start::Now) => (self.cursor, self.read) = (Some(last), standing.added()),
+            (None, Start::After(text)) => self.cursor = id(text.as_bytes()),
+            (Some(cursor), _) if last < cursor => {
+                // Its server has forgotten some: it began anew, or is a replica that lagged behind.
+                (self.cursor, self.read) = (Some(last), standing.added());
+                window.forget_before(Ticket(u64::MAX, u64::MAX));
+            }
+            _ => {}
+        }
+        // What was read and is not taken yet is read again.
+        self.phase = Phase::New;
+        Ok(())
+    }
+
+    /// The next read, which is then under way until it is taken.
+    fn start_read(&mut self, room: usize) {
+        let most = if self.is_wary() { 1 } else { room.min(READ) };
+        let behind = self.cursor.unwrap_or(Ticket(0, 0));
+        let Some(links) = &mut self.links else { return };
+        let commands = match self.phase {
+            Phase::Pending(from) => self.place.read_pending(from, most),
+            Phase::New => self.place.read_new(behind, most, None),
+            Phase::Wait => self.place.read_new(behind, most, Some(BLOCK)),
+        };
+        let mut connection = links.reader.connection();
+        connection.set_response_timeout(BLOCK + ANSWER);
+        let reading = async move { connection.send_packed_commands(&commands, 0, commands.len()).await };
+        links.reading = Some((self.phase, Box::pin(reading)));
+    }
+
+    /// Whether what is read next may be what has ended this process before: then it is tried by itself.
+    fn is_wary(&self) -> bool {
+        matches!(self.phase, Phase::Pending(_)) && self.most_deliveries >= WARY
+    }
+
+    /// Takes a read in; what it brought is ready then.
+    fn finish_read(&mut self, phase: Phase, mut replies: Vec<Value>) -> Result<(), DeliveryError> {
+        let read = replies.pop().unwrap_or_default();
+        if let Value::ServerError(error) = &read {
+            return Err(self.refused(error.code(), error.details().unwrap_or_default()));
+        }
+        let mut found = entries(read);
+        if phase == Phase::New {
+            self.standing = Standing::of(&replies, self.place.group.as_deref());
+            self.tell_gap();
+        }
+        match phase {
+            Phase::Pending(_) => {
+                let counts = deliveries(replies.first());
+                for entry in &mut found {
+                    entry.deliveries = counts.get(&entry.ticket).copied().unwrap_or(0);
+                }
+                self.phase = found.last().map_or(Phase::New, |last| Phase::Pending(last.ticket));
+            }
+            Phase::New | Phase::Wait if found.is_empty() => self.phase = Phase::Wait,
+            Phase::New | Phase::Wait => {
+                self.phase = Phase::New;
+                if self.place.group.is_none() {
+                    self.cursor = found.last().map(|last| last.ticket).or(self.cursor);
+                    self.read = self.read.map(|read| read + found.len() as u64);
+                }
+            }
+        }
+        if !found.is_empty() {
+            self.ready.push_back(found);
+        }
+        Ok(())
+    }
+
+    /// Whether it has come to where it was to end.
+    fn has_reached(&self) -> bool {
+        self.until.is_some_and(|until| {
+            self.phase == Phase::Wait || self.cursor.is_some_and(|cursor| cursor >= until)
+        })
+    }
+}
+
+impl Source for RedisSource {
+    async fn open(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
+        self.links = None;
+        let Place { key, .. } = &self.place;
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            let ca_file = self.ca_file.as_deref();
+            let opened = Link::asking(&self.address, ca_file, Some(key), &commands::greeting(), None).await;
+            let (link, answers) = opened.map_err(|failure| failure.at(&self.address))?;
+            // Who may not ask for the number of its connection does without.
+            if let Some(Value::ServerError(error)) = answers.first()
+                && error.code() != "NOPERM"
+            {
+                return Err(self.refused(error.code(), error.details().unwrap_or_default()));
+            }
+            let client = answers.into_iter().nth(1).and_then(|answer| match answer {
+                Value::Int(client) => Some(client),
+                _ => None,
+            });
+            open.push((link, client));
+        }
+        let (Some((reader, client)), Some((control, _))) = (open.pop(), open.pop()) else {
+            return Err(DeliveryError::unavailable("not connected"));
+        };
+        self.links = Some(Links { reader, control, client, reading: None });
+        self.begin(window).await?;
+        self.has_begun = true;
+        Ok(())
+    }
+
+    async fn next(&mut self, room: usize) -> Result<Option<Vec<Entry>>, DeliveryError> {
+        loop {
+            if let Some(mut found) = self.ready.pop_front() {
+                if let Some(until) = self.until {
+                    found.retain(|entry| entry.ticket <= until);
+                }
+                self.alone = false;
+                return Ok(Some(found));
+            }
+            if self.alone
+                && let Some(suspect) = self.suspects.pop_front()
+            {
+                self.alone = false;
+                return Ok(Some(vec![suspect]));
+            }
+            if self.links.as_ref().is_some_and(|links| links.reading.is_none()) {
+                if self.has_reached() {
+                    return Ok(None);
+                }
+                if self.is_wary() && !self.alone {
+                    // Until everything else is done.
+                    return pending().await;
+                }
+                self.start_read(room);
+            }
+            let Some(links) = &mut self.links else {
+                return Err(DeliveryError::unavailable("not connected"));
+            };
+            let Some((phase, reading)) = &mut links.reading else { continue };
+            let (phase, read) = (*phase, reading.as_mut().await);
+            links.reading = None;
+            match read {
+                Ok(replies) => self.finish_read(phase, replies)?,
+                Err(error) => {
+                    let Some(links) = &self.links else { return Err(DeliveryError::unavailable(error)) };
+                    return Err(self.lost(&error, &links.reader, Stage::Unwritten));
+                }
+            }
+        }
+    }
+
+    fn is_reading(&self) -> bool {
+        !self.ready.is_empty() || self.links.as_ref().is_some_and(|links| links.reading.is_some())
+    }
+
+    async fn acknowledge(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
+        if self.place.group.is_none() {
+            if let Some(done) = window.remove_front() {
+                let cursor = format!("{}-{}", done.0, done.1);
+                self.shared.change(|status| status.cursor = Some(cursor));
+            }
+            self.alone = window.is_empty();
+            return Ok(());
+        }
+        while window.done_len() > 0 {
+            let done = window.done_first(READ);
+            let replies = self.ask(&self.place.acknowledge(&done)).await?;
+            self.check(&replies)?;
+            window.remove(done.len());
+        }
+        self.alone = window.is_empty();
+        Ok(())
+    }
+
+    async fn bury(&mut self, letter: &Letter) -> Result<(), DeliveryError> {
+        let Some(dead) = &self.dead else { return Ok(()) };
+        let command = self.place.bury(dead, letter);
+        let replies = self.ask(&command).await?;
+        self.check(&replies)
+    }
+
+    async fn tend(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
+        self.alone = window.is_empty();
+        let now = Instant::now();
+        if self.place.group.is_some() {
+            let aged = window.aged(self.claim_after / 3, now);
+            for aged in aged.chunks(READ) {
+                let replies = self.ask(&self.place.keep(aged)).await?;
+                self.check(&replies)?;
+            }
+            if self.claimed_at.is_none_or(|at| now.duration_since(at) >= self.claim_after / 2) {
+                self.claimed_at = Some(now);
+                self.claim().await?;
+            }
+        }
+        let replies = self.ask(&self.place.look()).await?;
+        self.standing = Standing::of(&replies, self.place.group.as_deref());
+        let lag = match self.place.group {
+            Some(_) => self.standing.lag,
+            None if self.standing.last <= self.cursor => Some(0),
+            None => self.standing.added().zip(self.read).map(|(added, read)| added.saturating_sub(read)),
+        };
+        self.shared.change(|status| status.lag = lag);
+        Ok(())
+    }
+
+    async fn pause(&mut self) -> Vec<Entry> {
+        let client = self.links.as_ref().and_then(|links| links.client);
+        if let Some(client) = client.filter(|_| self.is_reading()) {
+            // A read that blocks ends at once; what it brings at the last moment is ours to handle.
+            let _ = self.ask(&commands::unblock(client)).await;
+        }
+        let reading = self.links.as_mut().and_then(|links| links.reading.take());
+        if let Some((phase, reading)) = reading
+            && let Ok(Ok(replies)) = timeout(BLOCK + BLOCK, reading).await
+        {
+            let _ = self.finish_read(phase, replies);
+        }
+        self.ready.drain(..).flatten().collect()
+    }
+
+    async fn close(&mut self, clean: bool) {
+        // A name that nobody will bear again need not stay; with entries in hand it must.
+        if clean && self.place.is_fresh && self.place.group.is_some() {
+            let left = self.ask(&self.place.in_hand(Ticket(0, 0), 1)).await;
+            if matches!(left.as_deref(), Ok([Value::Array(left)]) if left.is_empty()) {
+                let _ = self.ask(&self.place.leave()).await;
+            }
+        }
+        self.links = None;
+    }
+}

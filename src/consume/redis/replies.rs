@@ -1,0 +1,221 @@
+//! What Redis answers: entries, and how a stream and its group stand.
+
+use std::collections::HashMap;
+
+use redis::Value;
+
+use crate::consume::source::{Entry, Payload, Ticket};
+
+/// `1718000000000-0`, or the first half alone.
+pub(super) fn id(text: &[u8]) -> Option<Ticket> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (first, second) = text.split_once('-').unwrap_or((text, "0"));
+    Some(Ticket(first.parse().ok()?, second.parse().ok()?))
+}
+
+/// The entries of a read of one stream: `[[key, [[id, [field, value, …]], …]]]`, or nil.
+pub(super) fn entries(reply: Value) -> Vec<Entry> {
+    let stream = match reply {
+        Value::Array(mut streams) => match streams.pop() {
+            Some(Value::Array(mut stream)) => stream.pop(),
+            _ => None,
+        },
+        Value::Map(mut streams) => streams.pop().map(|(_, stream)| stream),
+        _ => None,
+    };
+    stream.map(listed).unwrap_or_default()
+}
+
+/// `[[id, [field, value, …]], …]`; the fields of one that is gone are nil.
+pub(super) fn listed(list: Value) -> Vec<Entry> {
+    let Value::Array(list) = list else { return Vec::new() };
+    list.into_iter().filter_map(entry).collect()
+}
+
+fn entry(value: Value) -> Option<Entry> {
+    let Value::Array(pair) = value else { return None };
+    let mut pair = pair.into_iter();
+    let (Some(Value::BulkString(name)), fields) = (pair.next(), pair.next()) else { return None };
+    let payload = match fields {
+        Some(Value::Array(fields)) => {
+            let mut fields = fields.into_iter();
+            let mut pairs = Vec::with_capacity(fields.len() / 2);
+            while let (Some(Value::BulkString(field)), Some(Value::BulkString(value))) =
+                (fields.next(), fields.next())
+            {
+                pairs.push((field, value));
+            }
+            Payload::Fields(pairs)
+        }
+        _ => Payload::Gone,
+    };
+    Some(Entry { ticket: id(&name)?, key: None, payload, deliveries: 0 })
+}
+
+/// How often each entry was delivered: `[[id, consumer, idle, times], …]`.
+pub(super) fn deliveries(reply: Option<&Value>) -> HashMap<Ticket, u64> {
+    let Some(Value::Array(list)) = reply else { return HashMap::new() };
+    let count = |item: &Value| match item {
+        Value::Array(item) => match item.as_slice() {
+            [Value::BulkString(name), _, _, Value::Int(times)] => {
+                Some((id(name)?, u64::try_from(*times).ok()?))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    list.iter().filter_map(count).collect()
+}
+
+/// How a stream and a group stand; what a server does not tell is unknown.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// The last entry that the stream ever had.
+    pub(super) last: Option<Ticket>,
+    /// The first that it still has.
+    first: Option<Ticket>,
+    /// The last of those that were deleted one by one.
+    last_deleted: Option<Ticket>,
+    /// The last that the group was given.
+    pub(super) delivered: Option<Ticket>,
+    /// How many wait for the group.
+    pub(super) lag: Option<u64>,
+    length: Option<u64>,
+    added: Option<u64>,
+    /// How many of the entries that the stream ever had the group was given.
+    pub(super) read: Option<u64>,
+}
+
+impl Standing {
+    /// From the answers to `XINFO STREAM` and `XINFO GROUPS`.
+    pub(super) fn of(replies: &[Value], group: Option<&str>) -> Standing {
+        let stream = replies.first();
+        let ticket = |name| text(stream?, name).and_then(id);
+        let mut standing = Standing {
+            last: ticket("last-generated-id"),
+            first: ticket("recorded-first-entry-id"),
+            last_deleted: ticket("max-deleted-entry-id"),
+            length: stream.and_then(|stream| number(stream, "length")),
+            added: stream.and_then(|stream| number(stream, "entries-added")),
+            ..Standing::default()
+        };
+        if let (Some(Value::Array(groups)), Some(name)) = (replies.get(1), group)
+            && let Some(group) = groups.iter().find(|group| text(group, "name") == Some(name.as_bytes()))
+        {
+            standing.delivered = text(group, "last-delivered-id").and_then(id);
+            standing.lag = number(group, "lag");
+            standing.read = number(group, "entries-read");
+        }
+        standing
+    }
+
+    /// How many entries the stream ever had.
+    pub(super) fn added(&self) -> Option<u64> {
+        self.added
+    }
+
+    /// How many entries stand in front of the first that it still has.
+    pub(super) fn in_front(&self) -> Option<u64> {
+        self.added?.checked_sub(self.length?)
+    }
+
+    /// Which entries are gone that a reader at `position` has not read: up to where, and how many, as far as that is
+    /// known; `read` is how many it has.
+    pub(super) fn gone(&self, position: Ticket, read: Option<u64>) -> Option<(Ticket, u64)> {
+        // Who has read nothing takes what there is; who has read everything misses nothing.
+        if position == Ticket(0, 0) || self.last? <= position {
+            return None;
+        }
+        let first = if self.length? == 0 { self.last } else { self.first };
+        let missed = self.in_front().zip(read).map(|(in_front, read)| in_front.saturating_sub(read));
+        let trimmed = first.filter(|first| *first > position && missed != Some(0));
+        let deleted = self.last_deleted.filter(|deleted| *deleted > position);
+        trimmed.max(deleted).map(|upto| (upto, missed.unwrap_or(1).max(1)))
+    }
+}
+
+/// One value of `[name, value, name, value, …]`, or of a map.
+fn value<'a>(info: &'a Value, name: &str) -> Option<&'a Value> {
+    let is_it = |key: &Value| match key {
+        Value::BulkString(key) => key == name.as_bytes(),
+        Value::SimpleString(key) => key == name,
+        _ => false,
+    };
+    match info {
+        Value::Array(pairs) => {
+            pairs.chunks(2).find(|pair| pair.first().is_some_and(is_it)).and_then(|pair| pair.get(1))
+        }
+        Value::Map(pairs) => pairs.iter().find(|(key, _)| is_it(key)).map(|(_, value)| value),
+        _ => None,
+    }
+}
+
+fn text<'a>(info: &'a Value, name: &str) -> Option<&'a [u8]> {
+    match value(info, name)? {
+        Value::BulkString(text) => Some(text),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+fn number(info: &Value, name: &str) -> Option<u64> {
+    match value(info, name)? {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(resp: &str) -> Value {
+        redis::parse_redis_value(resp.replace(' ', "\r\n").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn entries_are_read_and_those_that_are_gone_are_known() {
+        let read = entries(reply("*1 *2 $1 k *2 *2 $3 1-2 *2 $1 f $1 v *2 $3 1-3 *-1 "));
+        assert_eq!(read.iter().map(|entry| entry.ticket).collect::<Vec<_>>(), [Ticket(1, 2), Ticket(1, 3)]);
+        assert!(
+            matches!(&read[0].payload, Payload::Fields(fields) if *fields == [(b"f".to_vec(), b"v".to_vec())])
+        );
+        assert!(matches!(read[1].payload, Payload::Gone));
+        assert!(entries(reply("*-1 ")).is_empty());
+        assert!(entries(Value::Int(1)).is_empty());
+    }
+
+    #[test]
+    fn an_id_is_two_numbers_or_one() {
+        assert_eq!(id(b"17-3"), Some(Ticket(17, 3)));
+        assert_eq!(id(b"17"), Some(Ticket(17, 0)));
+        for wrong in ["", "-", "a-1", "1-", "1-2-3", "$"] {
+            assert_eq!(id(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_was_trimmed_unread_is_counted() {
+        let stream = reply(
+            "*8 $6 length :5 $17 last-generated-id $3 9-0 $23 recorded-first-entry-id $3 5-0 $13 entries-added :12 ",
+        );
+        let groups = reply("*1 *8 $4 name $1 g $17 last-delivered-id $3 2-0 $12 entries-read :3 $3 lag :5 ");
+        let standing = Standing::of(&[stream, groups], Some("g"));
+        assert_eq!((standing.delivered, standing.read, standing.lag), (Some(Ticket(2, 0)), Some(3), Some(5)));
+        // Seven of the twelve are gone, three of them were read.
+        let at = |position, read| standing.gone(Ticket(position, 0), read);
+        assert_eq!(at(2, Some(3)), Some((Ticket(5, 0), 4)));
+        assert_eq!(at(2, None), Some((Ticket(5, 0), 1)), "at least one");
+        assert_eq!(at(4, Some(7)), None, "trimmed up to what was read");
+        assert_eq!(at(6, Some(9)), None, "trimmed behind the reader");
+        assert_eq!(at(9, None), None, "everything was read");
+        assert_eq!(at(0, None), None, "a reader at the beginning takes what there is");
+        assert_eq!(Standing::of(&[], Some("g")).gone(Ticket(1, 0), None), None);
+    }
+
+    #[test]
+    fn how_often_entries_were_delivered_is_known_by_entry() {
+        let counts = deliveries(Some(&reply("*1 *4 $3 1-2 $1 c :5 :3 ")));
+        assert_eq!(counts, HashMap::from([(Ticket(1, 2), 3)]));
+    }
+}

@@ -1,0 +1,167 @@
+//! The entries in hand: which are with a handler, and which are done and not yet acknowledged.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::source::Ticket;
+
+/// Entries in hand, in the order of the broker.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    entries: BTreeMap<Ticket, State>,
+    /// Those that are done, in the order in which they were.
+    done: Vec<Ticket>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// In hand since then, or since the broker last heard so.
+    Taken(Instant),
+    Done,
+}
+
+impl Window {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn contains(&self, ticket: Ticket) -> bool {
+        self.entries.contains_key(&ticket)
+    }
+
+    pub(super) fn take(&mut self, ticket: Ticket, now: Instant) {
+        self.entries.insert(ticket, State::Taken(now));
+    }
+
+    /// It can be acknowledged; one that was forgotten meanwhile cannot any more.
+    pub(super) fn done(&mut self, ticket: Ticket) {
+        if let Some(state @ State::Taken(_)) = self.entries.get_mut(&ticket) {
+            *state = State::Done;
+            self.done.push(ticket);
+        }
+    }
+
+    /// Some of those that can be acknowledged; they stay until they are [removed](Self::remove).
+    pub(super) fn done_first(&self, most: usize) -> Vec<Ticket> {
+        self.done.iter().take(most).copied().collect()
+    }
+
+    /// How many can be acknowledged.
+    pub(super) fn done_len(&self) -> usize {
+        self.done.len()
+    }
+
+    /// Removes those that were done first.
+    pub(super) fn remove(&mut self, most: usize) {
+        for ticket in self.done.drain(..most.min(self.done.len())) {
+            self.entries.remove(&ticket);
+        }
+    }
+
+    /// Removes what is done from the front; returns the last of them. Everything up to it is done.
+    pub(super) fn remove_front(&mut self) -> Option<Ticket> {
+        let mut last = None;
+        while let Some(entry) = self.entries.first_entry().filter(|entry| matches!(entry.get(), State::Done))
+        {
+            last = Some(entry.remove_entry().0);
+        }
+        if last.is_some() {
+            self.done.retain(|ticket| self.entries.contains_key(ticket));
+        }
+        last
+    }
+
+    /// Removes what the broker will deliver again by itself: everything before `ticket`.
+    pub(super) fn forget_before(&mut self, ticket: Ticket) {
+        self.entries = self.entries.split_off(&ticket);
+        self.done.retain(|ticket| self.entries.contains_key(ticket));
+    }
+
+    /// Those that are in hand for so long, most of them the first; they count anew from now on.
+    pub(super) fn aged(&mut self, age: Duration, now: Instant) -> Vec<Ticket> {
+        let mut aged = Vec::new();
+        for (ticket, state) in &mut self.entries {
+            if let State::Taken(since) = state
+                && now.duration_since(*since) >= age
+            {
+                *since = now;
+                aged.push(*ticket);
+            }
+        }
+        aged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn window(n: u64) -> Window {
+        let mut window = Window::default();
+        (0..n).for_each(|i| window.take(Ticket(1, i), Instant::now()));
+        window
+    }
+
+    #[test]
+    fn only_what_is_done_from_the_front_on_is_acknowledged_at_once() {
+        let mut window = window(5);
+        [0, 1, 3].into_iter().for_each(|i| window.done(Ticket(1, i)));
+        assert_eq!(window.remove_front(), Some(Ticket(1, 1)));
+        assert_eq!(window.remove_front(), None, "2 is not done");
+        assert_eq!(window.done_first(9), [Ticket(1, 3)]);
+        window.done(Ticket(1, 2));
+        assert_eq!((window.remove_front(), window.len(), window.done_len()), (Some(Ticket(1, 3)), 1, 0));
+    }
+
+    #[test]
+    fn what_is_acknowledged_one_by_one_leaves_the_rest_in_hand() {
+        let mut window = window(4);
+        [3, 1].into_iter().for_each(|i| window.done(Ticket(1, i)));
+        assert_eq!(window.done_first(1), [Ticket(1, 3)]);
+        window.remove(1);
+        assert!(!window.contains(Ticket(1, 3)) && window.contains(Ticket(1, 1)));
+        assert_eq!((window.len(), window.done_len()), (3, 1));
+    }
+
+    #[test]
+    fn what_was_forgotten_is_not_acknowledged_when_it_is_done_at_last() {
+        let mut window = window(3);
+        window.done(Ticket(1, 1));
+        window.forget_before(Ticket(2, 0));
+        window.done(Ticket(1, 0));
+        assert!(window.is_empty() && window.done_len() == 0);
+    }
+
+    #[test]
+    fn what_is_in_hand_for_long_is_told_once_for_each_while() {
+        let mut window = window(2);
+        let (age, later) = (Duration::from_secs(1), Instant::now() + Duration::from_secs(2));
+        window.done(Ticket(1, 0));
+        assert_eq!(window.aged(age, later), [Ticket(1, 1)]);
+        assert_eq!(window.aged(age, later), []);
+    }
+
+    proptest! {
+        /// Nothing is acknowledged by the front that is not done, whatever the order in which handlers end.
+        #[test]
+        fn the_front_never_passes_what_is_not_done(order in Just((0_u64..20).collect::<Vec<_>>()).prop_shuffle(), until in 0_usize..20) {
+            let mut window = window(20);
+            let mut acknowledged = None;
+            for (n, i) in order.iter().enumerate().take(until) {
+                window.done(Ticket(1, *i));
+                acknowledged = window.remove_front().or(acknowledged);
+                let first_undone = (0..20).find(|i| !order[..=n].contains(i)).unwrap_or(20);
+                prop_assert_eq!(acknowledged.map_or(0, |Ticket(_, i)| i + 1), first_undone);
+            }
+        }
+    }
+}

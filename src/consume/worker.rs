@@ -1,0 +1,164 @@
+//! A worker: the events of its keys, one after the other, each until it is handled or given up.
+
+use std::mem;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::future::poll_immediate;
+use streamll_actors::event::Event;
+use streamll_actors::supervise::Backoff;
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
+
+use super::dead_letter::Letter;
+use super::duplicates::Duplicates;
+use super::handler::Handler;
+use super::source::{Entry, Ticket};
+use super::status::Shared;
+
+/// How many outcomes are told together.
+const TOGETHER: usize = 64;
+
+/// An event to handle, and the entry that it came from.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) event: Event,
+    pub(super) topic: Arc<str>,
+    pub(super) entry: Entry,
+}
+
+/// What became of one entry.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) ticket: Ticket,
+    pub(super) outcome: Outcome,
+}
+
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Handled,
+    Duplicate,
+    /// The broker delivers it again.
+    Returned,
+    Dead(Box<Letter>),
+}
+
+/// What all workers of a consumer do.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) handlers: Vec<Handler>,
+    pub(super) max_attempts: u32,
+    /// How many events each worker remembers.
+    pub(super) duplicates: Option<usize>,
+    /// Who gets what the handlers have taken, and settles it.
+    pub(super) reader: Option<Sender<(Event, Receipt)>>,
+}
+
+/// An event that its reader has not settled yet. Dropped, it is given back.
+#[derive(Debug)]
+pub(super) struct Receipt {
+    ticket: Ticket,
+    settled: Option<UnboundedSender<Vec<Settled>>>,
+}
+
+impl Receipt {
+    pub(super) fn done(mut self) {
+        self.tell(Outcome::Handled);
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        if let Some(settled) = self.settled.take() {
+            let _ = settled.send(vec![Settled { ticket: self.ticket, outcome }]);
+        }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.tell(Outcome::Returned);
+    }
+}
+
+/// Works until there are no more jobs. Repeats have the same key, so that the same worker meets them, one after the other.
+pub(super) async fn work(
+    work: Arc<Work>,
+    shared: Arc<Shared>,
+    mut jobs: UnboundedReceiver<Vec<Job>>,
+    settled: UnboundedSender<Vec<Settled>>,
+) {
+    let mut seen = work.duplicates.map(Duplicates::new);
+    // Told together, as long as handlers answer at once: waking who hears it costs more than most of them.
+    let mut told = Vec::with_capacity(TOGETHER);
+    while let Some(batch) = jobs.recv().await {
+        for job in batch {
+            let ticket = job.entry.ticket;
+            let outcome = if ticket.0 < shared.epoch() {
+                Outcome::Returned
+            } else if seen.as_ref().is_some_and(|seen| seen.knows(&job.event)) {
+                Outcome::Duplicate
+            } else {
+                let event = job.event.clone();
+                let mut handling = pin!(handle(&work, &shared, job));
+                let outcome = match poll_immediate(&mut handling).await {
+                    Some(outcome) => outcome,
+                    None => {
+                        tell(&settled, &mut told);
+                        handling.await
+                    }
+                };
+                if let (Some(seen), Outcome::Handled) = (&mut seen, &outcome) {
+                    seen.add(&event);
+                }
+                if let (Some(reader), Outcome::Handled) = (&work.reader, &outcome) {
+                    let receipt = Receipt { ticket, settled: Some(settled.clone()) };
+                    tell(&settled, &mut told);
+                    // With nobody there to read, it is given back.
+                    let _ = reader.send((event, receipt)).await;
+                    continue;
+                }
+                outcome
+            };
+            told.push(Settled { ticket, outcome });
+            if told.len() >= TOGETHER {
+                tell(&settled, &mut told);
+            }
+            // Handlers that never wait would keep a thread from everybody else.
+            tokio::task::consume_budget().await;
+        }
+        tell(&settled, &mut told);
+    }
+}
+
+fn tell(settled: &UnboundedSender<Vec<Settled>>, told: &mut Vec<Settled>) {
+    if !told.is_empty() {
+        // Nobody listens any more at the end of everything.
+        let _ = settled.send(mem::replace(told, Vec::with_capacity(TOGETHER)));
+    }
+}
+
+/// Runs the handlers that want the event, each until it succeeds or has failed often enough.
+async fn handle(work: &Work, shared: &Shared, job: Job) -> Outcome {
+    let Job { event, topic, entry } = job;
+    let mut failed: Option<(String, u32)> = None;
+    for handler in work.handlers.iter().filter(|handler| handler.wants(&event, &topic)) {
+        let mut backoff = Backoff::retries();
+        let mut attempts = 1;
+        while let Err(why) = handler.call(event.clone()).await {
+            if attempts >= work.max_attempts {
+                tracing::warn!(event_id = %event.id(), attempts, "a handler has given an event up: {why}");
+                failed.get_or_insert((why, attempts));
+                break;
+            }
+            tracing::debug!(event_id = %event.id(), attempts, "a handler failed and is tried again: {why}");
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next()) => {}
+                () = shared.stopped() => return Outcome::Returned,
+            }
+            attempts += 1;
+            shared.count(|balance| balance.retried += 1);
+        }
+    }
+    match failed {
+        None => Outcome::Handled,
+        Some((why, attempts)) => Outcome::Dead(Box::new(Letter::new(entry, why, attempts))),
+    }
+}
