@@ -176,7 +176,7 @@ async fn copy_file(
         Input { emitter: handle.emitter().clone(), patience: Patience::Open, ack: false, stop: stop.clone() };
     let (ended, ending) = oneshot::channel();
     let reader = std::thread::Builder::new().name("streamll-input".to_owned());
-    reader.spawn(move || drop(ended.send(input.read(file)))).map_err(said)?;
+    reader.spawn(move || drop(ended.send(input.read(file).0))).map_err(said)?;
     ending.await.unwrap_or(Ok(())).map_err(said)
 }
 

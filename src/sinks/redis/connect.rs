@@ -56,7 +56,8 @@ impl Link {
         expires: bool,
         ctx: Option<SinkContext>,
     ) -> Result<(Link, Vec<String>), Failure> {
-        let (link, answers) = Link::asking(address, ca_file, key, &look::questions(key, expires), ctx).await?;
+        let (link, answers) =
+            Link::asking(address, ca_file, key, &look::questions(key, expires), ctx).await?;
         Ok((link, look::read(&answers, key, expires)?))
     }
 
