@@ -27,6 +27,10 @@
 //! * **It connects by itself**, at the start and whenever it must again, and [says](ConsumerHandle::status) since when and
 //!   why it does not receive.
 //! * **The numbers balance**, as those of sinks do: [`ConsumerBalance`].
+#![cfg_attr(
+    not(all(feature = "redis", feature = "rabbitmq", feature = "cli")),
+    allow(dead_code, reason = "some of it is for one broker, or for the command, alone")
+)]
 
 mod consumer;
 mod dead_letter;
