@@ -101,3 +101,27 @@ fn entries_that_were_trimmed_while_a_dead_consumer_had_them_are_a_gap() {
         });
     }
 }
+
+#[test]
+fn what_is_trimmed_while_a_living_consumer_has_it_in_hand_is_handled_and_no_gap() {
+    let server = RedisServer::start();
+    add_numbers(&server, 0..30);
+    run(async {
+        let seen = Seen::default();
+        let handler = seen.handler();
+        let running = Running::start(consumer(&server).on("token", move |event| {
+            let first = number(&event) == 0;
+            handler(event);
+            async move {
+                if first {
+                    tokio::time::sleep(3 * IDLE).await;
+                }
+            }
+        }));
+        running.until("it has all in hand", |status| status.balance.in_flight == 30).await;
+        let _: i64 = ask(&server, &format!("XTRIM {STREAM} MAXLEN 0"));
+        wait_for("all", || seen.len() == 30).await;
+        let status = running.stop().await;
+        assert_eq!((status.gaps, status.balance.handled), (0, 30), "{status:#?}");
+    });
+}

@@ -9,6 +9,7 @@ use streamll_actors::sink::DeliveryError;
 use super::replies::{deliveries, id, listed};
 use super::{READ, RedisSource, WARY};
 use crate::consume::source::{Entry, Ticket};
+use crate::consume::window::Window;
 
 impl RedisSource {
     /// Whether the last look found that entries are gone that nobody has read; told once for each.
@@ -32,7 +33,7 @@ impl RedisSource {
     }
 
     /// Takes over what consumers have in hand that are gone.
-    pub(super) async fn claim(&mut self) -> Result<(), DeliveryError> {
+    pub(super) async fn claim(&mut self, window: &Window) -> Result<(), DeliveryError> {
         let mut from = Ticket(0, 0);
         loop {
             let mut replies = self.ask(&self.place.claim(self.claim_after, from, READ)).await?;
@@ -40,11 +41,18 @@ impl RedisSource {
             let Some(Value::Array(mut claimed)) = replies.pop() else { return Ok(()) };
             // The next place, the entries, and since Redis 7 the ids of those that are gone.
             let gone = if claimed.len() > 2 { claimed.pop() } else { None };
-            if let Some(Value::Array(gone)) = gone
-                && !gone.is_empty()
-            {
-                self.shared
-                    .gap(gone.len() as u64, "entries were trimmed while another consumer had them in hand");
+            if let Some(Value::Array(gone)) = gone {
+                // What is in our own hand is handled all the same.
+                let lost = |name: &Value| match name {
+                    Value::BulkString(name) => id(name).is_some_and(|ticket| !window.contains(ticket)),
+                    _ => false,
+                };
+                match gone.iter().filter(|name| lost(name)).count() {
+                    0 => {}
+                    lost => self
+                        .shared
+                        .gap(lost as u64, "entries were trimmed while another consumer had them in hand"),
+                }
             }
             let taken = claimed.pop().map(listed).unwrap_or_default();
             if let Some(first) = taken.first() {

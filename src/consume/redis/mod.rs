@@ -417,9 +417,12 @@ impl Source for RedisSource {
                 let replies = self.ask(&self.place.keep(aged)).await?;
                 self.check(&replies)?;
             }
-            if self.claimed_at.is_none_or(|at| now.duration_since(at) >= self.claim_after / 2) {
+            // What it had itself comes first, or what is gone of that would be told of twice.
+            let has_begun = !matches!(self.phase, Phase::Pending(_));
+            let is_due = self.claimed_at.is_none_or(|at| now.duration_since(at) >= self.claim_after / 2);
+            if has_begun && is_due {
                 self.claimed_at = Some(now);
-                self.claim().await?;
+                self.claim(window).await?;
             }
         }
         let replies = self.ask(&self.place.look()).await?;
