@@ -89,9 +89,7 @@ fn entries_that_were_trimmed_while_a_dead_consumer_had_them_are_a_gap() {
             dies(&server, "gone", 30).await;
             let _: i64 = ask(&server, &format!("XTRIM {STREAM} MAXLEN 10"));
             let seen = Seen::default();
-            // Its own it finds by its name, far from the time after which it would take them over from itself.
-            let own = || consumer(&server).name("gone").claim_after(Duration::from_secs(600));
-            let next = if taken_over { consumer(&server) } else { own() };
+            let next = if taken_over { consumer(&server) } else { consumer(&server).name("gone") };
             let running = Running::start(next.on("token", seen.handler()));
             running.until("the gap is noticed", |status| status.missed == 20).await;
             wait_for("the rest", || seen.len() == 10).await;
