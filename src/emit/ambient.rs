@@ -81,8 +81,23 @@ impl Ambient {
     /// That of the running code, or this one where the code runs outside of everything: in a task or on a thread of its
     /// own, what was around when it was made counts.
     pub(crate) fn or_running(self) -> Ambient {
-        let running = Ambient::current();
-        if running.level == Level::Outside && running.scope.is_none() { self } else { running }
+        let elsewhere = |running: &Ambient| {
+            let outside = running.level == Level::Outside && running.scope.is_none();
+            (!outside && !running.same(&self)).then(|| running.clone())
+        };
+        Ambient::read(elsewhere).flatten().unwrap_or(self)
+    }
+
+    /// Whether both are surely the same.
+    fn same(&self, other: &Ambient) -> bool {
+        let (scopes, emitters) = (
+            self.scope.as_ref().zip(other.scope.as_ref()),
+            self.emitter.as_ref().zip(other.emitter.as_ref()),
+        );
+        self.level == other.level
+            && self.context.same(&other.context)
+            && scopes.is_some_and(|(one, two)| one.same(two))
+            && emitters.is_some_and(|(one, two)| one.same(two))
     }
 
     /// A new step of what is around: inside of a scope a child of its step, elsewhere the root of a run of `module_name`.

@@ -262,7 +262,6 @@ impl Scope {
         state.step = state.step.clone().context(context);
     }
 
-    #[cfg(feature = "tracing")]
     pub(super) fn same(&self, other: &Scope) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -282,12 +281,13 @@ impl Scope {
 
     /// Begins it with its `start`.
     pub(super) fn start(&self) {
-        let inputs = {
+        let event = {
             let mut state = self.state();
             (state.phase, state.began) = (Phase::Begun, Some(Instant::now()));
-            std::mem::take(&mut state.inputs)
+            let inputs = std::mem::take(&mut state.inputs);
+            Event::with_map(&state.step, "start", inputs)
         };
-        self.tell(Event::new(&self.step(), "start").with_data(Value::Object(inputs)));
+        self.tell(event);
     }
 
     /// Begins it without: who made its step emits that.
@@ -330,22 +330,24 @@ impl Scope {
 
     /// Ends it; only the first call counts.
     pub(crate) fn end(&self) {
-        let (outputs, failure, began) = {
+        let event = {
             let mut state = self.state();
             if state.phase != Phase::Begun {
                 return;
             }
             state.phase = Phase::Ended;
-            (std::mem::take(&mut state.outputs), state.failure.take(), state.began)
+            let mut data = std::mem::take(&mut state.outputs);
+            if let Some(began) = state.began {
+                data.insert("duration".to_owned(), began.elapsed().as_secs_f64().into());
+            }
+            let mut kind = "end";
+            if let Some((error_type, message)) = state.failure.take() {
+                kind = "error";
+                data.insert("error_type".to_owned(), error_type.into());
+                data.insert("error_message".to_owned(), message.into());
+            }
+            Event::with_map(&state.step, kind, data)
         };
-        let kind = if failure.is_some() { "error" } else { "end" };
-        let mut event = Event::new(&self.step(), kind).with_data(Value::Object(outputs));
-        if let Some(began) = began {
-            event = event.with("duration", began.elapsed().as_secs_f64());
-        }
-        if let Some((error_type, message)) = failure {
-            event = event.with("error_type", error_type).with("error_message", message);
-        }
         self.tell(event);
     }
 

@@ -43,6 +43,9 @@ impl Context {
         if self.0.is_none() {
             return inner.clone();
         }
+        if inner.is_empty() || self.same(inner) {
+            return self.clone();
+        }
         let mut merged = self.clone();
         for (key, value) in inner.data() {
             put(&mut merged.entries().data, key.clone(), value.clone());
@@ -51,6 +54,12 @@ impl Context {
             put(&mut merged.entries().tags, key.clone(), value.clone());
         }
         merged
+    }
+
+    /// Whether both are the same snapshot in memory.
+    #[must_use]
+    pub fn same(&self, other: &Context) -> bool {
+        self.0.as_ref().map(Arc::as_ptr) == other.0.as_ref().map(Arc::as_ptr)
     }
 
     /// The keys of `data` and their values, in the order they were added.

@@ -1,6 +1,6 @@
 //! Identities: of events (UUID v7), and of executions and steps (random hexadecimal).
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -63,20 +63,22 @@ impl fmt::Debug for EventId {
 
 /// A fresh name for a whole run: 32 hexadecimal digits, as in a W3C trace id.
 pub(crate) fn execution_id() -> Arc<str> {
-    hex(&[fastrand::u64(..), fastrand::u64(..)])
+    hex(fastrand::u128(..).to_be_bytes())
 }
 
 /// A fresh name for one step: 16 hexadecimal digits, as in a W3C span id.
 pub(crate) fn span_id() -> Arc<str> {
-    hex(&[fastrand::u64(..)])
+    hex(fastrand::u64(..).to_be_bytes())
 }
 
-fn hex(words: &[u64]) -> Arc<str> {
-    let mut text = String::with_capacity(words.len() * 16);
-    for word in words {
-        let _ = write!(text, "{word:016x}");
+/// Every step gets one: written by hand, without a text in between.
+fn hex<const BYTES: usize>(bytes: [u8; BYTES]) -> Arc<str> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [[0; 2]; BYTES];
+    for (digits, byte) in text.iter_mut().zip(bytes) {
+        *digits = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
     }
-    text.into()
+    std::str::from_utf8(text.as_flattened()).expect("digits").into()
 }
 
 #[cfg(test)]

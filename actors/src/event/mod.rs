@@ -71,7 +71,13 @@ impl Event {
     /// An event of `step`, happening now, without data.
     #[must_use]
     pub fn new(step: &Step, kind: impl Into<Kind>) -> Event {
-        Event::with_body(step.clone(), kind.into(), Body::Map(Map::new()))
+        Event::with_map(step, kind, Map::new())
+    }
+
+    /// An event of `step`, happening now, with these data.
+    #[must_use]
+    pub fn with_map(step: &Step, kind: impl Into<Kind>, data: Map<String, Value>) -> Event {
+        Event::with_body(step.clone(), kind.into(), Body::Map(data))
     }
 
     /// A piece of text that `step` streams as `field`; `index` counts the tokens of that field from zero.

@@ -127,9 +127,13 @@ impl Step {
         self.0.fragments.get_or_init(|| wire::fragments(&self.0.parts))
     }
 
-    fn changed(self, change: impl FnOnce(&mut StepParts)) -> Step {
-        let mut parts =
-            Arc::try_unwrap(self.0).map_or_else(|shared| shared.parts.clone(), |inner| inner.parts);
+    fn changed(mut self, change: impl FnOnce(&mut StepParts)) -> Step {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            change(&mut inner.parts);
+            inner.fragments.take();
+            return self;
+        }
+        let mut parts = self.0.parts.clone();
         change(&mut parts);
         Step::from(parts)
     }

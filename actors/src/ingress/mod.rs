@@ -176,6 +176,12 @@ impl Emitter {
         self.0.ledger.add(&Tally { received: 1, rejected: 1, ..Tally::default() });
     }
 
+    /// Whether both reach the same graph.
+    #[must_use]
+    pub fn same(&self, other: &Emitter) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether the graph takes no more events.
     #[must_use]
     pub fn is_closed(&self) -> bool {

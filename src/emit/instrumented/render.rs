@@ -26,8 +26,17 @@ pub(super) fn serialized<T: Serialize + ?Sized>(value: &T) -> Option<Rendered> {
         return Some(Rendered { value: beginning(&out.bytes).into(), cut: true });
     }
     written.ok()?;
-    let value = serde_json::from_slice(&out.bytes).ok()?;
+    let value = plain_text(&out.bytes).map_or_else(|| serde_json::from_slice(&out.bytes).ok(), Some)?;
     Some(Rendered { value, cut: false })
+}
+
+/// The text that this JSON is, if it is one that needs no reading: most inputs are.
+fn plain_text(json: &[u8]) -> Option<Value> {
+    let inner = json.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if inner.contains(&b'\\') {
+        return None;
+    }
+    std::str::from_utf8(inner).ok().map(Value::from)
 }
 
 /// By `Debug` or `Display`; `None` when that fails or panics.
@@ -77,10 +86,17 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 /// Takes so much and no more: whoever writes a large value is stopped where the limit is.
-#[derive(Default)]
 struct Limited {
     bytes: Vec<u8>,
     cut: bool,
+}
+
+impl Default for Limited {
+    fn default() -> Limited {
+        /// Most values fit, and need no second piece of memory.
+        const USUAL: usize = 128;
+        Limited { bytes: Vec::with_capacity(USUAL), cut: false }
+    }
 }
 
 impl Limited {
