@@ -17,6 +17,8 @@
 //! assert_eq!(kept.path.file_name().unwrap(), "events.ndjson");
 //! ```
 
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod addresses;
 pub mod file;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
@@ -54,9 +56,9 @@ pub fn rabbitmq(url: impl AsRef<str>) -> RabbitMqConfig {
     RabbitMqConfig { url: url.into(), ..RabbitMqConfig::default() }
 }
 
-/// Events as entries of Redis Streams on the server at `url`.
+/// Events as entries of Redis Streams; `url` is a server, or one or more nodes of a cluster, by commas.
 #[cfg(feature = "redis")]
 #[must_use]
-pub fn redis(url: impl Into<secrecy::SecretString>) -> RedisConfig {
+pub fn redis(url: impl AsRef<str>) -> RedisConfig {
     RedisConfig::new(url)
 }

@@ -5,6 +5,7 @@ mod brokers;
 #[path = "../chaos/mod.rs"]
 mod chaos;
 mod clients;
+mod cluster;
 mod faults;
 mod oracle;
 mod orders;

@@ -81,6 +81,11 @@ impl<'b> Outage<'b> {
         Outage::start(brokers, None, PAUSE, |_| None)
     }
 
+    /// With about 5,000 events a second.
+    pub(crate) fn fast(broker: &'b dyn Broker) -> Outage<'b> {
+        Outage::start(&[broker], None, PAUSE / 6, |_| None)
+    }
+
     /// With the broker behind a proxy.
     pub(crate) fn behind(port: u16, broker: &'b dyn Broker) -> Outage<'b> {
         Outage::start(&[broker], Some(port), PAUSE, |_| None)

@@ -63,22 +63,19 @@ impl fmt::Debug for EventId {
 
 /// A fresh name for a whole run: 32 hexadecimal digits, as in a W3C trace id.
 pub(crate) fn execution_id() -> Arc<str> {
-    hex(fastrand::u128(..).to_be_bytes())
+    hex(fastrand::u128(..), 32)
 }
 
 /// A fresh name for one step: 16 hexadecimal digits, as in a W3C span id.
 pub(crate) fn span_id() -> Arc<str> {
-    hex(fastrand::u64(..).to_be_bytes())
+    hex(fastrand::u128(..), 16)
 }
 
-/// Every step gets one: written by hand, without a text in between.
-fn hex<const BYTES: usize>(bytes: [u8; BYTES]) -> Arc<str> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [[0; 2]; BYTES];
-    for (digits, byte) in text.iter_mut().zip(bytes) {
-        *digits = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
-    }
-    std::str::from_utf8(text.as_flattened()).expect("digits").into()
+/// Every step gets one: written without a piece of memory in between.
+fn hex(number: u128, digits: usize) -> Arc<str> {
+    let mut text = [0; uuid::fmt::Simple::LENGTH];
+    let text = Uuid::from_u128(number).as_simple().encode_lower(&mut text);
+    text.get(..digits).unwrap_or_default().into()
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use super::super::addresses::Addresses;
 use super::declare::{Declared, QueuePlan};
 use super::place::Target;
 use super::sink::RabbitMqSink;
@@ -125,76 +125,6 @@ pub enum Argument {
     Fraction(f64),
     /// A text.
     Text(String),
-}
-
-/// Addresses of a broker, with the passwords in them: shown nowhere.
-#[derive(Clone, Default)]
-pub struct Addresses(Vec<SecretString>);
-
-impl Addresses {
-    /// Each of them.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(SecretString::expose_secret)
-    }
-
-    fn push(&mut self, text: &str) {
-        // A comma may stand in a password: a separator has an address behind it.
-        let mut rest = text.trim();
-        while let Some(at) = rest.match_indices(',').map(|(at, _)| at).find(|at| {
-            let next = rest.get(at + 1..).unwrap_or_default().trim_start();
-            next.starts_with("amqp://") || next.starts_with("amqps://")
-        }) {
-            let (one, others) = rest.split_at(at);
-            self.0.push(one.trim_end().into());
-            rest = others.get(1..).unwrap_or_default().trim_start();
-        }
-        self.0.push(rest.into());
-    }
-}
-
-impl<T: AsRef<str>> From<T> for Addresses {
-    fn from(text: T) -> Addresses {
-        let mut addresses = Addresses::default();
-        addresses.push(text.as_ref());
-        addresses
-    }
-}
-
-impl<T: AsRef<str>> FromIterator<T> for Addresses {
-    fn from_iter<I: IntoIterator<Item = T>>(texts: I) -> Addresses {
-        let mut addresses = Addresses::default();
-        texts.into_iter().for_each(|text| addresses.push(text.as_ref()));
-        addresses
-    }
-}
-
-impl fmt::Debug for Addresses {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{} hidden]", self.0.len())
-    }
-}
-
-impl<'de> Deserialize<'de> for Addresses {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Addresses, D::Error> {
-        struct OneOrMore;
-        impl<'de> de::Visitor<'de> for OneOrMore {
-            type Value = Addresses;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address such as `amqp://user:password@host:5672/vhost`, or a list of them")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Addresses, E> {
-                Ok(text.into())
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Addresses, A::Error> {
-                let texts = Vec::<String>::deserialize(SeqAccessDeserializer::new(list))?;
-                Ok(texts.into_iter().collect())
-            }
-        }
-        deserializer.deserialize_any(OneOrMore)
-    }
 }
 
 impl<'de> Deserialize<'de> for QueueConfig {
@@ -344,7 +274,7 @@ impl RabbitMqConfig {
         if !(1..=WINDOW).contains(&self.window) {
             return Err(format!("window: must be between 1 and {WINDOW}; write `1024`"));
         }
-        if self.url.0.is_empty() {
+        if self.url.iter().next().is_none() {
             return Err("url: is missing; write `amqp://user:password@host:5672/vhost`".to_owned());
         }
         let targets = self.url.iter().map(|url| Target::parse(url, heartbeat));
@@ -573,14 +503,6 @@ mod tests {
         assert_eq!(long.inner()["x-single-active-consumer"], AMQPValue::Boolean(true));
         assert_eq!(long.inner().len(), 5);
         assert_eq!(config.keeps().expect("it tells").len(), 2);
-    }
-
-    #[test]
-    fn several_addresses_are_a_list_or_separated_by_commas() {
-        let count = |url: Value| read(json!({ "url": url })).url.0.len();
-        assert_eq!(count(json!("amqp://a,amqps://b , amqp://c")), 3);
-        assert_eq!(count(json!(["amqp://a", "amqp://b,amqp://c"])), 3);
-        assert_eq!(count(json!("amqp://u:pass,word@a")), 1);
     }
 
     #[test]

@@ -40,7 +40,8 @@ use std::time::Duration;
 
 use streamll_actors::sink::BatchPolicy;
 
-pub use config::{Addresses, Argument, ExchangeType, Ordering, QueueConfig, QueueType, RabbitMqConfig};
+pub use super::addresses::Addresses;
+pub use config::{Argument, ExchangeType, Ordering, QueueConfig, QueueType, RabbitMqConfig};
 pub use sink::RabbitMqSink;
 
 /// How it likes its batches: the window is empty at the end of each, so long ones cost less.

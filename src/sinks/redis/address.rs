@@ -58,6 +58,18 @@ impl Address {
         let login = login.set_lib_name("streamll", env!("CARGO_PKG_VERSION"));
         Ok(Address { tls, host, port, login })
     }
+
+    /// Another node of the same cluster, with the same login.
+    pub(crate) fn node(&self, host: &str, port: u16) -> Address {
+        // A node that does not know its own name means the one that was asked.
+        let host = if host.is_empty() { &self.host } else { host };
+        Address { host: host.to_owned(), port, ..self.clone() }
+    }
+
+    /// Whether both are the same place.
+    pub(crate) fn is(&self, other: &Address) -> bool {
+        self.port == other.port && self.host == other.host
+    }
 }
 
 impl fmt::Display for Address {

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use streamll_actors::route::Template;
 use streamll_actors::sink::{BatchPolicy, Placement};
 
+use super::super::addresses::Addresses;
 use super::RedisSink;
 use super::address::Address;
 use super::sink::Settings;
@@ -23,9 +23,13 @@ pub(crate) const PLACEMENT: Placement = Placement::Spine;
 /// What YAML says of a sink with `type: redis`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct RedisConfig {
-    /// One server: `redis://host:6379`, or `rediss://` for TLS, with user, password and database where it needs them:
-    /// `redis://user:password@host:6379/0`. Required. Not a Unix socket, and neither Cluster nor Sentinel.
-    pub url: SecretString,
+    /// The server: `redis://host:6379`, or `rediss://` for TLS, with user, password and database where it needs them:
+    /// `redis://user:password@host:6379/0`. Of a cluster one node or several, as a list or separated by commas; the
+    /// others are found. Required. Not a Unix socket, and no Sentinel.
+    pub url: Addresses,
+    /// Whether it is a cluster. Default: what the server says.
+    #[serde(default)]
+    pub cluster: Option<bool>,
     /// The stream, as a template like a routing key: `prod_ai_events`, or `chat:{data.conversation_id}` for a stream
     /// each. Default: `ai_events`. Any value makes a key, so give streams of values an `expire`.
     #[serde(default = "stream_key")]
@@ -69,9 +73,10 @@ fn field() -> String {
 impl RedisConfig {
     /// For the server at `url`, all else by default.
     #[must_use]
-    pub fn new(url: impl Into<SecretString>) -> RedisConfig {
+    pub fn new(url: impl Into<Addresses>) -> RedisConfig {
         RedisConfig {
             url: url.into(),
+            cluster: None,
             stream_key: stream_key(),
             field: field(),
             max_len: None,
@@ -79,6 +84,13 @@ impl RedisConfig {
             ordering: Ordering::default(),
             ca_file: None,
         }
+    }
+
+    /// Says whether it is a cluster, instead of the server.
+    #[must_use]
+    pub fn cluster(mut self, cluster: bool) -> RedisConfig {
+        self.cluster = Some(cluster);
+        self
     }
 
     /// Sets the template of the stream's key.
@@ -128,7 +140,15 @@ impl RedisConfig {
     /// # Errors
     /// When a value cannot be right. The text begins with its key, `url: …`, and never shows a password.
     pub fn build(&self) -> Result<RedisSink, String> {
-        let address = Address::parse(self.url.expose_secret()).map_err(|why| format!("url: {why}"))?;
+        let parse = |url| Address::parse(url).map_err(|why| format!("url: {why}"));
+        let addresses = self.url.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        if self.cluster == Some(false) && addresses.len() > 1 {
+            return Err(
+                "cluster: several servers are those of a cluster; leave out `cluster: false`, or name \
+                one server in url"
+                    .to_owned(),
+            );
+        }
         let template = Template::parse(&self.stream_key).map_err(|why| format!("stream_key: {why}"))?;
         if self.field.is_empty() || self.field == "attempt" {
             return Err(format!("field: `{}` cannot be its name; write `event`", self.field));
@@ -140,11 +160,12 @@ impl RedisConfig {
         if expire == Some(0) {
             return Err("expire: must be at least 1ms; leave it out to keep streams".to_owned());
         }
-        if self.ca_file.is_some() && !address.tls {
+        if self.ca_file.is_some() && !addresses.iter().all(|address| address.tls) {
             return Err("ca_file: is for TLS alone; begin `url` with `rediss://`".to_owned());
         }
         Ok(RedisSink::new(Settings {
-            address,
+            addresses,
+            cluster: self.cluster,
             entry: Entry {
                 keys: Keys::new(template),
                 field: self.field.clone(),
@@ -177,6 +198,8 @@ mod tests {
         for (bad, key) in [
             (RedisConfig::new("redis://:hunter2@h:99999"), "url: "),
             (good.clone().stream_key("chat:{data.id"), "stream_key: "),
+            (RedisConfig::new("redis://:hunter2@h,redis://:hunter2@h:99999"), "url: "),
+            (RedisConfig::new("redis://:hunter2@h,redis://:hunter2@g").cluster(false), "cluster: "),
             (good.clone().field(""), "field: "),
             (good.clone().field("attempt"), "field: "),
             (good.clone().max_len(0), "max_len: "),

@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::address::Address;
 use super::error::{Failure, Scene, Stage, explain, unreachable};
-use super::look;
+use super::look::{self, Look};
 use super::wire::{Tapped, Wire};
 
 /// For everything from the name lookup to the look around. The library's own deadline is twice hidden retries long.
@@ -48,14 +48,14 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Connects, logs in and looks around; also returns what will hurt, a line each.
+    /// Connects, logs in and looks around.
     pub(super) async fn open(
         address: &Address,
         ca_file: Option<&Path>,
         key: Option<&str>,
         expires: bool,
         ctx: Option<SinkContext>,
-    ) -> Result<(Link, Vec<String>), Failure> {
+    ) -> Result<(Link, Look), Failure> {
         let (link, answers) =
             Link::asking(address, ca_file, key, &look::questions(key, expires), ctx).await?;
         Ok((link, look::read(&answers, key, expires)?))

@@ -1,6 +1,7 @@
 //! What a failure of Redis means: its class, a line for an operator, and whether anything can have been carried out.
 
 use std::error::Error as StdError;
+use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,19 @@ impl Failure {
         Failure { keep: true, ..Failure::new(ErrorClass::Overload, what) }
     }
 
+    /// It is about one of several nodes.
+    pub(super) fn of_node(self, node: &Address) -> Failure {
+        Failure { what: format!("node {node}: {}", self.what), ..self }
+    }
+
+    /// A slot was not where it was said to be, again and again.
+    pub(super) fn between_nodes(key: &str) -> Failure {
+        Failure {
+            keep: true,
+            ..Failure::unavailable(format!("`{key}` is on its way from one node to another"))
+        }
+    }
+
     /// It did not answer in time while connecting.
     pub(super) fn late(limit: Duration) -> Failure {
         Failure::unavailable(format!(
@@ -84,7 +98,7 @@ impl Failure {
     }
 
     /// The error to report, with the server's address in front.
-    pub(crate) fn at(self, address: &Address) -> DeliveryError {
+    pub(crate) fn at(self, address: impl Display) -> DeliveryError {
         let Failure { class, what, .. } = self;
         match class {
             ErrorClass::Rejected => DeliveryError::rejected(format!("{address}: {what}")),
@@ -176,8 +190,8 @@ pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
             "is a replica that has lost its master: bring the master back, or promote it",
         ),
         "LOADING" => Failure::unavailable("is loading its data: wait"),
-        "CLUSTERDOWN" | "TRYAGAIN" => Failure::unavailable("its cluster is down: see `CLUSTER INFO`"),
-        "MOVED" | "ASK" | "CROSSSLOT" => Failure::misconfigured(CLUSTER),
+        "CLUSTERDOWN" => cluster_down(0),
+        "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" => Failure::misconfigured(CLUSTER),
         "WRONGTYPE" => wrong_type(key, None),
         "NOAUTH" => Failure::misconfigured(NO_LOGIN),
         "WRONGPASS" => Failure::misconfigured("refuses the login: check user and password in url"),
@@ -196,6 +210,10 @@ pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
         }
         "ERR" if says("DB index") => Failure::misconfigured(
             "has no such database: take a smaller number at the end of url, or raise databases",
+        ),
+        "ERR" if says("cluster support disabled") => Failure::misconfigured(NO_CLUSTER),
+        "ERR" if says("not allowed in cluster mode") => Failure::misconfigured(
+            "is a node of a cluster, which has no databases: take the number out of the end of url",
         ),
         "ERR" if says("without any password configured") => {
             Failure::misconfigured("has no password, but url brings one: take it out, or set requirepass")
@@ -220,10 +238,30 @@ pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
 
 /// What `EXEC` says when it is itself what is refused.
 const BECAUSE: &str = "discarded because of: ";
-const CLUSTER: &str = "is a node of a cluster, which needs the cluster client that this build does not have yet: \
-    let url lead to a single server";
+const CLUSTER: &str = "is a node of a cluster, and the stream is another's: leave out `cluster: false`";
+pub(super) const NO_CLUSTER: &str =
+    "is no node of a cluster: leave out `cluster: true`, and name one server in url";
 const NO_TLS: &str = "does not speak TLS: name its TLS port (tls-port) in url";
 const NO_LOGIN: &str = "asks for a password: put user and password into url (`redis://user:password@host`)";
+
+/// The cluster takes no writes; `missing` slots have no master, as far as is known.
+pub(super) fn cluster_down(missing: u16) -> Failure {
+    let why = match missing {
+        0 => "a master is gone and no replica has taken its place, or most masters are gone".to_owned(),
+        missing => format!("{missing} of its 16384 slots have no master"),
+    };
+    let what = format!(
+        "its cluster is down (CLUSTERDOWN) and takes no writes: {why}; bring the nodes back, see `CLUSTER NODES`"
+    );
+    Failure { keep: true, ..Failure::unavailable(what) }
+}
+
+/// No node has the slot of what was to be written.
+pub(super) fn no_master(slot: u16) -> Failure {
+    Failure::unavailable(format!(
+        "no master has slot {slot} of its cluster: bring the nodes back, or assign the slot (`redis-cli --cluster fix`)"
+    ))
+}
 
 /// A key that is taken by something else.
 pub(super) fn wrong_type(key: &str, kind: Option<&str>) -> Failure {
@@ -371,11 +409,21 @@ mod tests {
         ),
         ("NOREPLICAS Not enough good replicas to write.", Overload, true, "min-replicas-to-write"),
         ("BUSY Redis is busy running a script.", Overload, true, "SCRIPT KILL"),
-        ("MOVED 3999 127.0.0.1:6381", Misconfigured, false, "cluster client"),
-        ("ASK 3999 127.0.0.1:6381", Misconfigured, false, "cluster client"),
-        ("CROSSSLOT Keys in request don't hash to the same slot", Misconfigured, false, "cluster client"),
-        ("CLUSTERDOWN The cluster is down", Unavailable, false, "CLUSTER INFO"),
-        ("TRYAGAIN Multiple keys request during rehashing of slot", Unavailable, false, "CLUSTER INFO"),
+        ("MOVED 3999 127.0.0.1:6381", Misconfigured, false, "leave out `cluster: false`"),
+        ("ASK 3999 127.0.0.1:6381", Misconfigured, false, "leave out `cluster: false`"),
+        (
+            "CROSSSLOT Keys in request don't hash to the same slot",
+            Misconfigured,
+            false,
+            "leave out `cluster: false`",
+        ),
+        ("CLUSTERDOWN The cluster is down", Unavailable, true, "(CLUSTERDOWN) and takes no writes"),
+        (
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            Misconfigured,
+            false,
+            "leave out `cluster: false`",
+        ),
         ("ERR Protocol error: invalid bulk length", Rejected, false, "proto-max-bulk-len"),
         ("ERR Protocol error: unauthenticated bulk length", Misconfigured, false, "password into url"),
         ("ERR max number of clients reached", Unavailable, false, "maxclients"),

@@ -10,7 +10,8 @@ const INFO: usize = 1;
 const SAVE: usize = 2;
 const MULTI: usize = 3;
 const EXEC: usize = 4;
-const TYPE: usize = 5;
+const CLUSTER: usize = 5;
+const TYPE: usize = 6;
 
 /// The questions, in the order in which [`read`] takes the answers.
 pub(super) fn questions(key: Option<&str>, expires: bool) -> Pipeline {
@@ -19,6 +20,8 @@ pub(super) fn questions(key: Option<&str>, expires: bool) -> Pipeline {
     ask.cmd("PING").cmd("INFO").cmd("CONFIG").arg("GET").arg("save");
     // Who may not begin a transaction would write outside of it.
     ask.cmd("MULTI").cmd("EXEC");
+    // Also who may not ask `INFO` is to know.
+    ask.cmd("CLUSTER").arg("INFO");
     if let Some(key) = key {
         ask.cmd("TYPE").arg(key);
     }
@@ -29,8 +32,17 @@ pub(super) fn questions(key: Option<&str>, expires: bool) -> Pipeline {
     ask
 }
 
-/// What will hurt, a line each. What the user may not ask stays unknown, quietly.
-pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Result<Vec<String>, Failure> {
+/// What a look found.
+#[derive(Debug, Default)]
+pub(super) struct Look {
+    /// What will hurt, a line each.
+    pub(super) findings: Vec<String>,
+    /// It is a node of a cluster.
+    pub(super) in_cluster: bool,
+}
+
+/// What the user may not ask stays unknown, quietly.
+pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Result<Look, Failure> {
     let name = key.unwrap_or("*");
     let (answers, pexpire) = match answers.split_last() {
         Some((pexpire, others)) if expires => (others, Some(pexpire)),
@@ -45,6 +57,7 @@ pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Resul
         };
         if let Value::ServerError(error) = answer
             && !dispensable(error.code())
+            && !(i == TYPE && of_cluster(error.code()))
         {
             return Err(error::reply(error.code(), error.details().unwrap_or_default(), name));
         }
@@ -88,13 +101,14 @@ pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Resul
             "it is a replica and takes no writes: promote it, or let url lead to the master".to_owned(),
         );
     }
-    if value("cluster_enabled") == "1" {
-        found.push(
-            "it is a node of a cluster: streams of other nodes need the cluster client, which this build does not have yet"
-                .to_owned(),
-        );
-    }
-    Ok(found)
+    let in_cluster = answers.get(CLUSTER).is_some_and(|info| text(info).is_some())
+        || matches!(answers.get(TYPE), Some(Value::ServerError(error)) if of_cluster(error.code()));
+    Ok(Look { findings: found, in_cluster })
+}
+
+/// Whether only a node of a cluster says this of a key.
+fn of_cluster(code: &str) -> bool {
+    ["MOVED", "ASK", "CLUSTERDOWN"].contains(&code)
 }
 
 fn text(value: &Value) -> Option<&str> {

@@ -25,17 +25,30 @@
 //! a time and nothing overtakes. Only a key of the wrong type is refused by itself inside a transaction: events for
 //! other keys of its batch arrive before it.
 //!
+//! # Redis Cluster
+//!
+//! A node of a cluster is noticed, and the other nodes are found: `url` needs one that answers. A stream is one key and
+//! lives on one master; a `stream_key` with placeholders spreads conversations over all of them, and `{{…}}` keeps keys
+//! together (`{{{data.tenant}}}:{data.conversation_id}`: the streams of a tenant on one master). Each batch is split by
+//! slots, one transaction for each, all of them under way at once; the order of a stream stays. Slots that move are
+//! followed. When a master goes, events wait until a replica has taken its place.
+//!
+//! Replicas are written to behind the answer: an entry that was acknowledged in the last moment before its master died
+//! may be missing on the replica that takes its place. Nobody can tell; `min-replicas-to-write` makes the time short.
+//! It also needs the permissions `+cluster|slots +cluster|info`.
+//!
 //! # What it does not do
 //!
-//! Unix sockets, Sentinel, client certificates, and Redis Cluster: of a cluster, the node that owns the stream's slot is
-//! written to, with a warning, and all others are refused with that reason.
+//! Unix sockets, Sentinel, client certificates.
 
 pub(crate) mod address;
 mod blame;
+pub(crate) mod cluster;
 mod config;
 pub(crate) mod connect;
 pub(crate) mod error;
 mod look;
+mod nodes;
 mod sink;
 mod transaction;
 mod wire;

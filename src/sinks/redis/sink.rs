@@ -1,7 +1,6 @@
 //! Delivers batches as transactions, and says of each event what became of it.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::path::PathBuf;
 
 use futures_util::StreamExt as _;
@@ -13,8 +12,11 @@ use tracing::warn;
 use super::Ordering;
 use super::address::Address;
 use super::blame::Blame;
+use super::cluster::several;
 use super::connect::Link;
-use super::error::{Failure, Scene, Stage, explain, no_pexpire, reply, wrong_type};
+use super::error::{Failure, NO_CLUSTER, Scene, Stage, explain, no_pexpire, reply, wrong_type};
+use super::look::Look;
+use super::nodes::Cluster;
 use super::transaction::{Entry, Refusal, Verdict, read};
 use super::wire::Wire;
 
@@ -24,7 +26,9 @@ const PIECE: usize = 256;
 /// What a configuration comes to, once nothing is wrong in it.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) address: Address,
+    pub(super) addresses: Vec<Address>,
+    /// Whether it is a cluster, where the user says so.
+    pub(super) cluster: Option<bool>,
     pub(super) entry: Entry,
     pub(super) ordering: Ordering,
     pub(super) ca_file: Option<PathBuf>,
@@ -33,44 +37,55 @@ pub(super) struct Settings {
 /// Writes events into Redis Streams; see [`RedisConfig`](super::RedisConfig).
 #[derive(Debug)]
 pub struct RedisSink {
-    settings: Settings,
+    pub(super) settings: Settings,
     /// None before the first open, after a failure, and while a future of ours is under way: one that is dropped
     /// half-way leaves no connection behind.
-    link: Option<Link>,
+    reach: Option<Reach>,
+    /// Where to connect, in the order in which it is tried: nodes of a cluster that were found come behind.
+    places: Vec<Address>,
+    in_cluster: Option<bool>,
     ctx: Option<SinkContext>,
     /// What the last look found.
     told: Vec<String>,
     blame: Blame,
     /// Streams that took events since they were last told how long to stay, where they are told.
-    owed: HashSet<String>,
+    pub(super) owed: HashSet<String>,
+}
+
+/// What it is connected to.
+#[derive(Debug)]
+enum Reach {
+    Server(Link),
+    Cluster(Cluster),
 }
 
 impl Sink for RedisSink {
     async fn open(&mut self, ctx: &SinkContext) -> Result<(), DeliveryError> {
-        self.link = None;
+        self.reach = None;
         self.ctx = Some(ctx.clone());
-        let link = self.connect().await.map_err(|failure| failure.at(&self.settings.address))?;
-        self.link = Some(link);
+        let reach = self.connect().await.map_err(|failure| self.shown(failure))?;
+        self.reach = Some(reach);
         Ok(())
     }
 
     async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
-        let sent = match self.link.take().filter(Link::is_alive) {
-            Some(link) => match self.send(link, batch).await {
+        let sent = match self.reach.take() {
+            Some(Reach::Server(link)) if link.is_alive() => match self.send(link, batch).await {
                 // The server had hung up meanwhile, which only showed now.
-                Err(Undone { stale: true, .. }) => self.connect_and_send(batch).await,
+                Err(Undone { unwritten: true, .. }) => self.connect_and_send(batch).await,
                 sent => sent.map_err(|undone| undone.failure),
             },
-            None => self.connect_and_send(batch).await,
+            Some(Reach::Cluster(cluster)) if cluster.is_alive() => self.send_to_cluster(cluster, batch).await,
+            _ => self.connect_and_send(batch).await,
         };
-        if self.link.is_none() {
+        if self.reach.is_none() {
             self.connected(false);
         }
-        sent.map_err(|failure| failure.at(&self.settings.address))
+        sent.map_err(|failure| self.shown(failure))
     }
 
     async fn close(&mut self) {
-        self.link = None;
+        self.reach = None;
         self.connected(false);
     }
 }
@@ -78,40 +93,96 @@ impl Sink for RedisSink {
 impl RedisSink {
     pub(super) fn new(settings: Settings) -> RedisSink {
         let blame = Blame::new(settings.entry.keys.are_by_value());
-        RedisSink { settings, link: None, ctx: None, told: Vec::new(), blame, owed: HashSet::new() }
+        let (places, in_cluster) = (settings.addresses.clone(), settings.cluster);
+        let (reach, ctx, told, owed) = (None, None, Vec::new(), HashSet::new());
+        RedisSink { settings, reach, places, in_cluster, ctx, told, blame, owed }
     }
 
-    async fn connect(&mut self) -> Result<Link, Failure> {
-        let Settings { address, entry, ca_file, .. } = &self.settings;
-        let expires = entry.expire.is_some();
-        let opened =
-            Link::open(address, ca_file.as_deref(), entry.keys.one(), expires, self.ctx.clone()).await;
-        let prolonged = match opened {
-            Ok((link, findings)) => self.prolong(&link).await.map(|()| (link, findings)),
-            Err(failure) => Err(failure),
-        };
-        let (link, findings) = match prolonged {
-            Ok(opened) => opened,
+    async fn connect(&mut self) -> Result<Reach, Failure> {
+        match self.reach_one().await {
+            Ok((reach, findings)) => {
+                let name = self.ctx.as_ref().map_or("", SinkContext::name);
+                for finding in findings.iter().filter(|finding| !self.told.contains(finding)) {
+                    warn!(sink = %name, server = %several(&self.settings.addresses), "{finding}");
+                }
+                self.told = findings;
+                self.connected(true);
+                Ok(reach)
+            }
             Err(failure) => {
                 self.connected(false);
-                return Err(failure);
+                Err(failure)
             }
-        };
-        let name = self.ctx.as_ref().map_or("", SinkContext::name);
-        for finding in findings.iter().filter(|finding| !self.told.contains(finding)) {
-            warn!(sink = %name, server = %self.settings.address, "{finding}");
         }
-        self.told = findings;
-        self.connected(true);
-        Ok(link)
+    }
+
+    /// Connects to the first place that answers, and to its cluster.
+    async fn reach_one(&mut self) -> Result<(Reach, Vec<String>), Failure> {
+        let mut failed = None;
+        for _ in 0..self.places.len() {
+            let address = self.places[0].clone();
+            match self.reach(&address).await {
+                Ok(reached) => return Ok(reached),
+                Err(failure) => {
+                    let several = self.places.len() > 1;
+                    let failure = if several { failure.of_node(&address) } else { failure };
+                    // Also when this is dropped half-way, it goes on with the next one.
+                    self.places.rotate_left(1);
+                    // One that answers knows more than one that does not.
+                    if failure.keep || failed.is_none() {
+                        failed = Some(failure);
+                    }
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| Failure::unavailable("there is no address")))
+    }
+
+    async fn reach(&mut self, address: &Address) -> Result<(Reach, Vec<String>), Failure> {
+        let key = self.settings.entry.keys.one().map(str::to_owned);
+        let (link, look) =
+            self.link(address, key.as_deref().filter(|_| self.in_cluster != Some(true))).await?;
+        let in_cluster = self.in_cluster.unwrap_or(look.in_cluster);
+        if !in_cluster && self.settings.addresses.len() > 1 {
+            return Err(Failure::misconfigured(NO_CLUSTER));
+        }
+        if !in_cluster {
+            self.prolong(&link).await?;
+            return Ok((Reach::Server(link), look.findings));
+        }
+        let (mut cluster, findings) = Cluster::open(self, link, address).await?;
+        self.places = cluster.nodes().to_vec();
+        for seed in &self.settings.addresses {
+            if !self.places.iter().any(|place| place.is(seed)) {
+                self.places.push(seed.clone());
+            }
+        }
+        self.prolong_in(&mut cluster).await?;
+        Ok((Reach::Cluster(cluster), findings))
+    }
+
+    /// A connection to one node. `key` is one that it must be able to write to.
+    pub(super) async fn link(&self, address: &Address, key: Option<&str>) -> Result<(Link, Look), Failure> {
+        let Settings { entry, ca_file, .. } = &self.settings;
+        Link::open(address, ca_file.as_deref(), key, entry.expire.is_some(), self.ctx.clone()).await
+    }
+
+    pub(super) fn keep(&mut self, cluster: Cluster) {
+        self.reach = Some(Reach::Cluster(cluster));
+    }
+
+    /// As people read it.
+    fn shown(&self, failure: Failure) -> DeliveryError {
+        failure.at(several(&self.settings.addresses))
     }
 
     async fn connect_and_send(&mut self, batch: &mut Deliveries) -> Result<(), Failure> {
         match self.connect().await {
-            Ok(link) => match self.send(link, batch).await {
-                Err(undone) if undone.stale => Err(unsent(batch, undone.failure)),
+            Ok(Reach::Server(link)) => match self.send(link, batch).await {
+                Err(undone) if undone.unwritten => Err(unsent(batch, undone.failure)),
                 sent => sent.map_err(|undone| undone.failure),
             },
+            Ok(Reach::Cluster(cluster)) => self.send_to_cluster(cluster, batch).await,
             Err(failure) => Err(unsent(batch, failure)),
         }
     }
@@ -125,7 +196,7 @@ impl RedisSink {
     /// Sends a batch in one transaction or, pipelined, in several; keeps the connection if it is good for another.
     async fn send(&mut self, mut link: Link, batch: &mut Deliveries) -> Result<(), Undone> {
         if let Err(failure) = self.prolong(&link).await {
-            self.link = Some(link).filter(|_| failure.keep);
+            self.reach = Some(Reach::Server(link)).filter(|_| failure.keep);
             return Err(Undone::of(unsent(batch, failure)));
         }
         let size = match self.settings.ordering {
@@ -138,7 +209,8 @@ impl RedisSink {
             while failed.is_empty() && next < batch.len() && under_way.len() < 2 {
                 let range = next..batch.len().min(next + size);
                 next = range.end;
-                let commands = self.settings.entry.pack(&batch.as_slice()[range.clone()]);
+                let mut commands = Pipeline::with_capacity(range.len() + 2);
+                self.settings.entry.pack(&mut commands, batch.as_slice()[range.clone()].iter());
                 let (mut connection, before) = (link.connection(), link.wire().written());
                 under_way.push_back(async move {
                     let replies = connection.send_packed_commands(&commands, 0, commands.len()).await;
@@ -148,8 +220,12 @@ impl RedisSink {
             let Some((range, before, replies)) = under_way.next().await else { break };
             let mut taken = Vec::new();
             let settled = match &replies {
-                Ok(replies) => self.settle(range, replies, batch, &mut taken),
-                Err(error) => Err(self.lost(range, error, link.wire(), before)),
+                Ok(replies) => self.settle(range.collect(), replies, batch, &mut taken),
+                Err(error) => {
+                    let first = range.start == 0;
+                    let undone = self.lost(range.collect(), error, link.wire(), before);
+                    Err(Undone { unwritten: undone.unwritten && first, ..undone })
+                }
             };
             self.owe(batch, &taken);
             failed.extend(settled.err());
@@ -163,17 +239,17 @@ impl RedisSink {
         let mut failed = failed.into_iter();
         // The first is the cause, the next its consequence.
         let Some(mut undone) = failed.next() else {
-            self.link = Some(link);
+            self.reach = Some(Reach::Server(link));
             return Ok(());
         };
-        if undone.stale {
+        if undone.unwritten {
             return Err(undone);
         }
         // The machine searches what is bad among the unmarked, so those of a rejection stay so.
         let first = Some(&undone).filter(|undone| undone.failure.class != ErrorClass::Rejected);
         let certain = first.into_iter().chain(failed.as_slice()).filter(|undone| undone.failure.unsent);
         certain
-            .flat_map(|undone| undone.range.clone())
+            .flat_map(|undone| undone.events.iter().copied())
             .chain(next..batch.len())
             .for_each(|i| batch.unsent(i));
         if let Some(key) = &undone.wrong_type
@@ -183,84 +259,96 @@ impl RedisSink {
         }
         // One that has not answered may still carry it out: what is sent then comes twice.
         let keep = undone.failure.keep && failed.as_slice().iter().all(|undone| undone.failure.keep);
-        self.link = Some(link).filter(|_| keep);
+        self.reach = Some(Reach::Server(link)).filter(|_| keep);
         Err(undone)
     }
 
+    /// The key that an event is written to.
+    pub(super) fn key_of(&self, batch: &Deliveries, i: usize) -> String {
+        batch
+            .as_slice()
+            .get(i)
+            .map(|delivery| self.settings.entry.keys.of(delivery).into_owned())
+            .unwrap_or_default()
+    }
+
     /// Marks what became of the events of one transaction.
-    fn settle(
+    pub(super) fn settle(
         &mut self,
-        range: Range<usize>,
+        events: Vec<usize>,
         replies: &[Value],
         batch: &mut Deliveries,
         taken: &mut Vec<usize>,
     ) -> Result<(), Undone> {
         // `EXEC` itself concerns all of them, the first as well as any.
-        let keys = &self.settings.entry.keys;
-        let key = |batch: &Deliveries, at: usize| {
-            let sent = &batch.as_slice()[range.clone()];
-            keys.of(sent.get(at).unwrap_or(&sent[0])).into_owned()
-        };
+        let event = |at: usize| events.get(at).or(events.first()).copied().unwrap_or_default();
+        let by_event = self.settings.entry.keys.one().is_none();
         match read(replies) {
             Verdict::Done => {
-                if keys.one().is_none() {
-                    for at in [0, range.len() - 1] {
-                        self.blame.worked(&key(batch, at));
+                if by_event {
+                    for at in [0, events.len() - 1] {
+                        let key = self.key_of(batch, event(at));
+                        self.blame.worked(&key);
                     }
                 }
-                taken.extend(range.clone());
-                range.for_each(|i| batch.delivered(i));
+                events.iter().for_each(|i| batch.delivered(*i));
+                taken.extend(events);
                 Ok(())
             }
-            Verdict::Refused(Refusal { at, code, detail }) => Err(Undone {
-                failure: reply(code, detail, &key(batch, at)),
-                range,
-                wrong_type: None,
-                stale: false,
-            }),
+            Verdict::Refused(Refusal { at, code, detail }) => {
+                let failure = self.refused(code, detail, &self.key_of(batch, event(at)));
+                Err(Undone { events, ..Undone::of(failure) })
+            }
             Verdict::Loose(done, Refusal { at, code, detail }) => {
-                range.clone().for_each(|i| batch.unsent(i));
-                taken.extend(done.iter().map(|at| range.start + at));
+                events.iter().for_each(|i| batch.unsent(*i));
+                taken.extend(done.iter().map(|at| event(*at)));
                 taken.iter().for_each(|i| batch.delivered(*i));
-                let failure = reply(code, detail, &key(batch, at));
-                Err(Undone::of(failure))
+                Err(Undone::of(self.refused(code, detail, &self.key_of(batch, event(at)))))
             }
             Verdict::Partly(refused) => {
-                let bad: HashSet<usize> = refused.iter().map(|refusal| refusal.at).collect();
+                let bad: HashSet<usize> = refused.iter().map(|refusal| event(refusal.at)).collect();
                 let wrong_type = refused.iter().all(|refusal| refusal.code == "WRONGTYPE");
-                let theirs = wrong_type && keys.one().is_none() && {
-                    let keys = bad.iter().map(|at| key(batch, *at)).collect();
-                    self.blame.is_theirs(&keys, bad.len() < range.len())
+                let theirs = wrong_type && by_event && {
+                    let keys = bad.iter().map(|i| self.key_of(batch, *i)).collect();
+                    self.blame.is_theirs(&keys, bad.len() < events.len())
                 };
-                for at in 0..range.len() {
-                    let i = range.start + at;
-                    if !bad.contains(&at) {
-                        batch.delivered(i);
-                        taken.push(i);
+                for i in &events {
+                    if !bad.contains(i) {
+                        batch.delivered(*i);
+                        taken.push(*i);
                     } else if theirs {
-                        let key = key(batch, at);
+                        let key = self.key_of(batch, *i);
                         let why = format!(
                             "the key `{key}` holds no stream: delete it, or choose another stream_key"
                         );
-                        batch.poison(i, why);
+                        batch.poison(*i, why);
                     } else {
-                        batch.unsent(i);
+                        batch.unsent(*i);
                     }
                 }
                 if theirs {
                     return Ok(());
                 }
                 let Refusal { at, code, detail } = refused[0];
-                let key = key(batch, at);
-                let failure = reply(code, detail, &key);
+                let key = self.key_of(batch, event(at));
+                let failure = self.refused(code, detail, &key);
                 let wrong_type = (code == "WRONGTYPE").then_some(key);
-                Err(Undone { failure, range: 0..0, wrong_type, stale: false })
+                Err(Undone { wrong_type, ..Undone::of(failure) })
             }
         }
     }
 
+    /// What a refusal means. Who was taken for a single server may turn out to be a node of a cluster.
+    fn refused(&mut self, code: &str, detail: &str, key: &str) -> Failure {
+        if ["MOVED", "ASK"].contains(&code) && self.settings.cluster.is_none() {
+            self.in_cluster = Some(true);
+            return Failure::unavailable("is a node of a cluster: the others are looked for");
+        }
+        reply(code, detail, key)
+    }
+
     /// Streams that took these events are to live on for their time.
-    fn owe(&mut self, batch: &Deliveries, taken: &[usize]) {
+    pub(super) fn owe(&mut self, batch: &Deliveries, taken: &[usize]) {
         let Entry { keys, expire, .. } = &self.settings.entry;
         let taken = if keys.one().is_some() { taken.get(..1).unwrap_or_default() } else { taken };
         let taken = taken.iter().filter_map(|i| batch.as_slice().get(*i)).filter(|_| expire.is_some());
@@ -272,56 +360,58 @@ impl RedisSink {
         if self.owed.is_empty() {
             return Ok(());
         }
-        let commands = self.settings.entry.prolong(&self.owed);
+        let keys: Vec<_> = self.owed.iter().cloned().collect();
+        self.prolong_some(link, &keys).await?;
+        self.owed.clear();
+        Ok(())
+    }
+
+    /// Says of each stream whether it was told; one that is on its way from node to node was not.
+    pub(super) async fn prolong_some(&self, link: &Link, keys: &[String]) -> Result<Vec<bool>, Failure> {
+        let commands = self.settings.entry.prolong(keys);
         let replies = link.connection().send_packed_commands(&commands, 0, commands.len()).await;
         let key = self.settings.entry.keys.one().unwrap_or("*");
-        let refused = replies.map(|replies| {
-            replies.into_iter().find_map(|reply| match reply {
-                Value::ServerError(error) => Some(error),
-                _ => None,
-            })
+        let replies = replies.map_err(|error| {
+            let last_words = link.wire().last_words();
+            let scene = Scene { stage: Stage::Prolonging, last_words: &last_words, key };
+            explain(&error, &scene).of_prolonging()
+        })?;
+        let told = replies.iter().map(|told| match told {
+            Value::ServerError(error) => match error.code() {
+                "MOVED" | "ASK" | "TRYAGAIN" => Ok(false),
+                "NOPERM" => Err(no_pexpire(key).of_prolonging()),
+                code => Err(reply(code, error.details().unwrap_or_default(), key).of_prolonging()),
+            },
+            _ => Ok(true),
         });
-        let failure = match refused {
-            Ok(None) => {
-                self.owed.clear();
-                return Ok(());
-            }
-            Ok(Some(error)) if error.code() == "NOPERM" => no_pexpire(key),
-            Ok(Some(error)) => reply(error.code(), error.details().unwrap_or_default(), key),
-            Err(error) => {
-                let last_words = link.wire().last_words();
-                explain(&error, &Scene { stage: Stage::Prolonging, last_words: &last_words, key })
-            }
-        };
-        Err(failure.of_prolonging())
+        told.collect()
     }
 
     /// No reply came.
-    fn lost(&self, range: Range<usize>, error: &RedisError, wire: &Wire, before: u64) -> Undone {
+    pub(super) fn lost(&self, events: Vec<usize>, error: &RedisError, wire: &Wire, before: u64) -> Undone {
         let stage = if wire.written() > before { Stage::Written } else { Stage::Unwritten };
         let last_words = wire.last_words();
         let key = self.settings.entry.keys.one().unwrap_or("*");
         let failure = explain(error, &Scene { stage, last_words: &last_words, key });
-        let stale = stage == Stage::Unwritten && range.start == 0;
-        Undone { failure, range, wrong_type: None, stale }
+        Undone { failure, events, wrong_type: None, unwritten: stage == Stage::Unwritten }
     }
 }
 
 /// A transaction that was not carried out, or not known to be.
-struct Undone {
-    failure: Failure,
+pub(super) struct Undone {
+    pub(super) failure: Failure,
     /// Its events that are not marked yet.
-    range: Range<usize>,
+    pub(super) events: Vec<usize>,
     /// The key of the wrong type, where that is why.
-    wrong_type: Option<String>,
+    pub(super) wrong_type: Option<String>,
     /// Whether the connection was dead before any event was written; then none is marked.
-    stale: bool,
+    pub(super) unwritten: bool,
 }
 
 impl Undone {
     /// All events are marked.
-    fn of(failure: Failure) -> Undone {
-        Undone { failure, range: 0..0, wrong_type: None, stale: false }
+    pub(super) fn of(failure: Failure) -> Undone {
+        Undone { failure, events: Vec::new(), wrong_type: None, unwritten: false }
     }
 }
 

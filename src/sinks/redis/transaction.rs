@@ -1,7 +1,6 @@
 //! A batch as one transaction: the commands that it is made of, and what the replies to them say.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 
 use redis::{Cmd, Pipeline, Value};
 use streamll_actors::event::{Delivery, Event, Step};
@@ -51,11 +50,17 @@ impl Keys {
 }
 
 impl Entry {
-    /// `MULTI`, an `XADD` for each event, `EXEC`.
-    pub(super) fn pack(&self, deliveries: &[Delivery]) -> Pipeline {
+    /// `MULTI`, an `XADD` for each event, `EXEC`; of one event its `XADD` alone.
+    pub(super) fn pack<'d>(
+        &self,
+        commands: &mut Pipeline,
+        deliveries: impl ExactSizeIterator<Item = &'d Delivery>,
+    ) {
         let Entry { keys, field, max_len, .. } = self;
-        let mut commands = Pipeline::with_capacity(deliveries.len() + 2);
-        commands.cmd("MULTI");
+        let one = deliveries.len() == 1;
+        if !one {
+            commands.cmd("MULTI");
+        }
         for delivery in deliveries {
             let (key, json) = (keys.of(delivery), delivery.event.json());
             let mut add = Cmd::with_capacity(9, key.len() + field.len() + json.len() + 48);
@@ -69,13 +74,14 @@ impl Entry {
             }
             commands.add_command(add);
         }
-        commands.cmd("EXEC");
-        commands
+        if !one {
+            commands.cmd("EXEC");
+        }
     }
 
     /// A `PEXPIRE` for each of these streams. Behind the transaction: in it, it would also meet a key of somebody else's,
     /// which refused its `XADD`.
-    pub(super) fn prolong(&self, streams: &HashSet<String>) -> Pipeline {
+    pub(super) fn prolong(&self, streams: &[String]) -> Pipeline {
         let mut commands = Pipeline::with_capacity(streams.len());
         for (key, expire) in streams.iter().zip(self.expire.iter().cycle()) {
             commands.cmd("PEXPIRE").arg(key).arg(expire);
@@ -117,8 +123,20 @@ impl<'a> Refusal<'a> {
     }
 }
 
-/// Reads the replies to `MULTI`, to each command, and to `EXEC`.
+/// What `read` makes of the first error, wherever it stands, that it makes something of.
+pub(super) fn redirection<T>(replies: &[Value], read: impl Fn(&str, &str) -> Option<T>) -> Option<T> {
+    replies.iter().find_map(|reply| Refusal::of(0, reply).and_then(|error| read(error.code, error.detail)))
+}
+
+/// Reads the replies to `MULTI`, to each command, and to `EXEC`; or the one to a command alone.
 pub(super) fn read(replies: &[Value]) -> Verdict<'_> {
+    if let [reply] = replies {
+        return match Refusal::of(0, reply) {
+            None => Verdict::Done,
+            Some(refusal) if refusal.code == "WRONGTYPE" => Verdict::Partly(vec![refusal]),
+            Some(refusal) => Verdict::Refused(refusal),
+        };
+    }
     if let Some(Value::Array(results)) = replies.last() {
         let refused = results.iter().enumerate().filter_map(|(at, result)| Refusal::of(at, result));
         let refused: Vec<_> = refused.collect();

@@ -321,26 +321,25 @@ fn a_cluster_is_noticed() {
             if info.contains("cluster_state:ok") { Ok(()) } else { Err(info) }
         });
     }
-    let words = "cluster client that this build does not have yet";
     let mut seen = HashSet::new();
     run(async {
         for node in [&a, &b] {
-            match open(&sink(node)).await {
-                Ok(mut sink) => {
-                    sink.deliver(&mut batch([1])).await.unwrap();
-                    seen.insert("took");
-                }
+            let mut live = open(&sink(node)).await.unwrap();
+            live.deliver(&mut batch([1])).await.unwrap();
+            let mut spread = open(&sink(node).stream_key("chat:{data.number}")).await.unwrap();
+            spread.deliver(&mut batch(0..20)).await.unwrap();
+            // As if it were a server by itself, it takes what is its own.
+            let mut alone = open(&sink(node).cluster(false)).await.unwrap();
+            let mut waiting = batch([1]);
+            seen.insert(match alone.deliver(&mut waiting).await {
+                Ok(()) => "took",
                 Err(error) => {
-                    assert_told(told(error), Misconfigured, words);
-                    seen.insert("refused");
+                    assert_told(told(error), Misconfigured, "leave out `cluster: false`");
+                    assert_eq!(marks(&waiting), "Unsent");
+                    "refused"
                 }
-            }
+            });
         }
-        // With streams of values it shows on delivery.
-        let mut sink = open(&sink(&a).stream_key("chat:{data.number}")).await.unwrap();
-        let mut waiting = batch(0..20);
-        assert_told(refused(&mut sink, &mut waiting).await, Misconfigured, words);
-        assert_eq!(marks(&waiting), "Unsent");
     });
     assert_eq!(seen.len(), 2, "one node has the stream, the other has not");
 }

@@ -1,0 +1,323 @@
+//! A batch into a cluster: split by slots, every node's part under way at once, followed where slots move.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::try_join_all;
+use futures_util::stream::FuturesUnordered;
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, Value};
+use streamll_actors::sink::{Deliveries, ErrorClass};
+use tokio::time::sleep;
+
+use super::address::Address;
+use super::cluster::{Map, Redirect, slot};
+use super::connect::Link;
+use super::error::{Failure, no_master};
+use super::look::Look;
+use super::sink::{RedisSink, Undone};
+use super::transaction::redirection;
+
+/// How often one batch is sent on to where its slots went.
+const ROUNDS: u32 = 7;
+/// Before the second round; doubled for each that follows.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Connections to the masters of a cluster.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    map: Map,
+    links: Vec<(Address, Link)>,
+}
+
+/// Events of one slot: one transaction.
+#[derive(Debug)]
+struct Portion {
+    slot: u16,
+    /// Their places in the batch.
+    events: Vec<usize>,
+    /// Where the cluster sent it on to.
+    to: Option<Address>,
+    /// The slot is on its way there.
+    asking: bool,
+}
+
+impl Cluster {
+    /// Connects to every master; `seed` is one of the nodes.
+    pub(super) async fn open(
+        sink: &RedisSink,
+        mut seed: Link,
+        address: &Address,
+    ) -> Result<(Cluster, Vec<String>), Failure> {
+        let map = Map::ask(&mut seed, address).await.map_err(|failure| failure.of_node(address))?;
+        drop(seed);
+        let opened = map.masters().iter().map(async |node| {
+            let opened = sink.link(node, None).await.map_err(|failure| failure.of_node(node));
+            opened.map(|(link, Look { findings, .. })| {
+                let told: Vec<_> = findings.iter().map(|finding| format!("node {node}: {finding}")).collect();
+                ((node.clone(), link), told)
+            })
+        });
+        // One without a master keeps its events from arriving, and those behind them.
+        let (links, findings): (Vec<_>, Vec<_>) = try_join_all(opened).await?.into_iter().unzip();
+        Ok((Cluster { map, links }, findings.concat()))
+    }
+
+    /// All nodes that it has, to ask when some are gone.
+    pub(super) fn nodes(&self) -> &[Address] {
+        &self.map.nodes
+    }
+
+    /// Whether no node has hung up.
+    pub(super) fn is_alive(&self) -> bool {
+        self.links.iter().all(|(_, link)| link.is_alive())
+    }
+
+    /// The connection to a node, made where there is none.
+    async fn link(&mut self, sink: &RedisSink, node: &Address) -> Result<&Link, Failure> {
+        self.links.retain(|(known, link)| !known.is(node) || link.is_alive());
+        let at = match self.links.iter().position(|(known, _)| known.is(node)) {
+            Some(at) => at,
+            None => {
+                let (link, _) = sink.link(node, None).await.map_err(|failure| failure.of_node(node))?;
+                self.links.push((node.clone(), link));
+                self.links.len() - 1
+            }
+        };
+        Ok(&self.links[at].1)
+    }
+
+    fn place_of(&self, portion: &Portion) -> Option<Address> {
+        portion.to.clone().or_else(|| self.map.master_of(portion.slot).cloned())
+    }
+}
+
+/// One request to a node, with all portions that it has.
+struct Request {
+    node: Address,
+    portions: Vec<Portion>,
+    connection: MultiplexedConnection,
+    commands: Pipeline,
+    /// How much was written to the node before.
+    before: u64,
+}
+
+impl RedisSink {
+    /// Sends a batch, each slot's part in one transaction. The cluster is given back where it is good for another.
+    pub(super) async fn send_to_cluster(
+        &mut self,
+        mut cluster: Cluster,
+        batch: &mut Deliveries,
+    ) -> Result<(), Failure> {
+        let mut failed: Vec<Undone> = Vec::new();
+        let mut waiting = self.portions(0..batch.len(), batch, |key| slot(key).to_string());
+        if let Err(failure) = self.prolong_in(&mut cluster).await {
+            failed.push(Undone::of(failure));
+        }
+        for round in 0..ROUNDS {
+            if waiting.is_empty() || !failed.is_empty() {
+                break;
+            }
+            if round > 0 {
+                sleep(PAUSE * (1 << round)).await;
+            }
+            let mut under_way = FuturesUnordered::new();
+            for request in self.requests(&mut cluster, std::mem::take(&mut waiting), batch).await {
+                match request {
+                    Ok(request) => under_way.push(async move {
+                        let Request { node, portions, mut connection, commands, before } = request;
+                        let replies = connection.send_packed_commands(&commands, 0, commands.len()).await;
+                        (node, portions, before, replies)
+                    }),
+                    Err(undone) => failed.push(undone),
+                }
+            }
+            while let Some((node, portions, before, replies)) = under_way.next().await {
+                match replies {
+                    Ok(replies) => {
+                        let mut rest = &replies[..];
+                        for portion in portions {
+                            let (mine, others) = rest.split_at(portion.replies().min(rest.len()));
+                            rest = others;
+                            self.read(portion, &node, mine, batch, &mut waiting, &mut failed);
+                        }
+                    }
+                    Err(error) => {
+                        let Some(at) = cluster.links.iter().position(|(known, _)| known.is(&node)) else {
+                            continue;
+                        };
+                        let (_, link) = cluster.links.swap_remove(at);
+                        let events = portions.iter().flat_map(|portion| portion.events.clone()).collect();
+                        let mut undone = self.lost(events, &error, link.wire(), before);
+                        if undone.unwritten {
+                            // It had hung up meanwhile, which only showed now.
+                            waiting.extend(portions);
+                        } else {
+                            undone.failure = undone.failure.of_node(&node);
+                            failed.push(undone);
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(first) = waiting.first().filter(|_| failed.is_empty()) {
+            let at = self.key_of(batch, first.events[0]);
+            failed.push(Undone::of(Failure::between_nodes(&at)));
+        }
+        waiting.iter().flat_map(|portion| &portion.events).for_each(|i| batch.unsent(*i));
+        if failed.is_empty()
+            && let Err(failure) = self.prolong_in(&mut cluster).await
+        {
+            failed.push(Undone::of(failure));
+        }
+        // What nobody knows of is told before what is known; what is unmarked then may have arrived.
+        failed.sort_by_key(|undone| undone.failure.unsent);
+        let mut failed = failed.into_iter();
+        let Some(first) = failed.next() else {
+            self.keep(cluster);
+            return Ok(());
+        };
+        let rejected = first.failure.class == ErrorClass::Rejected;
+        let certain = Some(&first).filter(|_| !rejected).into_iter().chain(failed.as_slice());
+        let certain = certain.filter(|undone| undone.failure.unsent);
+        certain.flat_map(|undone| &undone.events).for_each(|i| batch.unsent(*i));
+        if first.failure.keep && failed.as_slice().iter().all(|undone| undone.failure.keep) {
+            self.keep(cluster);
+        }
+        Err(first.failure)
+    }
+
+    /// What is sent to each node, or why nothing can be.
+    async fn requests(
+        &self,
+        cluster: &mut Cluster,
+        portions: Vec<Portion>,
+        batch: &Deliveries,
+    ) -> Vec<Result<Request, Undone>> {
+        let mut nodes: Vec<(Option<Address>, Vec<Portion>)> = Vec::new();
+        for portion in portions {
+            let place = cluster.place_of(&portion);
+            let same = |node: &Option<Address>| match (node, &place) {
+                (Some(node), Some(place)) => node.is(place),
+                (node, place) => node.is_none() && place.is_none(),
+            };
+            match nodes.iter_mut().find(|(node, _)| same(node)) {
+                Some((_, portions)) => portions.push(portion),
+                None => nodes.push((place, vec![portion])),
+            }
+        }
+        let mut requests = Vec::with_capacity(nodes.len());
+        for (node, portions) in nodes {
+            let undone = |failure| {
+                let events = portions.iter().flat_map(|portion| portion.events.clone()).collect();
+                Undone { events, ..Undone::of(failure) }
+            };
+            let Some(node) = node else {
+                requests.push(Err(undone(no_master(portions[0].slot))));
+                continue;
+            };
+            let (connection, before) = match cluster.link(self, &node).await {
+                Ok(link) => (link.connection(), link.wire().written()),
+                Err(failure) => {
+                    requests.push(Err(undone(failure)));
+                    continue;
+                }
+            };
+            let mut commands = Pipeline::new();
+            for portion in &portions {
+                if portion.asking {
+                    commands.cmd("ASKING");
+                }
+                let deliveries = portion.events.iter().map(|i| &batch.as_slice()[*i]);
+                self.settings.entry.pack(&mut commands, deliveries);
+            }
+            requests.push(Ok(Request { node, portions, connection, commands, before }));
+        }
+        requests
+    }
+
+    /// Events by what `name` makes of their keys, in the order in which each comes first.
+    fn portions(
+        &self,
+        events: impl IntoIterator<Item = usize>,
+        batch: &Deliveries,
+        name: impl Fn(&str) -> String,
+    ) -> Vec<Portion> {
+        let (mut portions, mut places) = (Vec::<Portion>::new(), HashMap::new());
+        for i in events {
+            let key = self.settings.entry.keys.of(&batch.as_slice()[i]);
+            let at = *places.entry(name(&key)).or_insert_with(|| {
+                portions.push(Portion { slot: slot(&key), events: Vec::new(), to: None, asking: false });
+                portions.len() - 1
+            });
+            portions[at].events.push(i);
+        }
+        portions
+    }
+
+    /// Marks what became of a portion, or puts it among those that wait for the next round.
+    fn read(
+        &mut self,
+        portion: Portion,
+        node: &Address,
+        replies: &[Value],
+        batch: &mut Deliveries,
+        waiting: &mut Vec<Portion>,
+        failed: &mut Vec<Undone>,
+    ) {
+        let replies = replies.get(usize::from(portion.asking)..).unwrap_or_default();
+        let found = redirection(replies, |code, detail| Redirect::read(code, detail, node));
+        match found {
+            None => {
+                let mut taken = Vec::new();
+                let settled = self.settle(portion.events, replies, batch, &mut taken);
+                self.owe(batch, &taken);
+                failed.extend(settled.err());
+            }
+            Some(Redirect::Moved(to)) => waiting.push(Portion { to: Some(to), asking: false, ..portion }),
+            Some(redirect) => {
+                let keys = self.portions(portion.events.iter().copied(), batch, str::to_owned);
+                let one = keys.len() == 1;
+                for mut key in keys {
+                    (key.to, key.asking) = (portion.to.clone(), portion.asking);
+                    // With several keys, each is to find out by itself where it is.
+                    if let (true, Redirect::Ask(to)) = (one, &redirect) {
+                        (key.to, key.asking) = (Some(to.clone()), true);
+                    }
+                    waiting.push(key);
+                }
+            }
+        }
+    }
+
+    /// Lets streams live on for their time, each at its node. What is on its way is told later on.
+    pub(super) async fn prolong_in(&mut self, cluster: &mut Cluster) -> Result<(), Failure> {
+        let mut nodes: Vec<(Address, Vec<String>)> = Vec::new();
+        for key in &self.owed {
+            let Some(node) = cluster.map.master_of(slot(key)) else { continue };
+            match nodes.iter_mut().find(|(known, _)| known.is(node)) {
+                Some((_, keys)) => keys.push(key.clone()),
+                None => nodes.push((node.clone(), vec![key.clone()])),
+            }
+        }
+        for (node, keys) in nodes {
+            let link = cluster.link(self, &node).await.map_err(Failure::of_prolonging)?;
+            let replies = self.prolong_some(link, &keys).await.map_err(|failure| failure.of_node(&node))?;
+            for (key, prolonged) in keys.iter().zip(replies) {
+                if prolonged {
+                    self.owed.remove(key);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Portion {
+    /// How many replies its commands get.
+    fn replies(&self) -> usize {
+        let n = self.events.len();
+        usize::from(self.asking) + if n == 1 { 1 } else { n + 2 }
+    }
+}

@@ -1,0 +1,6 @@
+//! Clusters of the tests' own, on the loopback.
+
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "redis")]
+mod redis_faults;

@@ -1,0 +1,188 @@
+//! What happens to the masters and the slots of a Redis Cluster.
+
+use std::time::Duration;
+
+use streamll::sinks;
+use streamll::{Deliveries, Delivery, Event, Sink as _, SinkContext, Step};
+use tokio::time::Instant;
+
+use super::redis::{NODE_TIMEOUT, RedisCluster};
+use crate::brokers::{PASSWORD, USER};
+use crate::outage::{Expected, Outage};
+use crate::servers::RedisServer;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// After a replica has taken over, events flow again within this time.
+const RECOVERY: Duration = Duration::from_secs(15);
+
+/// Streams are read one after the other: the order inside of each is looked at where they are read.
+fn lost(connections: usize) -> Expected {
+    Expected { losses: connections, refuses_singly: true, dead_letters: false }
+}
+
+/// A master is gone; a replica takes its place, and events flow again.
+fn fails_over(cluster: &RedisCluster, outage: &Outage<'_>, gone: usize, key: &str) {
+    outage.breaks("");
+    let witness = (0..6).find(|i| *i != gone).expect("there are six");
+    let new = || cluster.master_of(key, witness);
+    cluster.wait("a replica is master", || ![gone, usize::MAX].contains(&new()));
+    let elected = Instant::now();
+    outage.recovers();
+    assert!(elected.elapsed() < RECOVERY, "{:?} after the election", elected.elapsed());
+}
+
+/// One cluster, as it takes its time to start; its masters change, and each part finds them as they are then.
+#[test]
+fn a_cluster_loses_masters_and_moves_slots_under_load() {
+    let cluster = RedisCluster::start();
+
+    cluster.anew("killed", 0);
+    let outage = Outage::fast(&cluster);
+    outage.flows();
+    let key = cluster.key(0);
+    let master = cluster.master_of(&key, 1);
+    // The one that `url` names may be the one that goes: the others are known by then.
+    cluster.nodes[master].kill9();
+    fails_over(&cluster, &outage, master, &key);
+    cluster.nodes[master].restart();
+    outage.flows();
+    outage.ends(&lost(1));
+
+    cluster.anew("frozen", master);
+    cluster.wait("the node is a replica", || cluster.cli(master, "ROLE").starts_with("slave"));
+    let outage = Outage::fast(&cluster);
+    outage.flows();
+    let key = cluster.key(0);
+    let master = cluster.master_of(&key, 1);
+    cluster.nodes[master].freeze();
+    fails_over(&cluster, &outage, master, &key);
+    cluster.nodes[master].thaw();
+    outage.flows();
+    // Dropped on the way to all masters, and once more when the deadline for all is over.
+    outage.ends(&lost(2));
+
+    cluster.anew("moved", 5);
+    let outage = Outage::fast(&cluster);
+    outage.flows();
+    for conversation in 0..8 {
+        move_slot(&cluster, &cluster.key(conversation));
+    }
+    outage.flows();
+    outage.ends(&lost(0));
+
+    nobody_sent_a_transaction_across_slots(&cluster);
+    a_majority_is_gone(&cluster);
+}
+
+/// The stream and its slot go to another master, step by step as `redis-cli --cluster reshard` does it.
+fn move_slot(cluster: &RedisCluster, key: &str) {
+    let from = cluster.master_of(key, 1);
+    let others: Vec<_> =
+        (0..8).map(|i| cluster.master_of(&cluster.key(i), 1)).filter(|node| *node != from).collect();
+    let to = others[0];
+    let slot = cluster.cli(from, &format!("CLUSTER KEYSLOT {key}"));
+    let slot = slot.trim();
+    cluster.cli(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {}", cluster.id(from)));
+    cluster.cli(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {}", cluster.id(to)));
+    std::thread::sleep(SECOND / 10);
+    let port = cluster.nodes[to].port();
+    assert_eq!(cluster.cli(from, &format!("MIGRATE 127.0.0.1 {port} {key} 0 5000")), "OK");
+    // Meanwhile the sink is sent on with each batch.
+    std::thread::sleep(SECOND / 5);
+    for node in [to, from] {
+        assert_eq!(cluster.cli(node, &format!("CLUSTER SETSLOT {slot} NODE {}", cluster.id(to))), "OK");
+    }
+}
+
+fn nobody_sent_a_transaction_across_slots(cluster: &RedisCluster) {
+    let mut redirected = false;
+    for node in 0..6 {
+        let errors = cluster.cli(node, "INFO errorstats");
+        assert!(!errors.contains("CROSSSLOT"), "{errors}");
+        redirected |= errors.contains("errorstat_ASK");
+    }
+    assert!(redirected, "no event met a slot on its way: the test shows nothing");
+}
+
+/// Two of three masters: nobody can be elected.
+fn a_majority_is_gone(cluster: &RedisCluster) {
+    cluster.anew("minority", 0);
+    let masters: Vec<_> = (0..6).filter(|i| cluster.cli(*i, "ROLE").starts_with("master")).collect();
+    let outage = Outage::of(&[cluster]);
+    outage.flows();
+    masters[..2].iter().for_each(|node| cluster.nodes[*node].kill9());
+    outage.breaks("its cluster is down (CLUSTERDOWN)");
+    outage.lasts(NODE_TIMEOUT);
+    masters[..2].iter().for_each(|node| cluster.nodes[*node].restart());
+    outage.recovers();
+    outage.ends(&lost(2));
+}
+
+/// What is told of a `url` or a `cluster` that does not fit.
+#[test]
+fn wrong_use_is_told() {
+    let (server, node) = (RedisServer::start(), RedisServer::start_with(&["--cluster-enabled", "yes"]));
+    let open = |config: sinks::RedisConfig| {
+        let mut sink = config.build().expect("it can be built");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let error = runtime.block_on(sink.open(&SinkContext::detached("live"))).expect_err("it is wrong");
+        error.to_string()
+    };
+    for (config, words) in [
+        (sinks::redis(server.url()).cluster(true), "is no node of a cluster: leave out `cluster: true`"),
+        (sinks::redis(format!("{0},{0}", server.url())), "is no node of a cluster"),
+        (sinks::redis(node.url()), "CLUSTERDOWN"),
+        (sinks::redis(node.url()), "16384 of its 16384 slots have no master"),
+        (sinks::redis(format!("{}/1", node.url())), "has no databases"),
+    ] {
+        let told = open(config);
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}
+
+/// A plain URL of any node works, also that of a replica; each stream is found where it lives, in its order.
+#[test]
+fn one_node_leads_to_all_streams_and_braces_keep_them_together() {
+    let cluster = RedisCluster::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let events = |n: u64| {
+        let event = Event::new(&Step::new("M"), "start").with("n", n).with("conversation_id", n % 50);
+        Delivery::new(event, "ai.m.start".into())
+    };
+    for seed in [0, 5] {
+        let url = format!("redis://{USER}:{PASSWORD}@127.0.0.1:{}", cluster.nodes[seed].port());
+        let dead = "redis://127.0.0.1:1";
+        for (url, key) in [
+            (url.clone(), format!("plain{seed}:{{data.conversation_id}}")),
+            (format!("{dead},{url}"), format!("{{{{tag{seed}}}}}:{{data.conversation_id}}")),
+        ] {
+            let mut sink = sinks::redis(&url).stream_key(&key).build().expect("it is right");
+            runtime.block_on(async {
+                sink.open(&SinkContext::detached("live")).await.expect("it opens");
+                let mut batch = Deliveries::new((0..500).map(events).collect());
+                sink.deliver(&mut batch).await.expect("it arrives");
+                sink.close().await;
+            });
+        }
+        let masters = |prefix: &str| {
+            let mut masters: Vec<_> = (0..50)
+                .map(|i| {
+                    cluster.master_of(
+                        &format!("{prefix}{seed}{}:{i}", if prefix == "{tag" { "}" } else { "" }),
+                        0,
+                    )
+                })
+                .collect();
+            masters.sort_unstable();
+            masters.dedup();
+            masters.len()
+        };
+        assert_eq!((masters("plain"), masters("{tag")), (3, 1));
+        for i in 0..50 {
+            for key in [format!("plain{seed}:{i}"), format!("{{tag{seed}}}:{i}")] {
+                let node = cluster.master_of(&key, 0);
+                assert_eq!(cluster.cli(node, &format!("XLEN {key}")), "10", "{key}");
+            }
+        }
+    }
+}
