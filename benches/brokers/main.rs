@@ -5,6 +5,7 @@
 //! the ratios of the rounds. `cargo test` runs it once, with few events, to see that it works.
 
 mod bare;
+mod cluster;
 mod latency;
 #[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 #[path = "../../tests/brokers/servers.rs"]
@@ -33,8 +34,8 @@ const KEY: &str = "ai.rag_pipeline.token";
 
 fn main() {
     let thorough = std::env::args().any(|argument| argument == "--bench");
-    let only =
-        std::env::args().find(|argument| ["redis", "rabbitmq", "latency"].contains(&argument.as_str()));
+    let only = std::env::args()
+        .find(|argument| ["redis", "rabbitmq", "cluster", "latency"].contains(&argument.as_str()));
     let wants = |part: &str| only.as_deref().is_none_or(|only| only == part);
     let rounds = if thorough { 5 } else { 1 };
     println!(
@@ -46,6 +47,9 @@ fn main() {
     }
     if wants("rabbitmq") {
         rabbitmq(if thorough { 60_000 } else { 2_000 }, rounds);
+    }
+    if wants("cluster") {
+        cluster::measure(if thorough { 300_000 } else { 4_000 }, rounds);
     }
     if wants("latency") {
         latency::measure(if thorough { Duration::from_secs(4) } else { Duration::from_millis(100) });
@@ -69,7 +73,7 @@ fn redis(events: usize, rounds: usize) {
         {
             clear();
             let batch = config(ordering).into_sink("x").batch;
-            let rate = alone(config(ordering).build().expect("a sink"), batch, events);
+            let rate = alone(config(ordering).build().expect("a sink"), batch, events, &[step()]);
             table.row(&format!("the sink alone, {name}"), target, rate);
             clear();
             table.row(
@@ -115,7 +119,7 @@ fn rabbitmq(events: usize, rounds: usize) {
             table.row("the same without headers and most properties", f64::NAN, scant);
             let sink = config(&fresh());
             let batch = sink.clone().into_sink("x").batch;
-            table.row("the sink alone", 0.95, alone(sink.build().expect("a sink"), batch, events));
+            table.row("the sink alone", 0.95, alone(sink.build().expect("a sink"), batch, events, &[step()]));
             table.row("emit → confirmed, whole graph", 0.95, whole_graph(config(&fresh()), events));
         }
         table.print();
@@ -139,9 +143,8 @@ async fn open(sink: &mut impl Sink) {
 }
 
 /// The sink by itself, on batches as large as it likes them.
-fn alone(mut sink: impl Sink, policy: BatchPolicy, events: usize) -> Rate {
-    let step = step();
-    let delivery = |index| Delivery::new(token(&step, index), KEY.into());
+fn alone(mut sink: impl Sink, policy: BatchPolicy, events: usize, steps: &[Step]) -> Rate {
+    let delivery = |index| Delivery::new(token(&steps[index % steps.len()], index), KEY.into());
     in_runtime(async move {
         open(&mut sink).await;
         let mut measured = 0;
@@ -179,6 +182,12 @@ fn step() -> Step {
     Step::new("RagPipeline")
         .operation("llm_call")
         .context(&Context::empty().with("conversation_id", "conv_123"))
+}
+
+/// A step each.
+fn conversations(count: usize) -> Vec<Step> {
+    let id = |i| Context::empty().with("conversation_id", format!("conv_{i}"));
+    (0..count).map(|i| step().context(&id(i))).collect()
 }
 
 fn token(step: &Step, index: usize) -> Event {

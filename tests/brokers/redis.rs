@@ -4,7 +4,7 @@ mod arrive;
 mod connect;
 mod expire;
 mod refuse;
-mod tls;
+pub(crate) mod tls;
 mod whole;
 
 use std::future::Future;
@@ -36,7 +36,7 @@ async fn open(config: &RedisConfig) -> Result<RedisSink, DeliveryError> {
     Ok(sink)
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 

@@ -1,6 +1,7 @@
 //! A batch into a cluster: split by slots, every node's part under way at once, followed where slots move.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -111,7 +112,7 @@ impl RedisSink {
         batch: &mut Deliveries,
     ) -> Result<(), Failure> {
         let mut failed: Vec<Undone> = Vec::new();
-        let mut waiting = self.portions(0..batch.len(), batch, |key| slot(key).to_string());
+        let mut waiting = self.portions(0..batch.len(), batch, slot);
         if let Err(failure) = self.prolong_in(&mut cluster).await {
             failed.push(Undone::of(failure));
         }
@@ -238,11 +239,11 @@ impl RedisSink {
     }
 
     /// Events by what `name` makes of their keys, in the order in which each comes first.
-    fn portions(
+    fn portions<T: Eq + Hash>(
         &self,
         events: impl IntoIterator<Item = usize>,
         batch: &Deliveries,
-        name: impl Fn(&str) -> String,
+        name: impl Fn(&str) -> T,
     ) -> Vec<Portion> {
         let (mut portions, mut places) = (Vec::<Portion>::new(), HashMap::new());
         for i in events {

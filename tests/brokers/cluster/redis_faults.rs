@@ -8,8 +8,10 @@ use tokio::time::Instant;
 
 use super::redis::{NODE_TIMEOUT, RedisCluster};
 use crate::brokers::{PASSWORD, USER};
-use crate::outage::{Expected, Outage};
-use crate::servers::RedisServer;
+use crate::outage::{Expected, Outage, wait_until};
+use crate::redis::run;
+use crate::redis::tls::Authority;
+use crate::servers::{RedisServer, free_port};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// After a replica has taken over, events flow again within this time.
@@ -124,8 +126,7 @@ fn wrong_use_is_told() {
     let (server, node) = (RedisServer::start(), RedisServer::start_with(&["--cluster-enabled", "yes"]));
     let open = |config: sinks::RedisConfig| {
         let mut sink = config.build().expect("it can be built");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let error = runtime.block_on(sink.open(&SinkContext::detached("live"))).expect_err("it is wrong");
+        let error = run(sink.open(&SinkContext::detached("live"))).expect_err("it is wrong");
         error.to_string()
     };
     for (config, words) in [
@@ -144,7 +145,6 @@ fn wrong_use_is_told() {
 #[test]
 fn one_node_leads_to_all_streams_and_braces_keep_them_together() {
     let cluster = RedisCluster::start();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let events = |n: u64| {
         let event = Event::new(&Step::new("M"), "start").with("n", n).with("conversation_id", n % 50);
         Delivery::new(event, "ai.m.start".into())
@@ -157,7 +157,7 @@ fn one_node_leads_to_all_streams_and_braces_keep_them_together() {
             (format!("{dead},{url}"), format!("{{{{tag{seed}}}}}:{{data.conversation_id}}")),
         ] {
             let mut sink = sinks::redis(&url).stream_key(&key).build().expect("it is right");
-            runtime.block_on(async {
+            run(async {
                 sink.open(&SinkContext::detached("live")).await.expect("it opens");
                 let mut batch = Deliveries::new((0..500).map(events).collect());
                 sink.deliver(&mut batch).await.expect("it arrives");
@@ -185,4 +185,52 @@ fn one_node_leads_to_all_streams_and_braces_keep_them_together() {
             }
         }
     }
+}
+
+/// The nodes say which of their ports speak TLS, and are who their certificate says.
+#[test]
+fn a_cluster_speaks_tls() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for("127.0.0.1", false);
+    let nodes: Vec<_> = (0..3)
+        .map(|_| {
+            let [bus, tls] = [(); 2].map(|()| free_port().to_string());
+            // Without `tls-cluster`, Redis 7.0 tells nobody of the port for TLS.
+            let cluster = [
+                "--cluster-enabled",
+                "yes",
+                "--tls-cluster",
+                "yes",
+                "--cluster-port",
+                &bus,
+                "--tls-port",
+                &tls,
+            ];
+            let server = RedisServer::start_with(&[&cluster[..], &certificate.args()].concat());
+            (server, tls)
+        })
+        .collect();
+    let places: Vec<_> = nodes.iter().map(|(_, tls)| format!("127.0.0.1:{tls}")).collect();
+    let ca = authority.file("ca.pem").display().to_string();
+    let mut create = vec!["--tls", "--cacert", &ca, "--cluster", "create"];
+    create.extend(places.iter().map(String::as_str));
+    create.push("--cluster-yes");
+    nodes[0].0.cli(&create);
+    wait_until("the cluster is up", || {
+        let down =
+            nodes.iter().filter(|(node, _)| !node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"));
+        if down.count() == 0 { Ok(()) } else { Err("it is not".to_owned()) }
+    });
+    let url = format!("rediss://127.0.0.1:{}", nodes[1].1);
+    let sink = sinks::redis(url).stream_key("chat:{data.n}").ca_file(authority.file("ca.pem"));
+    let mut sink = sink.build().expect("it is right");
+    let events = (0..100)
+        .map(|n| Delivery::new(Event::new(&Step::new("M"), "start").with("n", n), "ai.m.start".into()));
+    run(async {
+        sink.open(&SinkContext::detached("live")).await.expect("it opens");
+        sink.deliver(&mut Deliveries::new(events.collect())).await.expect("it arrives");
+    });
+    let sizes: Vec<u32> =
+        nodes.iter().map(|(node, _)| node.cli(&["DBSIZE"]).parse().expect("a number")).collect();
+    assert!(sizes.iter().sum::<u32>() == 100 && !sizes.contains(&0), "{sizes:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use streamll::ErrorClass::Misconfigured;
 use tempfile::TempDir;
 
@@ -11,13 +11,13 @@ use crate::servers::free_port;
 use super::*;
 
 /// An authority, and the files that it made.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let (folder, key) = (tempfile::tempdir().unwrap(), KeyPair::generate().unwrap());
         let mut about = CertificateParams::new(Vec::new()).unwrap();
         about.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -25,27 +25,50 @@ impl Authority {
         Authority { folder, issuer: Issuer::new(about, key) }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// A server with a certificate for this host.
-    fn server(&self, host: &str, expired: bool) -> Tls {
+    /// A certificate for this host.
+    pub(crate) fn certificate_for(&self, host: &str, expired: bool) -> Certificate {
         let key = KeyPair::generate().unwrap();
         let mut about = CertificateParams::new([host.to_owned()]).unwrap();
+        // OpenSSL takes one that bears the name of its authority for signed by itself.
+        about.distinguished_name.push(DnType::CommonName, host);
         if expired {
             (about.not_before, about.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(2001, 1, 1));
         }
         let certificate = about.signed_by(&key, &self.issuer).unwrap();
         std::fs::write(self.file("server.pem"), certificate.pem()).unwrap();
         std::fs::write(self.file("server.key"), key.serialize_pem()).unwrap();
-        let [certificate, key, ca] =
-            ["server.pem", "server.key", "ca.pem"].map(|name| self.file(name).display().to_string());
-        let port = free_port();
-        let args = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
-        let port_args = ["--tls-port", &port.to_string(), "--tls-auth-clients", "no"].map(str::to_owned);
-        let port_args = port_args.each_ref().map(String::as_str);
-        Tls { server: RedisServer::start_with(&[&port_args[..], &args[..]].concat()), port }
+        Certificate(["server.pem", "server.key", "ca.pem"].map(|name| self.file(name).display().to_string()))
+    }
+
+    /// A server with a certificate for this host.
+    fn server(&self, host: &str, expired: bool) -> Tls {
+        let (certificate, port) = (self.certificate_for(host, expired), free_port());
+        let port_args = ["--tls-port", &port.to_string()];
+        Tls { server: RedisServer::start_with(&[&port_args[..], &certificate.args()].concat()), port }
+    }
+}
+
+/// The files of a certificate, its key, and who signed it.
+pub(crate) struct Certificate([String; 3]);
+
+impl Certificate {
+    /// What a server is told of them.
+    pub(crate) fn args(&self) -> [&str; 8] {
+        let [certificate, key, ca] = &self.0;
+        [
+            "--tls-cert-file",
+            certificate,
+            "--tls-key-file",
+            key,
+            "--tls-ca-cert-file",
+            ca,
+            "--tls-auth-clients",
+            "no",
+        ]
     }
 }
 
