@@ -16,7 +16,7 @@ use crate::servers::{RedisServer, free_port};
 pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the documentation says that the sink needs.
-const RULES: [&str; 10] = [
+const RULES: [&str; 11] = [
     "on",
     "~*",
     "resetchannels",
@@ -27,6 +27,7 @@ const RULES: [&str; 10] = [
     "+cluster|slots",
     "+cluster|info",
     "+type",
+    "+pexpire",
 ];
 
 #[derive(Debug)]

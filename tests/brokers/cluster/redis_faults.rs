@@ -39,11 +39,12 @@ fn a_cluster_loses_masters_and_moves_slots_under_load() {
     let cluster = RedisCluster::start();
 
     cluster.anew("killed", 0);
-    let outage = Outage::fast(&cluster);
-    outage.flows();
     let key = cluster.key(0);
     let master = cluster.master_of(&key, 1);
-    // The one that `url` names may be the one that goes: the others are known by then.
+    // The one that `url` names is the one that goes: the others are known by then.
+    cluster.anew("killed", master);
+    let outage = Outage::fast(&cluster);
+    outage.flows();
     cluster.nodes[master].kill9();
     fails_over(&cluster, &outage, master, &key);
     cluster.nodes[master].restart();
@@ -156,7 +157,8 @@ fn one_node_leads_to_all_streams_and_braces_keep_them_together() {
             (url.clone(), format!("plain{seed}:{{data.conversation_id}}")),
             (format!("{dead},{url}"), format!("{{{{tag{seed}}}}}:{{data.conversation_id}}")),
         ] {
-            let mut sink = sinks::redis(&url).stream_key(&key).build().expect("it is right");
+            let config = sinks::redis(&url).stream_key(&key).expire(600 * SECOND);
+            let mut sink = config.build().expect("it is right");
             run(async {
                 sink.open(&SinkContext::detached("live")).await.expect("it opens");
                 let mut batch = Deliveries::new((0..500).map(events).collect());
@@ -182,6 +184,7 @@ fn one_node_leads_to_all_streams_and_braces_keep_them_together() {
             for key in [format!("plain{seed}:{i}"), format!("{{tag{seed}}}:{i}")] {
                 let node = cluster.master_of(&key, 0);
                 assert_eq!(cluster.cli(node, &format!("XLEN {key}")), "10", "{key}");
+                assert_ne!(cluster.cli(node, &format!("PTTL {key}")), "-1", "{key} stays for ever");
             }
         }
     }
