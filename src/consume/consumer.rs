@@ -74,7 +74,7 @@ pub struct Consumer {
     duplicates: Option<usize>,
     stop_timeout: Duration,
     wrong: Option<ConsumeError>,
-    pub(super) reader: Option<Sender<(Event, Receipt)>>,
+    pub(super) reader: Option<Sender<Receipt>>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -228,7 +228,8 @@ impl Consumer {
     }
 
     /// Leaves out events that were handled before: those of the same (`source`, `seq`), else of the same `event_id`,
-    /// among the last `window` at least that each worker has handled; of a stream, that it has handed out. The memory for it ends with the process.
+    /// among the last `window` at least that each worker has handled; of a [stream](Consumer::into_stream), that its
+    /// reader has passed by. The memory for it ends with the process.
     pub fn skip_duplicates(mut self, window: usize) -> Consumer {
         self.duplicates = Some(window.max(1));
         self
