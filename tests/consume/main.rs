@@ -12,6 +12,7 @@ mod order;
 #[path = "../brokers/proxy.rs"]
 mod proxy;
 mod rabbitmq;
+mod quorum;
 mod redis;
 mod replay;
 #[allow(dead_code, reason = "the tests of the sinks use the rest")]

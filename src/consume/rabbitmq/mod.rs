@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ChannelState, ErrorKind};
 use streamll_actors::sink::{DeliveryError, SinkContext};
 use tokio::time::{Instant, timeout};
@@ -161,20 +161,14 @@ impl RabbitMqSource {
     }
 
     fn entry(&self, delivery: Delivery) -> Entry {
-        let headers = delivery.properties.headers().as_ref();
-        // A quorum queue counts; a classic one does not.
-        let deliveries = match headers.and_then(|headers| headers.inner().get("x-delivery-count")) {
-            Some(AMQPValue::LongLongInt(times)) => u64::try_from(*times).unwrap_or(0),
-            Some(AMQPValue::LongInt(times)) => u64::try_from(*times).unwrap_or(0),
-            _ => 0,
-        };
         // Through the default exchange the key is the name of a queue, and no topic.
         let key = (!delivery.exchange.as_str().is_empty()).then(|| Arc::from(delivery.routing_key.as_str()));
         Entry {
             ticket: Ticket(self.epoch, delivery.delivery_tag),
             key,
             payload: Payload::Body(delivery.data),
-            deliveries,
+            // A quorum queue counts each way back of a message, also of one that nobody has tried: its own limit judges.
+            deliveries: 0,
         }
     }
 
