@@ -61,6 +61,11 @@ impl Letters {
         let properties = self.properties(letter);
         let channel = match &self.channel {
             Some(channel) => channel,
+            Some(DeadLetters::Exchange(name)) if *name == consumer.target => {
+                return Err(format!(
+                    "dead_letters: `{name}` is what is read, where they would come back; name another exchange"
+                ));
+            }
             None => self.channel.insert(make(&self.to, connection).await?),
         };
         let (exchange, key) = match &self.to {

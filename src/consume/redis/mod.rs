@@ -118,6 +118,11 @@ impl RedisSource {
                     "`{text}` is no id of an entry; write it like `1718000000000-0`"
                 ))
             })
+            Some(DeadLetters::Stream(name)) if *name == consumer.target => {
+                return wrong(&format!(
+                    "dead_letters: `{name}` is what is read, where they would come back; name another stream"
+                ));
+            }
         };
         if let Start::After(text) = &start {
             parse(text)?;
