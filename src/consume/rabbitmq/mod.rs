@@ -3,6 +3,7 @@
 mod declare;
 mod letters;
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, B
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ChannelState, ErrorKind};
 use streamll_actors::sink::{DeliveryError, SinkContext};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use self::declare::Wanted;
@@ -47,7 +49,7 @@ pub(super) struct RabbitMqSource {
     ca_file: Option<PathBuf>,
     wanted: Wanted,
     prefetch: u16,
-    letters: Letters,
+    letters: Arc<Mutex<Letters>>,
     shared: Arc<Shared>,
     context: SinkContext,
     session: Option<Session>,
@@ -92,7 +94,7 @@ impl RabbitMqSource {
             ca_file: consumer.ca_file.clone(),
             wanted,
             prefetch: u16::try_from(consumer.prefetch).unwrap_or(u16::MAX),
-            letters,
+            letters: Arc::new(Mutex::new(letters)),
             shared: consumer.shared.clone(),
             context: SinkContext::detached("consumer"),
             session: None,
@@ -191,7 +193,6 @@ impl RabbitMqSource {
 impl Source for RabbitMqSource {
     async fn open(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
         let had = self.session.take().is_some() || self.epoch > 0;
-        self.letters.forget();
         // What was in hand is delivered again, by this name or to somebody else.
         self.epoch += 1;
         self.shared.set_epoch(self.epoch);
@@ -248,23 +249,19 @@ impl Source for RabbitMqSource {
             window.remove(done.len());
             Ok::<_, lapin::Error>(())
         };
-        match acknowledge.await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.cause(error).await),
+        match timeout(DECLARE, acknowledge).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.cause(error).await),
+            Err(_) => Err(DeliveryError::unavailable("the broker takes no acknowledgements; is it frozen?")),
         }
     }
 
-    async fn bury(&mut self, letter: &Letter) -> Result<(), DeliveryError> {
-        let Some(session) = &self.session else { return Err(DeliveryError::unavailable("not connected")) };
-        let buried = timeout(DECLARE, self.letters.keep(&session.link.connection, letter)).await;
-        let failed = match buried {
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Ok(Some(why))) => DeliveryError::unavailable(why),
-            Ok(Err(error)) => self.explain(&error, Stage::Declare),
-            Err(_) => DeliveryError::unavailable("the broker does not confirm it"),
-        };
-        self.letters.forget();
-        Err(failed)
+    fn bury(&self, letter: Arc<Letter>) -> impl Future<Output = Result<(), DeliveryError>> + Send + 'static {
+        let (letters, target) = (self.letters.clone(), self.targets.get(self.current).cloned());
+        async move {
+            let Some(target) = target else { return Err(DeliveryError::unavailable("no address")) };
+            letters.lock().await.keep(&target, &letter).await
+        }
     }
 
     async fn tend(&mut self, _: &mut Window) -> Result<(), DeliveryError> {
@@ -295,7 +292,7 @@ impl Source for RabbitMqSource {
     }
 
     async fn close(&mut self, _: bool) {
-        self.letters.forget();
+        self.letters.lock().await.close().await;
         if let Some(session) = self.session.take() {
             session.link.close(CLOSE).await;
         }

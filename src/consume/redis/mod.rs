@@ -406,11 +406,28 @@ impl Source for RedisSource {
         Ok(())
     }
 
-    async fn bury(&mut self, letter: &Letter) -> Result<(), DeliveryError> {
-        let Some(dead) = &self.dead else { return Ok(()) };
-        let command = self.place.bury(dead, letter);
-        let replies = self.ask(&command).await?;
-        self.check(&replies)
+    fn bury(&self, letter: Arc<Letter>) -> impl Future<Output = Result<(), DeliveryError>> + Send + 'static {
+        let connection = self.links.as_ref().map(|links| links.control.connection());
+        let (address, dead) = (self.address.clone(), self.dead.clone().unwrap_or_default());
+        let command = self.place.bury(&dead, &letter);
+        async move {
+            let Some(mut connection) = connection else {
+                return Err(DeliveryError::unavailable("not connected"));
+            };
+            let failure = match connection.send_packed_commands(&command, 0, command.len()).await.as_deref() {
+                Ok([Value::ServerError(error)]) if error.code() == "NOPERM" => Failure::misconfigured(
+                    format!("the user of url may not write there: allow it `+xadd ~{dead}`"),
+                ),
+                Ok([Value::ServerError(error)]) => {
+                    reply(error.code(), error.details().unwrap_or_default(), &dead)
+                }
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    explain(error, &Scene { stage: Stage::Prolonging, last_words: &[], key: &dead })
+                }
+            };
+            Err(failure.at(&address))
+        }
     }
 
     async fn tend(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
