@@ -3,6 +3,7 @@
 mod claims;
 mod delivery;
 mod end_to_end;
+mod faults;
 mod foreign;
 mod killed;
 mod letters;
@@ -11,14 +12,15 @@ mod order;
 #[allow(dead_code, reason = "the tests of the sinks use the rest")]
 #[path = "../brokers/proxy.rs"]
 mod proxy;
-mod rabbitmq;
 mod quorum;
+mod rabbitmq;
 mod redis;
 mod replay;
 #[allow(dead_code, reason = "the tests of the sinks use the rest")]
 #[path = "../brokers/servers.rs"]
 mod servers;
 mod streams;
+mod suspects;
 mod tail;
 
 use std::future::Future;
