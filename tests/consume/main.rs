@@ -22,6 +22,7 @@ mod servers;
 mod streams;
 mod suspects;
 mod tail;
+mod tls;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};

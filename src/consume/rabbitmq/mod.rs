@@ -134,7 +134,8 @@ impl RabbitMqSource {
         self.explain(&error, Stage::Publish)
     }
 
-    async fn start(&mut self) -> Result<(), DeliveryError> {
+    /// Whether its queue was not there, and was made.
+    async fn start(&mut self) -> Result<bool, DeliveryError> {
         let Some(target) = self.targets.get(self.current) else {
             return Err(DeliveryError::unavailable("no address"));
         };
@@ -142,14 +143,14 @@ impl RabbitMqSource {
         let link = link.map_err(|trouble| explain_connect(&trouble, self.place(target)))?;
         let (wanted, prefetch, since) = (&self.wanted, self.prefetch, Instant::now());
         let began = timeout(DECLARE, async {
-            let (channel, queue) = wanted.make(&link.connection).await?;
+            let (channel, queue, is_made) = wanted.make(&link.connection).await?;
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();
             let consumer =
                 channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()).await?;
-            Ok::<_, lapin::Error>((channel, queue, consumer))
+            Ok::<_, lapin::Error>((channel, queue, consumer, is_made))
         });
-        let (channel, queue, consumer) = match began.await {
+        let (channel, queue, consumer, is_made) = match began.await {
             Ok(Ok(began)) => began,
             Ok(Err(error)) => return Err(self.explain(&error, Stage::Declare)),
             Err(_) => {
@@ -159,7 +160,7 @@ impl RabbitMqSource {
             }
         };
         self.session = Some(Session { channel, consumer, queue, since, link });
-        Ok(())
+        Ok(is_made)
     }
 
     fn entry(&self, delivery: Delivery) -> Entry {
@@ -192,18 +193,24 @@ impl RabbitMqSource {
 
 impl Source for RabbitMqSource {
     async fn open(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
-        let had = self.session.take().is_some() || self.epoch > 0;
+        self.session = None;
         // What was in hand is delivered again, by this name or to somebody else.
         self.epoch += 1;
         self.shared.set_epoch(self.epoch);
         window.forget_before(Ticket(self.epoch, 0));
-        let opened = self.start().await;
-        if opened.is_err() {
-            self.current = (self.current + 1) % self.targets.len().max(1);
-        } else if had && self.wanted.is_temporary() && self.shared.status().connections > 0 {
-            self.shared.gap(0, "the connection was lost, and with it whatever was published meanwhile");
+        match self.start().await {
+            Ok(is_made) => {
+                if is_made && self.shared.status().connections > 0 {
+                    self.shared
+                        .gap(0, "the queue is gone, and with it what was in it or was published meanwhile");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.current = (self.current + 1) % self.targets.len().max(1);
+                Err(error)
+            }
         }
-        opened
     }
 
     async fn next(&mut self, room: usize) -> Result<Option<Vec<Entry>>, DeliveryError> {
