@@ -212,3 +212,27 @@ fn a_rabbit_node_that_is_frozen_is_noticed_and_read_on_when_it_moves_again() {
         running.stop().await;
     });
 }
+
+#[test]
+fn a_reader_that_may_not_read_is_told_before_it_counts_as_connected() {
+    let server = RedisServer::start();
+    let _: String = ask(&server, "ACL SETUSER app on >x ~other +@all");
+    run(async {
+        let url = server.url().replace("redis://", "redis://app:x@");
+        let running = Running::start(Consumer::connect(url, STREAM).on("token", |_| ()));
+        running.until("it says what is missing", says("allow it `+xread +xinfo ~ai_events`")).await;
+        assert_eq!(running.stop().await.connections, 0);
+    });
+}
+
+#[test]
+fn however_late_others_are_to_be_taken_over_it_reads_at_once() {
+    let server = RedisServer::start();
+    run(async {
+        let consumer = Consumer::connect(server.url(), STREAM).group("g").claim_after(Duration::MAX);
+        let running = Running::start(consumer.on("token", |_| ()));
+        running.until("it has looked", |status| status.lag.is_some()).await;
+        sleep(Duration::from_millis(300)).await;
+        assert_eq!(running.stop().await.connections, 1);
+    });
+}

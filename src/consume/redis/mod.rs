@@ -307,7 +307,8 @@ impl Source for RedisSource {
                 Err(error) => {
                     self.slow_down(&error, under_way.most);
                     let Some(links) = &self.links else { return Err(DeliveryError::unavailable(error)) };
-                    return Err(self.lost(&error, &links.reader, Stage::Unwritten));
+                    let stage = if error.is_timeout() { Stage::Prolonging } else { Stage::Unwritten };
+                    return Err(self.lost(&error, &links.reader, stage));
                 }
             }
         }

@@ -43,6 +43,11 @@ impl RedisSource {
             Some(Value::ServerError(error)) if error.code() == "NOPERM" => false,
             _ => self.check(&look).map(|()| true)?,
         };
+        if !is_known {
+            // Behind everything: only whether it may read.
+            let tried = self.ask(&self.place.read_new(LAST, 1, None)).await?;
+            self.check(tried.get(tried.len().saturating_sub(1)..).unwrap_or_default())?;
+        }
         let standing = Standing::of(&look, None);
         let last = standing.last.unwrap_or(Ticket(0, 0));
         if self.until == Some(LAST) && is_known {
