@@ -49,8 +49,8 @@ pub(super) struct Replay {
 impl Replay {
     pub(super) fn run(&self, kinds: &Registry) -> ExitCode {
         let is_server = self.source.contains("://");
-        if !is_server && (self.from.is_some() || self.to.is_some()) {
-            return fail("--from and --to are ids of a Redis stream; cut a file with `sed` or `jq`", USAGE);
+        if let Err(why) = self.check(is_server) {
+            return fail(&why, USAGE);
         }
         let loaded = self
             .choice
@@ -76,6 +76,46 @@ impl Replay {
             }
             Err(why) => fail(&why, INCOMPLETE),
         }
+    }
+
+    /// What is wrong with the arguments, as far as that is known before anything is started.
+    fn check(&self, is_server: bool) -> Result<(), String> {
+        let is_range = self.from.is_some() || self.to.is_some();
+        match is_server {
+            false if is_range => {
+                Err("--from and --to are ids of a Redis stream; cut a file with `sed` or `jq`".to_owned())
+            }
+            false => Ok(()),
+            true if self.source.starts_with("amqp") => Err(
+                "only a Redis stream can be replayed: what was taken from a queue of RabbitMQ is there no more"
+                    .to_owned(),
+            ),
+            true => self.check_range(),
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    fn check_range(&self) -> Result<(), String> {
+        self.consumer().check().map_err(|error| error.to_string())?;
+        match (self.from.as_deref(), self.to.as_deref()) {
+            (Some(from), Some(to)) if place(to) < place(from) => {
+                Err(format!("--to `{to}` is before --from `{from}`: there is nothing between them"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(not(feature = "redis"))]
+    fn check_range(&self) -> Result<(), String> {
+        Err("this build reads no Redis: build it with the feature `redis`".to_owned())
+    }
+
+    #[cfg(feature = "redis")]
+    fn consumer(&self) -> crate::consume::Consumer {
+        use crate::consume::{Consumer, Start};
+        let start = self.from.clone().map_or(Start::Begin, Start::After);
+        let consumer = Consumer::connect(self.source.as_str(), self.target.as_str()).start(start);
+        consumer.until(self.to.as_deref().unwrap_or("+"))
     }
 
     /// The last status, and whether the source was read to its end.
@@ -114,13 +154,9 @@ impl Replay {
     #[cfg(feature = "redis")]
     async fn copy_stream(&self, handle: &Handle, stop: &AtomicBool, bar: &ProgressBar) -> Result<(), String> {
         use crate::ErrorClass;
-        use crate::consume::{Consumer, Start};
         use tokio_stream::StreamExt as _;
 
-        let start = self.from.clone().map_or(Start::Begin, Start::After);
-        let consumer = Consumer::connect(self.source.as_str(), self.target.as_str()).start(start);
-        let until = self.to.as_deref().unwrap_or("+");
-        let mut events = consumer.until(until).into_stream().map_err(|error| error.to_string())?;
+        let mut events = self.consumer().into_stream().map_err(|error| error.to_string())?;
         let consumer = events.handle();
         bar.set_message("events");
         let mut look = tokio::time::interval(LOOK);
@@ -150,6 +186,13 @@ impl Replay {
             }
         }
         let status = consumer.status();
+        if status.balance.received == 0 && !stop.load(Ordering::Relaxed) {
+            let what = match self.from.is_some() || self.to.is_some() {
+                true => format!("in that range of stream `{}`", self.target),
+                false => format!("in stream `{}`: is that its name?", self.target),
+            };
+            let _ = writeln!(io::stderr(), "streamll: there is nothing {what}");
+        }
         // Each was said in the log.
         (0..status.balance.failed).for_each(|_| handle.emitter().reject());
         Ok(())
@@ -157,8 +200,15 @@ impl Replay {
 
     #[cfg(not(feature = "redis"))]
     async fn copy_stream(&self, _: &Handle, _: &AtomicBool, _: &ProgressBar) -> Result<(), String> {
-        Err("this build reads no Redis: build it with the feature `redis`".to_owned())
+        self.check_range()
     }
+}
+
+/// The two numbers of an id.
+#[cfg(feature = "redis")]
+fn place(id: &str) -> Option<(u64, u64)> {
+    let (first, second) = id.split_once('-').unwrap_or((id, "0"));
+    Some((first.parse().ok()?, second.parse().ok()?))
 }
 
 async fn copy_file(

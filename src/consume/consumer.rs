@@ -74,7 +74,7 @@ pub struct Consumer {
     duplicates: Option<usize>,
     stop_timeout: Duration,
     wrong: Option<ConsumeError>,
-    pub(super) reader: Option<Sender<(Event, Receipt)>>,
+    pub(super) reader: Option<Sender<Receipt>>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -113,7 +113,9 @@ impl Consumer {
     /// they were added.
     ///
     /// A handler is `Fn(Event)`, sync or async, and returns nothing or a `Result`. One that fails or panics is tried
-    /// again, then the event is a dead letter. A sync one that blocks holds up a thread of the runtime.
+    /// again, then the event is a dead letter. A sync one that blocks holds up a thread of the runtime; once they are all
+    /// held up, the consumer shows no sign of life either, and others take over what it has in hand. What blocks for
+    /// longer than a moment belongs into `tokio::task::spawn_blocking`.
     pub fn on<R: Reply<W>, W>(
         mut self,
         event_type: impl AsRef<str>,
@@ -184,8 +186,8 @@ impl Consumer {
         self
     }
 
-    /// Ends by itself behind this id of a Redis stream, or where the stream ends when it is reached (`+`). Not with a
-    /// group.
+    /// Ends by itself behind this id of a Redis stream, or behind the last that is there at the beginning (`+`). Not with
+    /// a group.
     pub fn until(mut self, id: impl Into<String>) -> Consumer {
         self.until = Some(id.into());
         self
@@ -228,7 +230,8 @@ impl Consumer {
     }
 
     /// Leaves out events that were handled before: those of the same (`source`, `seq`), else of the same `event_id`,
-    /// among the last `window` at least that each worker has handled; of a stream, that it has handed out. The memory for it ends with the process.
+    /// among the last `window` at least that each worker has handled; of a [stream](Consumer::into_stream), that its
+    /// reader has passed by. The memory for it ends with the process.
     pub fn skip_duplicates(mut self, window: usize) -> Consumer {
         self.duplicates = Some(window.max(1));
         self
@@ -241,9 +244,10 @@ impl Consumer {
     }
 
     /// When entries of another consumer of the Redis group, which shows no sign of life, are taken over. Default 60 s,
-    /// at least 100 ms. A living consumer shows one for what it has in hand, however long its handlers take.
+    /// at least 100 ms and at most a year. A living consumer shows one for what it has in hand, however long its handlers
+    /// take, as long as they leave its runtime a thread: see [`on`](Consumer::on).
     pub fn claim_after(mut self, idle: Duration) -> Consumer {
-        self.claim_after = idle.max(Duration::from_millis(100));
+        self.claim_after = idle.clamp(Duration::from_millis(100), Duration::from_secs(365 * 24 * 60 * 60));
         self
     }
 
@@ -328,7 +332,7 @@ impl Consumer {
     }
 
     /// What is wrong with it, as far as that is known without its broker.
-    pub(super) fn check(&self) -> Result<(), ConsumeError> {
+    pub(crate) fn check(&self) -> Result<(), ConsumeError> {
         if let Some(wrong) = &self.wrong {
             return Err(wrong.clone());
         }

@@ -18,8 +18,8 @@ use super::source::{Entry, Payload};
 pub enum DeadLetters {
     /// A Redis stream: the fields as they came, and `reason`, `attempts`, `stream`, `id`, `group`, `died_at`.
     Stream(String),
-    /// A RabbitMQ exchange: the message as it came, by its own key, with headers `reason`, `attempts`, `queue`,
-    /// `died_at`. A queue must be bound to it.
+    /// A RabbitMQ exchange: the body as it came, by its own key, with headers `reason`, `attempts`, `queue`, `died_at`
+    /// in place of those that it had. A queue must be bound to it.
     Exchange(String),
     /// A file of NDJSON: `target`, `id`, `reason`, `attempts`, `died_at` and `payload`, or the `event` that it is. Made
     /// for its owner only, as it holds what the events hold.
@@ -74,7 +74,7 @@ impl Letter {
         format!("{line}\n")
     }
 
-    /// Appends it to a file, in one write.
+    /// Appends it to a file, in one write, which is on the disk then: its entry is acknowledged next.
     pub(super) async fn append(&self, path: &Path, target: &str) -> Result<(), String> {
         let (path, line) = (Arc::<Path>::from(path), self.line(target));
         let shown = path.display().to_string();
@@ -101,7 +101,9 @@ fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         folders.create(folder)?;
     }
-    options.open(path)?.write_all(line)
+    let mut file = options.open(path)?;
+    file.write_all(line)?;
+    file.sync_data()
 }
 
 #[cfg(test)]

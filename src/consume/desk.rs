@@ -1,8 +1,10 @@
 //! What a consumer does with entries, whatever its broker: reads, sorts, hands out by key, and takes in what became of them.
 
 use std::collections::VecDeque;
+use std::future::{Future, pending};
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +60,21 @@ pub(super) enum Dead {
     File(PathBuf),
 }
 
+/// A dead letter on its way to where it is kept.
+pub(super) struct Burial {
+    letter: Arc<Letter>,
+    kept: Pin<Box<dyn Future<Output = Result<(), String>> + Send>>,
+}
+
+/// Waits until the letter under way is kept or refused; nothing is lost when that is dropped.
+pub(super) async fn buried(burial: &mut Option<Burial>) -> (Arc<Letter>, Result<(), String>) {
+    let Some(under_way) = burial else { return pending().await };
+    let kept = under_way.kept.as_mut().await;
+    let letter = under_way.letter.clone();
+    *burial = None;
+    (letter, kept)
+}
+
 /// Everything but the broker.
 pub(super) struct Desk {
     pub(super) plan: Plan,
@@ -67,8 +84,10 @@ pub(super) struct Desk {
     hasher: RandomState,
     pub(super) window: Window,
     /// The dead letters that nobody keeps yet.
-    pub(super) letters: VecDeque<Letter>,
+    pub(super) letters: VecDeque<Arc<Letter>>,
     pub(super) bury_at: Instant,
+    /// One at a time.
+    pub(super) burial: Option<Burial>,
     /// When what is done is acknowledged at the latest.
     pub(super) acknowledge_at: Option<Instant>,
     pub(super) jobs: Vec<UnboundedSender<Vec<Job>>>,
@@ -94,6 +113,7 @@ impl Desk {
             window: Window::default(),
             letters: VecDeque::new(),
             bury_at: Instant::now(),
+            burial: None,
             acknowledge_at: None,
             plan,
             shared,
@@ -151,7 +171,7 @@ impl Desk {
                         failed += 1;
                         self.window.done(ticket);
                     } else {
-                        self.letters.push_back(Letter::new(entry, why, 0));
+                        self.letters.push_back(Arc::new(Letter::new(entry, why, 0)));
                     }
                 }
                 Ok(event) => {
@@ -232,7 +252,7 @@ impl Desk {
                 // It comes again, and its letter would be a second one.
                 self.close(ticket, |balance| balance.returned += 1);
             } else {
-                self.letters.push_back(*letter);
+                self.letters.push_back(Arc::from(letter));
             }
             return;
         }
@@ -257,31 +277,47 @@ impl Desk {
         });
     }
 
-    /// Has the first dead letter kept; if that fails, it is offered again later.
-    pub(super) async fn bury(&mut self, source: &mut impl Source) {
-        let Some(letter) = self.letters.pop_front() else { return };
-        let ticket = letter.entry.ticket;
-        if ticket.0 < self.shared.epoch() {
-            return self.close(ticket, |balance| balance.returned += 1);
+    /// Whether a dead letter waits for its time.
+    pub(super) fn may_bury(&self) -> bool {
+        !self.letters.is_empty() && self.burial.is_none()
+    }
+
+    /// Begins to have the next dead letter kept, where it is time.
+    pub(super) fn bury(&mut self, source: &impl Source) {
+        if self.burial.is_some() || Instant::now() < self.bury_at {
+            return;
         }
-        let kept = match &self.plan.dead {
-            Dead::Nobody => Ok(()),
-            Dead::File(path) => letter.append(path, &self.plan.target).await,
-            Dead::Source => source.bury(&letter).await.map_err(|error| error.to_string()),
-        };
+        while let Some(letter) = self.letters.pop_front() {
+            let ticket = letter.entry.ticket;
+            if ticket.0 < self.shared.epoch() {
+                self.close(ticket, |balance| balance.returned += 1);
+                continue;
+            }
+            let kept: Pin<Box<dyn Future<Output = _> + Send>> = match &self.plan.dead {
+                Dead::Nobody => Box::pin(async { Ok(()) }),
+                Dead::File(path) => {
+                    let (letter, path, target) = (letter.clone(), path.clone(), self.plan.target.clone());
+                    Box::pin(async move { letter.append(&path, &target).await })
+                }
+                Dead::Source => {
+                    let kept = source.bury(letter.clone());
+                    Box::pin(async move { kept.await.map_err(|error| error.to_string()) })
+                }
+            };
+            self.burial = Some(Burial { letter, kept });
+            return;
+        }
+    }
+
+    /// Takes in what became of a dead letter; one that could not be kept is offered again later.
+    pub(super) fn note_buried(&mut self, (letter, kept): (Arc<Letter>, Result<(), String>)) {
         match kept {
             Ok(()) => {
                 self.shared.change(|status| status.reason = None);
-                self.close(ticket, |balance| balance.dead_lettered += 1);
+                self.close(letter.entry.ticket, |balance| balance.dead_lettered += 1);
             }
             Err(why) => {
-                let why = format!("dead letters cannot be kept, and wait: {why}");
-                self.shared.change(|status| {
-                    if status.reason.as_ref() != Some(&why) {
-                        tracing::warn!("{why}");
-                    }
-                    status.reason = Some(why);
-                });
+                self.shared.unkept(&why);
                 self.letters.push_front(letter);
                 self.bury_at = Instant::now() + REBURY;
             }

@@ -6,19 +6,24 @@ use std::time::Duration;
 
 use streamll_actors::sink::DeliveryError;
 use streamll_actors::supervise::Backoff;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 
-use super::desk::{Desk, Plan};
+use super::desk::{Desk, Plan, buried};
 use super::source::Source;
 use super::status::{ConsumerState, Shared};
 
 /// Between two attempts to connect, at first and at most.
 const RECONNECT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
+/// A connection that lasts so long, or has acknowledged something, is a good one: behind it the first attempt comes soon.
+const GOOD: Duration = Duration::from_secs(5);
+
 /// A consumer at work.
 pub(super) struct Engine<S> {
     source: S,
     desk: Desk,
+    /// Whether this connection has acknowledged something.
+    has_acknowledged: bool,
 }
 
 /// Why reading ended.
@@ -30,7 +35,7 @@ enum End {
 
 impl<S: Source> Engine<S> {
     pub(super) fn new(source: S, plan: Plan, shared: Arc<Shared>) -> Engine<S> {
-        Engine { source, desk: Desk::new(plan, shared) }
+        Engine { source, desk: Desk::new(plan, shared), has_acknowledged: false }
     }
 
     /// Works until it is stopped, or has read to its end.
@@ -43,8 +48,13 @@ impl<S: Source> Engine<S> {
                 Some(Err(error)) => error,
                 Some(Ok(())) => {
                     connected = true;
-                    backoff.reset();
-                    match self.consume().await {
+                    self.has_acknowledged = false;
+                    let since = Instant::now();
+                    let ended = self.consume().await;
+                    if self.has_acknowledged || since.elapsed() >= GOOD {
+                        backoff.reset();
+                    }
+                    match ended {
                         Ok(End::Stopped) => break,
                         Ok(End::Reached) => {
                             has_reached = true;
@@ -79,40 +89,43 @@ impl<S: Source> Engine<S> {
     async fn consume(&mut self) -> Result<End, DeliveryError> {
         let shared = self.desk.shared.clone();
         let mut tend = interval(self.desk.plan.tend);
-        tend.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.settle().await?;
-            let Engine { source, desk } = self;
+            let Engine { source, desk, .. } = self;
             let room = desk.plan.prefetch.saturating_sub(desk.window.len());
             let (rebury, due) = (desk.bury_at, desk.acknowledge_at);
             tokio::select! {
                 // What came in is handed out first; what is done is taken in at every turn all the same.
                 biased;
                 () = shared.stopped() => return Ok(End::Stopped),
-                _ = tend.tick() => source.tend(&mut desk.window).await?,
+                ended = buried(&mut desk.burial) => desk.note_buried(ended),
+                _ = tend.tick() => {
+                    source.tend(&mut desk.window).await?;
+                    // However long that took, reading has its turn.
+                    tend.reset();
+                }
                 entries = source.next(room.max(1)), if room > 0 || source.is_reading() => match entries? {
                     Some(entries) => desk.take(entries),
                     None => return Ok(End::Reached),
                 },
                 Some(settled) = desk.settled.recv() => desk.note(settled),
-                () = sleep_until(rebury), if !desk.letters.is_empty() => {}
+                () = sleep_until(rebury), if desk.may_bury() => {}
                 () = sleep_until(due.unwrap_or(rebury)), if due.is_some() => {}
             }
         }
     }
 
-    /// Takes in what is done, has dead letters kept, and acknowledges.
+    /// Takes in what is done, has a dead letter kept, and acknowledges.
     async fn settle(&mut self) -> Result<(), DeliveryError> {
-        let Engine { source, desk } = self;
+        let Engine { source, desk, has_acknowledged } = self;
         while let Ok(settled) = desk.settled.try_recv() {
             desk.note(settled);
         }
-        while !desk.letters.is_empty() && Instant::now() >= desk.bury_at {
-            desk.bury(source).await;
-        }
+        desk.bury(source);
         if desk.is_due() {
             desk.acknowledge_at = None;
             source.acknowledge(&mut desk.window).await?;
+            *has_acknowledged = true;
         }
         Ok(())
     }
@@ -140,16 +153,20 @@ impl<S: Source> Engine<S> {
                 connected = false;
             }
             let desk = &mut self.desk;
-            if desk.in_flight() == 0 || (!connected && desk.letters.len() as u64 == desk.in_flight()) {
+            let letters = desk.letters.len() + usize::from(desk.burial.is_some());
+            if desk.in_flight() == 0 || (!connected && letters as u64 == desk.in_flight()) {
                 break;
             }
+            let rebury = desk.bury_at;
             tokio::select! {
                 Some(settled) = desk.settled.recv() => desk.note(settled),
-                () = sleep_until(desk.bury_at), if !desk.letters.is_empty() => {}
+                ended = buried(&mut desk.burial) => desk.note_buried(ended),
+                () = sleep_until(rebury), if connected && desk.may_bury() => {}
                 () = &mut until => break,
             }
         }
         let desk = &mut self.desk;
+        desk.burial = None;
         desk.jobs.clear();
         desk.workers.shutdown().await;
         while let Ok(settled) = desk.settled.try_recv() {

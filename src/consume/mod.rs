@@ -22,8 +22,8 @@
 //! * **In order** for each [`key`](Consumer::key) inside of one consumer, also with several
 //!   [`workers`](Consumer::workers). A group spreads events over its consumers, and knows no order among them.
 //! * **Nothing loops.** What is no event is a dead letter at once; what a handler fails on, after
-//!   [`max_attempts`](Consumer::max_attempts); what ends the process that handles it, after five deliveries (of a classic
-//!   queue of RabbitMQ, which does not count them, never).
+//!   [`max_attempts`](Consumer::max_attempts); what ends the process that handles it, after five deliveries from Redis. With
+//!   RabbitMQ that is for the queue to limit (`x-delivery-limit`).
 //! * **It connects by itself**, at the start and whenever it must again, and [says](ConsumerHandle::status) since when and
 //!   why it does not receive.
 //! * **The numbers balance**, as those of sinks do: [`ConsumerBalance`].

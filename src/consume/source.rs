@@ -52,8 +52,9 @@ pub(super) trait Source: Send {
     /// Tells the broker what is done, and takes it out of the window.
     fn acknowledge(&mut self, window: &mut Window) -> impl Future<Output = Result<(), DeliveryError>> + Send;
 
-    /// Keeps an entry that nobody can handle, where the broker keeps such. An error concerns this entry alone.
-    fn bury(&mut self, letter: &Letter) -> impl Future<Output = Result<(), DeliveryError>> + Send;
+    /// Keeps an entry that nobody can handle, where the broker keeps such, beside everything else. An error concerns this
+    /// entry alone.
+    fn bury(&self, letter: Arc<Letter>) -> impl Future<Output = Result<(), DeliveryError>> + Send + 'static;
 
     /// Now and then: what is to be done beside reading.
     fn tend(&mut self, window: &mut Window) -> impl Future<Output = Result<(), DeliveryError>> + Send;

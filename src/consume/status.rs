@@ -208,6 +208,16 @@ impl Shared {
         (status.reason, status.class) = (Some(reason), Some(error.class()));
     }
 
+    /// Dead letters wait; says so once for each reason.
+    pub(super) fn unkept(&self, why: &str) {
+        let reason = format!("dead letters cannot be kept, and wait: {why}");
+        let status = &mut *self.lock();
+        if status.reason.as_ref() != Some(&reason) {
+            tracing::warn!("{reason}");
+        }
+        status.reason = Some(reason);
+    }
+
     /// Events are gone before they were read.
     pub(super) fn gap(&self, missed: u64, why: &str) {
         tracing::warn!(missed, "{why}");

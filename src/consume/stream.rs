@@ -18,7 +18,7 @@ const READY: usize = 256;
 
 /// The events of a consumer, one after the other; see [`Consumer::into_stream`].
 pub struct Events {
-    events: mpsc::Receiver<(Event, Receipt)>,
+    events: mpsc::Receiver<Receipt>,
     /// The one that was handed out last.
     last: Option<Receipt>,
     handle: ConsumerHandle,
@@ -73,13 +73,17 @@ impl Stream for Events {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         self.settle();
-        match self.events.poll_recv(cx) {
-            Poll::Ready(Some((event, receipt))) => {
-                self.last = Some(receipt);
-                Poll::Ready(Some(event))
+        loop {
+            match self.events.poll_recv(cx) {
+                Poll::Ready(Some(mut receipt)) => {
+                    if let Some(event) = receipt.event() {
+                        self.last = Some(receipt);
+                        return Poll::Ready(Some(event));
+                    }
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
             }
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
         }
     }
 }

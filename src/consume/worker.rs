@@ -2,12 +2,14 @@
 
 use std::mem;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::poll_immediate;
 use streamll_actors::event::Event;
 use streamll_actors::supervise::Backoff;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
+use tokio::time::Instant;
 
 use super::dead_letter::Letter;
 use super::duplicates::Duplicates;
@@ -17,6 +19,8 @@ use super::status::Shared;
 
 /// How many outcomes are told together.
 const TOGETHER: usize = 64;
+/// How long an outcome may wait for others, as long as handlers take their time without giving up the thread.
+const SOON: Duration = Duration::from_millis(2);
 
 /// An event to handle, and the entry that it came from.
 #[derive(Debug)]
@@ -50,18 +54,32 @@ pub(super) struct Work {
     /// How many events each worker remembers.
     pub(super) duplicates: Option<usize>,
     /// Who gets what the handlers have taken, and settles it.
-    pub(super) reader: Option<Sender<(Event, Receipt)>>,
+    pub(super) reader: Option<Sender<Receipt>>,
 }
 
 /// An event that its reader has not settled yet. Dropped, it is given back.
 #[derive(Debug)]
 pub(super) struct Receipt {
+    event: Event,
     ticket: Ticket,
+    seen: Option<Arc<Mutex<Duplicates>>>,
+    shared: Arc<Shared>,
     settled: Option<UnboundedSender<Vec<Settled>>>,
 }
 
 impl Receipt {
+    /// The event, unless it is not to be read any more: it comes again, or has come before and was read meanwhile.
+    pub(super) fn event(&mut self) -> Option<Event> {
+        if self.ticket.0 < self.shared.epoch() {
+            self.tell(Outcome::Returned);
+        } else if knows(self.seen.as_deref(), &self.event) {
+            self.tell(Outcome::Duplicate);
+        }
+        self.settled.is_some().then(|| self.event.clone())
+    }
+
     pub(super) fn done(mut self) {
+        add(self.seen.as_deref(), &self.event);
         self.tell(Outcome::Handled);
     }
 
@@ -78,6 +96,16 @@ impl Drop for Receipt {
     }
 }
 
+fn knows(seen: Option<&Mutex<Duplicates>>, event: &Event) -> bool {
+    seen.is_some_and(|seen| seen.lock().unwrap_or_else(PoisonError::into_inner).knows(event))
+}
+
+fn add(seen: Option<&Mutex<Duplicates>>, event: &Event) {
+    if let Some(seen) = seen {
+        seen.lock().unwrap_or_else(PoisonError::into_inner).add(event);
+    }
+}
+
 /// Works until there are no more jobs. Repeats have the same key, so that the same worker meets them, one after the other.
 pub(super) async fn work(
     work: Arc<Work>,
@@ -85,15 +113,17 @@ pub(super) async fn work(
     mut jobs: UnboundedReceiver<Vec<Job>>,
     settled: UnboundedSender<Vec<Settled>>,
 ) {
-    let mut seen = work.duplicates.map(Duplicates::new);
+    // Shared with the receipts: what its reader has not had yet was not handled.
+    let seen = work.duplicates.map(|window| Arc::new(Mutex::new(Duplicates::new(window))));
     // Told together, as long as handlers answer at once: waking who hears it costs more than most of them.
     let mut told = Vec::with_capacity(TOGETHER);
     while let Some(batch) = jobs.recv().await {
+        let mut told_at = Instant::now();
         for job in batch {
             let ticket = job.entry.ticket;
             let outcome = if ticket.0 < shared.epoch() {
                 Outcome::Returned
-            } else if seen.as_ref().is_some_and(|seen| seen.knows(&job.event)) {
+            } else if knows(seen.as_deref(), &job.event) {
                 Outcome::Duplicate
             } else {
                 let event = job.event.clone();
@@ -105,20 +135,27 @@ pub(super) async fn work(
                         handling.await
                     }
                 };
-                if let (Some(seen), Outcome::Handled) = (&mut seen, &outcome) {
-                    seen.add(&event);
-                }
-                if let (Some(reader), Outcome::Handled) = (&work.reader, &outcome) {
-                    let receipt = Receipt { ticket, settled: Some(settled.clone()) };
-                    tell(&settled, &mut told);
-                    // With nobody there to read, it is given back.
-                    let _ = reader.send((event, receipt)).await;
-                    continue;
+                match (&work.reader, &outcome) {
+                    (Some(reader), Outcome::Handled) => {
+                        tell(&settled, &mut told);
+                        let (seen, shared) = (seen.clone(), shared.clone());
+                        let receipt = Receipt { event, ticket, seen, shared, settled: Some(settled.clone()) };
+                        // With nobody there to read, it is given back.
+                        let _ = reader.send(receipt).await;
+                        continue;
+                    }
+                    (None, Outcome::Handled) => add(seen.as_deref(), &event),
+                    _ => {}
                 }
                 outcome
             };
             told.push(Settled { ticket, outcome });
-            if told.len() >= TOGETHER {
+            if told_at.elapsed() >= SOON {
+                tell(&settled, &mut told);
+                // Who hears it may be waiting for this very thread.
+                tokio::task::yield_now().await;
+                told_at = Instant::now();
+            } else if told.len() >= TOGETHER {
                 tell(&settled, &mut told);
             }
             // Handlers that never wait would keep a thread from everybody else.

@@ -3,6 +3,7 @@
 mod claims;
 mod delivery;
 mod end_to_end;
+mod faults;
 mod foreign;
 mod killed;
 mod letters;
@@ -11,6 +12,7 @@ mod order;
 #[allow(dead_code, reason = "the tests of the sinks use the rest")]
 #[path = "../brokers/proxy.rs"]
 mod proxy;
+mod quorum;
 mod rabbitmq;
 mod redis;
 mod replay;
@@ -18,7 +20,9 @@ mod replay;
 #[path = "../brokers/servers.rs"]
 mod servers;
 mod streams;
+mod suspects;
 mod tail;
+mod tls;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};

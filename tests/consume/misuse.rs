@@ -32,6 +32,15 @@ fn what_cannot_be_right_is_refused_with_a_way_out() {
     refused(redis().group("g").until("+"), "until: a group has no end");
     refused(redis().dead_letters(DeadLetters::Exchange("x".to_owned())), "name a stream or a file");
     refused(rabbit().dead_letters(DeadLetters::Stream("x".to_owned())), "name an exchange or a file");
+    let own = || "ai_events".to_owned();
+    refused(
+        redis().group("g").dead_letters(DeadLetters::Stream(own())),
+        "dead_letters: `ai_events` is what is read",
+    );
+    refused(
+        rabbit().group("g").dead_letters(DeadLetters::Exchange(own())),
+        "dead_letters: `ai_events` is what is read",
+    );
     refused(rabbit().start(Start::Begin), "name one with `group`");
     refused(rabbit().group("g").start(Start::After("1-1".to_owned())), "a queue has no ids");
     refused(rabbit().until("+"), "until: a queue has no ids");

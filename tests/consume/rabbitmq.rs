@@ -263,6 +263,7 @@ fn a_queue_that_is_deleted_is_made_again_and_a_login_that_is_refused_says_so() {
         let (_connection, channel) = channel(node, &vhost).await;
         channel.queue_delete("g".into(), Default::default()).await.unwrap();
         running.until("it is back", |status| status.connections >= 2 && consuming(status)).await;
+        assert_eq!(running.status().gaps, 1, "what was in it is gone");
         publish(&channel, EXCHANGE, "ai.rag.token", events([1])).await;
         wait_for("what came then", || seen.len() == 1).await;
         running.stop().await;

@@ -161,6 +161,26 @@ fn it_ends_by_itself_where_it_is_told_however_long_that_takes() {
 }
 
 #[test]
+fn the_end_is_where_it_was_at_the_beginning_whatever_comes_meanwhile() {
+    let server = RedisServer::start();
+    add_numbers(&server, 0..50);
+    run(async {
+        let consumer = Consumer::connect(server.url(), STREAM).start(Start::Begin).until("+");
+        let again = std::sync::Mutex::new(client(&server));
+        let copies = consumer.prefetch(10).on("token", move |event| {
+            let mut add = ::redis::cmd("XADD");
+            add.arg(STREAM).arg("*").arg("event").arg(&event.json()[..]).exec(&mut again.lock().unwrap())
+        });
+        let ended =
+            tokio::time::timeout(Duration::from_secs(20), copies.run()).await.expect("it ends").unwrap();
+        assert_eq!((ended.balance.handled, ask::<u64>(&server, &format!("XLEN {STREAM}"))), (50, 100));
+        let nowhere = Consumer::connect(server.url(), "nowhere").start(Start::Begin).until("+");
+        let ended = nowhere.on("token", |_| ()).run().await.unwrap();
+        assert_eq!(ended.balance.received, 0);
+    });
+}
+
+#[test]
 fn what_was_trimmed_before_it_was_read_is_a_gap_and_what_was_read_before_is_none() {
     let server = RedisServer::start();
     add_numbers(&server, 0..100);

@@ -102,3 +102,41 @@ fn a_file_is_copied_in_order_and_what_is_not_there_is_said() {
     let usage = replay(folder.path(), &["nowhere.ndjson", "--from", "1-1"]);
     assert_eq!(usage.status.code(), Some(2));
 }
+
+#[test]
+fn what_is_asked_for_wrongly_is_a_mistake_of_usage_and_nothing_is_started() {
+    let (server, folder) = (RedisServer::start(), folder());
+    add_numbers(&server, 0..3);
+    let url = server.url();
+    for (args, words) in [
+        (&[url.as_str(), STREAM, "--from", "yesterday"][..], "`yesterday` is no id"),
+        (&[&url, STREAM, "--to", "yesterday"], "`yesterday` is no id"),
+        (&[&url, STREAM, "--from", "7-0", "--to", "6-9"], "--to `6-9` is before --from `7-0`"),
+        (&["amqp://guest:canary@127.0.0.1:1", STREAM], "only a Redis stream can be replayed"),
+        (&["http://canary@127.0.0.1:1", STREAM], "must begin with `redis://`"),
+    ] {
+        let output = replay(folder.path(), args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.code() == Some(2) && said.contains(words),
+            "{args:?}: {:?} {said}",
+            output.status
+        );
+        assert!(!said.contains("canary"), "{said}");
+        assert!(!folder.path().join("copy.ndjson").exists(), "{args:?}: the topology was started");
+    }
+}
+
+#[test]
+fn where_there_is_nothing_to_replay_it_says_so() {
+    let (server, folder) = (RedisServer::start(), folder());
+    add_numbers(&server, 0..3);
+    for (args, words) in [
+        (&["nowhere"][..], "there is nothing in stream `nowhere`: is that its name?"),
+        (&[STREAM, "--from", "99999999999999-0"], "there is nothing in that range of stream `ai_events`"),
+    ] {
+        let output = replay(folder.path(), &[&[server.url().as_str()], args].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(0) && said.contains(words), "{:?} {said}", output.status);
+    }
+}

@@ -221,3 +221,18 @@ fn a_reader_that_stands_still_does_not_keep_it_from_ending() {
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(following.child.try_wait().unwrap().expect("it has ended").code(), Some(0));
 }
+
+#[test]
+fn a_key_that_is_no_stream_ends_it_with_the_code_for_configuration() {
+    let server = RedisServer::start();
+    let _: String = crate::ask(&server, &format!("SET {STREAM} text"));
+    let mut command = Command::new("timeout");
+    command.args(["20", env!("CARGO_BIN_EXE_streamll"), "tail", &server.url(), STREAM]).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(78) && said.contains("holds no stream"),
+        "{:?} {said}",
+        output.status
+    );
+}

@@ -48,13 +48,8 @@ impl Wanted {
         Ok(Wanted { exchange, queue, topics, usual })
     }
 
-    /// Whether the queue ends with the connection.
-    pub(super) fn is_temporary(&self) -> bool {
-        self.queue.is_none()
-    }
-
-    /// Finds or makes everything; returns a channel that can be used, and the queue.
-    pub(super) async fn make(&self, connection: &Connection) -> lapin::Result<(Channel, ShortString)> {
+    /// Finds or makes everything; returns a channel that can be used, the queue, and whether that was made.
+    pub(super) async fn make(&self, connection: &Connection) -> lapin::Result<(Channel, ShortString, bool)> {
         let mut channel = connection.create_channel().await?;
         if !self.exchange.as_str().is_empty() {
             let look = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
@@ -68,7 +63,7 @@ impl Wanted {
                 declare(&channel, make).await?;
             }
         }
-        let (queue, topics) = match &self.queue {
+        let (queue, topics, is_made) = match &self.queue {
             None => {
                 let options = QueueDeclareOptions {
                     exclusive: true,
@@ -76,16 +71,16 @@ impl Wanted {
                     ..QueueDeclareOptions::default()
                 };
                 let queue = channel.queue_declare("".into(), options, FieldTable::default()).await?;
-                (queue.name().clone(), self.all_topics())
+                (queue.name().clone(), self.all_topics(), true)
             }
             Some(name) => {
                 if is_missing(waiting(&channel, name).await)? {
                     channel = connection.create_channel().await?;
                     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
                     channel.queue_declare(name.clone(), options, FieldTable::default()).await?;
-                    (name.clone(), self.all_topics())
+                    (name.clone(), self.all_topics(), true)
                 } else {
-                    (name.clone(), &self.topics[..])
+                    (name.clone(), &self.topics[..], false)
                 }
             }
         };
@@ -94,7 +89,7 @@ impl Wanted {
             let options = QueueBindOptions::default();
             channel.queue_bind(queue, exchange, topic.clone(), options, FieldTable::default()).await?;
         }
-        Ok((channel, queue))
+        Ok((channel, queue, is_made))
     }
 
     fn all_topics(&self) -> &[ShortString] {

@@ -1,4 +1,9 @@
-//! Dead letters as messages: persistent, confirmed, and taken by a queue.
+//! Dead letters as messages: persistent, confirmed, and taken by a queue. They have a connection of their own: a broker
+//! that runs out of memory stops all that is said on one that publishes, and with it acknowledgements.
+
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
 
 use lapin::message::BasicReturnMessage;
 use lapin::options::{
@@ -6,23 +11,38 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
+use streamll_actors::sink::{DeliveryError, SinkContext};
+use tokio::time::timeout;
 
+use super::DECLARE;
 use super::declare::is_missing;
 use crate::consume::consumer::Consumer;
 use crate::consume::dead_letter::{DeadLetters, Letter};
 use crate::consume::source::Payload;
+use crate::consume::status::Shared;
+use crate::sinks::rabbitmq::connect::{Link, connect};
+use crate::sinks::rabbitmq::error::{Place, Stage, explain, explain_connect};
+use crate::sinks::rabbitmq::place::Target;
 
 /// Most of a reason that goes into a header.
 const REASON: usize = 1000;
 
 /// Where dead letters go.
-#[derive(Debug)]
 pub(super) struct Letters {
     /// What they were read from.
     from: ShortString,
     to: To,
-    /// With confirms; made when it is first needed.
-    channel: Option<Channel>,
+    ca_file: Option<PathBuf>,
+    shared: Arc<Shared>,
+    /// Made when it is first needed.
+    open: Option<Open>,
+}
+
+/// Somewhere to publish to, with confirms.
+struct Open {
+    channel: Channel,
+    // Last: everything else is dropped into an open socket.
+    link: Link,
 }
 
 #[derive(Debug)]
@@ -41,34 +61,77 @@ impl Letters {
         };
         let from = consumer.group.as_deref().unwrap_or(&consumer.target);
         let to = match &consumer.dead_letters {
+            Some(DeadLetters::Exchange(name)) if *name == consumer.target => {
+                return Err(format!(
+                    "dead_letters: `{name}` is what is read, where they would come back; name another exchange"
+                ));
+            }
             Some(DeadLetters::Exchange(name)) => To::Exchange(short(name)?),
             _ => To::Queue(short(&format!("{from}.dead"))?),
         };
-        Ok(Letters { from: short(from)?, to, channel: None })
+        Ok(Letters {
+            from: short(from)?,
+            to,
+            ca_file: consumer.ca_file.clone(),
+            shared: consumer.shared.clone(),
+            open: None,
+        })
     }
 
-    /// The connection is another one.
-    pub(super) fn forget(&mut self) {
-        self.channel = None;
-    }
-
-    /// Publishes one, and waits for its confirm; `Some` says why it is not kept.
-    pub(super) async fn keep(
-        &mut self,
-        connection: &Connection,
-        letter: &Letter,
-    ) -> lapin::Result<Option<String>> {
-        let properties = self.properties(letter);
-        let channel = match &self.channel {
-            Some(channel) => channel,
-            None => self.channel.insert(make(&self.to, connection).await?),
+    /// Publishes one, and waits until it is confirmed: for as long as the broker is blocked, where it says that it is.
+    pub(super) async fn keep(&mut self, target: &Target, letter: &Letter) -> Result<(), DeliveryError> {
+        let exchange = match &self.to {
+            To::Queue(_) => "",
+            To::Exchange(name) => name.as_str(),
         };
+        let place = Place { target, exchange };
+        let open = match self
+            .open
+            .take()
+            .filter(|open| open.link.is_alive() && open.channel.status().connected())
+        {
+            Some(open) => open,
+            None => {
+                let link =
+                    connect(target, self.ca_file.as_deref(), &SinkContext::detached("dead letters")).await;
+                let link = link.map_err(|trouble| explain_connect(&trouble, place))?;
+                let channel = match timeout(DECLARE, make(&self.to, &link.connection)).await {
+                    Ok(made) => made.map_err(|error| explain(&error, Stage::Declare, place))?,
+                    Err(_) => {
+                        return Err(DeliveryError::unavailable("the broker gives no answer; is it frozen?"));
+                    }
+                };
+                Open { channel, link }
+            }
+        };
+        let published = {
+            let mut published = pin!(self.publish(&open.channel, letter));
+            loop {
+                match timeout(DECLARE, &mut published).await {
+                    Ok(published) => {
+                        break published.map_err(|error| explain(&error, Stage::Declare, place))?;
+                    }
+                    // Published once more, it would be there twice in the end.
+                    Err(_) if open.link.connection.status().blocked() => {
+                        self.shared.unkept("the broker is blocked: it is low on memory or disk space");
+                    }
+                    Err(_) => return Err(DeliveryError::unavailable("the broker does not confirm it")),
+                }
+            }
+        };
+        self.open = Some(open);
+        published.map_or(Ok(()), |why| Err(DeliveryError::unavailable(why)))
+    }
+
+    /// `Some` says why it is not kept.
+    async fn publish(&self, channel: &Channel, letter: &Letter) -> lapin::Result<Option<String>> {
         let (exchange, key) = match &self.to {
             To::Queue(name) => (ShortString::default(), name.clone()),
             To::Exchange(name) => (name.clone(), letter.entry.key.as_deref().unwrap_or_default().into()),
         };
         let Payload::Body(body) = &letter.entry.payload else { return Ok(None) };
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let properties = self.properties(letter);
         let confirm = channel.basic_publish(exchange, key, options, body, properties).await?.await?;
         Ok(match confirm {
             Confirmation::Ack(None) => None,
@@ -77,6 +140,13 @@ impl Letters {
             }
             _ => Some("the broker refuses it: is the queue full?".to_owned()),
         })
+    }
+
+    /// Ends its connection.
+    pub(super) async fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.link.close(super::CLOSE).await;
+        }
     }
 
     fn properties(&self, letter: &Letter) -> BasicProperties {

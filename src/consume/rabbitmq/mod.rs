@@ -3,6 +3,7 @@
 mod declare;
 mod letters;
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,10 @@ use std::time::Duration;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ChannelState, ErrorKind};
 use streamll_actors::sink::{DeliveryError, SinkContext};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use self::declare::Wanted;
@@ -47,7 +49,7 @@ pub(super) struct RabbitMqSource {
     ca_file: Option<PathBuf>,
     wanted: Wanted,
     prefetch: u16,
-    letters: Letters,
+    letters: Arc<Mutex<Letters>>,
     shared: Arc<Shared>,
     context: SinkContext,
     session: Option<Session>,
@@ -92,7 +94,7 @@ impl RabbitMqSource {
             ca_file: consumer.ca_file.clone(),
             wanted,
             prefetch: u16::try_from(consumer.prefetch).unwrap_or(u16::MAX),
-            letters,
+            letters: Arc::new(Mutex::new(letters)),
             shared: consumer.shared.clone(),
             context: SinkContext::detached("consumer"),
             session: None,
@@ -132,7 +134,8 @@ impl RabbitMqSource {
         self.explain(&error, Stage::Publish)
     }
 
-    async fn start(&mut self) -> Result<(), DeliveryError> {
+    /// Whether its queue was not there, and was made.
+    async fn start(&mut self) -> Result<bool, DeliveryError> {
         let Some(target) = self.targets.get(self.current) else {
             return Err(DeliveryError::unavailable("no address"));
         };
@@ -140,14 +143,14 @@ impl RabbitMqSource {
         let link = link.map_err(|trouble| explain_connect(&trouble, self.place(target)))?;
         let (wanted, prefetch, since) = (&self.wanted, self.prefetch, Instant::now());
         let began = timeout(DECLARE, async {
-            let (channel, queue) = wanted.make(&link.connection).await?;
+            let (channel, queue, is_made) = wanted.make(&link.connection).await?;
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();
             let consumer =
                 channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()).await?;
-            Ok::<_, lapin::Error>((channel, queue, consumer))
+            Ok::<_, lapin::Error>((channel, queue, consumer, is_made))
         });
-        let (channel, queue, consumer) = match began.await {
+        let (channel, queue, consumer, is_made) = match began.await {
             Ok(Ok(began)) => began,
             Ok(Err(error)) => return Err(self.explain(&error, Stage::Declare)),
             Err(_) => {
@@ -157,24 +160,18 @@ impl RabbitMqSource {
             }
         };
         self.session = Some(Session { channel, consumer, queue, since, link });
-        Ok(())
+        Ok(is_made)
     }
 
     fn entry(&self, delivery: Delivery) -> Entry {
-        let headers = delivery.properties.headers().as_ref();
-        // A quorum queue counts; a classic one does not.
-        let deliveries = match headers.and_then(|headers| headers.inner().get("x-delivery-count")) {
-            Some(AMQPValue::LongLongInt(times)) => u64::try_from(*times).unwrap_or(0),
-            Some(AMQPValue::LongInt(times)) => u64::try_from(*times).unwrap_or(0),
-            _ => 0,
-        };
         // Through the default exchange the key is the name of a queue, and no topic.
         let key = (!delivery.exchange.as_str().is_empty()).then(|| Arc::from(delivery.routing_key.as_str()));
         Entry {
             ticket: Ticket(self.epoch, delivery.delivery_tag),
             key,
             payload: Payload::Body(delivery.data),
-            deliveries,
+            // A quorum queue counts each way back of a message, also of one that nobody has tried: its own limit judges.
+            deliveries: 0,
         }
     }
 
@@ -196,19 +193,24 @@ impl RabbitMqSource {
 
 impl Source for RabbitMqSource {
     async fn open(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
-        let had = self.session.take().is_some() || self.epoch > 0;
-        self.letters.forget();
+        self.session = None;
         // What was in hand is delivered again, by this name or to somebody else.
         self.epoch += 1;
         self.shared.set_epoch(self.epoch);
         window.forget_before(Ticket(self.epoch, 0));
-        let opened = self.start().await;
-        if opened.is_err() {
-            self.current = (self.current + 1) % self.targets.len().max(1);
-        } else if had && self.wanted.is_temporary() && self.shared.status().connections > 0 {
-            self.shared.gap(0, "the connection was lost, and with it whatever was published meanwhile");
+        match self.start().await {
+            Ok(is_made) => {
+                if is_made && self.shared.status().connections > 0 {
+                    self.shared
+                        .gap(0, "the queue is gone, and with it what was in it or was published meanwhile");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.current = (self.current + 1) % self.targets.len().max(1);
+                Err(error)
+            }
         }
-        opened
     }
 
     async fn next(&mut self, room: usize) -> Result<Option<Vec<Entry>>, DeliveryError> {
@@ -254,23 +256,19 @@ impl Source for RabbitMqSource {
             window.remove(done.len());
             Ok::<_, lapin::Error>(())
         };
-        match acknowledge.await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.cause(error).await),
+        match timeout(DECLARE, acknowledge).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.cause(error).await),
+            Err(_) => Err(DeliveryError::unavailable("the broker takes no acknowledgements; is it frozen?")),
         }
     }
 
-    async fn bury(&mut self, letter: &Letter) -> Result<(), DeliveryError> {
-        let Some(session) = &self.session else { return Err(DeliveryError::unavailable("not connected")) };
-        let buried = timeout(DECLARE, self.letters.keep(&session.link.connection, letter)).await;
-        let failed = match buried {
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Ok(Some(why))) => DeliveryError::unavailable(why),
-            Ok(Err(error)) => self.explain(&error, Stage::Declare),
-            Err(_) => DeliveryError::unavailable("the broker does not confirm it"),
-        };
-        self.letters.forget();
-        Err(failed)
+    fn bury(&self, letter: Arc<Letter>) -> impl Future<Output = Result<(), DeliveryError>> + Send + 'static {
+        let (letters, target) = (self.letters.clone(), self.targets.get(self.current).cloned());
+        async move {
+            let Some(target) = target else { return Err(DeliveryError::unavailable("no address")) };
+            letters.lock().await.keep(&target, &letter).await
+        }
     }
 
     async fn tend(&mut self, _: &mut Window) -> Result<(), DeliveryError> {
@@ -301,7 +299,7 @@ impl Source for RabbitMqSource {
     }
 
     async fn close(&mut self, _: bool) {
-        self.letters.forget();
+        self.letters.lock().await.close().await;
         if let Some(session) = self.session.take() {
             session.link.close(CLOSE).await;
         }

@@ -33,7 +33,7 @@ pub(super) fn unblock(client: i64) -> Pipeline {
     ask
 }
 
-fn text(ticket: Ticket) -> String {
+pub(super) fn text(ticket: Ticket) -> String {
     format!("{}-{}", ticket.0, ticket.1)
 }
 
@@ -127,12 +127,15 @@ impl Place {
         commands
     }
 
-    /// Shows that what is in hand is not forgotten: nobody takes it over.
-    pub(super) fn keep(&self, in_hand: &[Ticket]) -> Pipeline {
+    /// Shows that what is in hand is not forgotten: nobody takes it over. `times` makes it count as delivered so often.
+    pub(super) fn keep(&self, in_hand: &[Ticket], times: Option<u64>) -> Pipeline {
         let mut ask = redis::cmd("XCLAIM");
         ask.arg(&self.key).arg(self.group()).arg(&self.name).arg(0);
         for ticket in in_hand {
             ask.arg(text(*ticket));
+        }
+        if let Some(times) = times {
+            ask.arg("RETRYCOUNT").arg(times);
         }
         ask.arg("JUSTID");
         let mut commands = Pipeline::new();

@@ -4,9 +4,10 @@
 
 mod commands;
 mod left;
+mod read;
 mod replies;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, pending};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -18,7 +19,7 @@ use streamll_actors::sink::DeliveryError;
 use tokio::time::{Instant, timeout};
 
 use self::commands::Place;
-use self::replies::{Standing, deliveries, entries, id};
+use self::replies::{Standing, id};
 use super::consumer::{Consumer, Start};
 use super::dead_letter::{DeadLetters, Letter};
 use super::error::ConsumeError;
@@ -26,7 +27,7 @@ use super::source::{Entry, Source, Ticket};
 use super::status::Shared;
 use super::window::Window;
 use crate::sinks::redis::address::Address;
-use crate::sinks::redis::connect::{ANSWER, Link};
+use crate::sinks::redis::connect::Link;
 use crate::sinks::redis::error::{Failure, Scene, Stage, explain, reply};
 
 /// How long a read may block, which is also how often a quiet connection shows that it lives.
@@ -35,6 +36,9 @@ const BLOCK: Duration = Duration::from_secs(1);
 const READ: usize = 1000;
 /// What was delivered so often and is still in hand may have ended whoever had it, and is tried by itself.
 const WARY: u64 = 2;
+
+/// The end of the stream as it is when it is first looked at.
+const LAST: Ticket = Ticket(u64::MAX, u64::MAX);
 
 type Reading = Pin<Box<dyn Future<Output = Result<Vec<Value>, RedisError>> + Send>>;
 
@@ -52,9 +56,13 @@ pub(super) struct RedisSource {
     /// Read, and not taken yet.
     ready: VecDeque<Vec<Entry>>,
     /// Taken over, and each to be tried by itself, as they may be what has ended others.
-    suspects: VecDeque<Entry>,
-    /// The oldest of those was judged: the others had no chance yet.
-    has_judged: bool,
+    suspects: BTreeMap<Ticket, Entry>,
+    /// How many may be in hand.
+    prefetch: usize,
+    /// How many entries are asked for at most: fewer where they came too slowly.
+    most: usize,
+    /// It is time to look for what is to be taken over.
+    is_claiming: bool,
     /// How often the entry in hand of this consumer was delivered that was delivered most often.
     most_deliveries: u64,
     shared: Arc<Shared>,
@@ -78,7 +86,16 @@ struct Links {
     control: Link,
     /// Names the reader's connection to the server.
     client: Option<i64>,
-    reading: Option<(Phase, Reading)>,
+    reading: Option<UnderWay>,
+}
+
+/// A read under way.
+struct UnderWay {
+    phase: Phase,
+    /// How many entries were asked for, and when.
+    most: usize,
+    since: Instant,
+    reply: Reading,
 }
 
 /// What is read next.
@@ -101,6 +118,11 @@ impl RedisSource {
         }
         let dead = match &consumer.dead_letters {
             None => Some(format!("{}.dead", consumer.target)),
+            Some(DeadLetters::Stream(name)) if *name == consumer.target => {
+                return wrong(&format!(
+                    "dead_letters: `{name}` is what is read, where they would come back; name another stream"
+                ));
+            }
             Some(DeadLetters::Stream(name)) => Some(name.clone()),
             Some(DeadLetters::Exchange(_)) => {
                 return wrong("dead_letters: an exchange is RabbitMQ's; name a stream or a file");
@@ -126,7 +148,7 @@ impl RedisSource {
             Some(_) if consumer.group.is_some() => {
                 return wrong("until: a group has no end; leave out one of both");
             }
-            Some("+") => Some(Ticket(u64::MAX, u64::MAX)),
+            Some("+") => Some(LAST),
             Some(text) => Some(parse(text)?),
             None => None,
         };
@@ -141,8 +163,10 @@ impl RedisSource {
             links: None,
             phase: Phase::Wait,
             ready: VecDeque::new(),
-            suspects: VecDeque::new(),
-            has_judged: false,
+            suspects: BTreeMap::new(),
+            prefetch: consumer.prefetch,
+            most: READ,
+            is_claiming: false,
             most_deliveries: 0,
             shared: consumer.shared.clone(),
             cursor: None,
@@ -172,7 +196,7 @@ impl RedisSource {
                 "the user of url may not read there: allow it `+xread +xinfo ~{key}`"
             )),
             "NOGROUP" | "UNBLOCKED" => Failure::unavailable(format!(
-                "the stream `{key}` or its group was deleted: it is made anew, and what was in it is gone"
+                "the stream `{key}` or its group was deleted: it is made anew, and goes on where it was as far as the stream is still the same"
             )),
             "ERR" if detail.contains("unknown command") => Failure::misconfigured(format!(
                 "does not know all commands of consumers: they need Redis 6.2 or newer ({})",
@@ -197,113 +221,15 @@ impl RedisSource {
         let Some(links) = &mut self.links else { return Err(DeliveryError::unavailable("not connected")) };
         match links.control.ask(commands).await {
             Ok(replies) => Ok(replies),
-            Err(error) => match &self.links {
-                Some(links) => Err(self.lost(&error, &links.control, Stage::Written)),
-                None => Err(DeliveryError::unavailable(error)),
-            },
-        }
-    }
-
-    /// The group, made where it is missing; or the place to read from.
-    async fn begin(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
-        if self.place.group.is_some() {
-            // A group that was there before and is gone is made to read everything that is there now.
-            let from = match &self.start {
-                _ if self.has_begun => "0",
-                Start::Begin => "0",
-                Start::Now => "$",
-                Start::After(id) => id,
-            };
-            let made = self.ask(&self.place.make_group(from)).await?;
-            match made.first() {
-                Some(Value::ServerError(error)) if error.code() == "BUSYGROUP" => {}
-                _ => self.check(&made)?,
-            }
-            let in_hand = self.ask(&self.place.in_hand(Ticket(0, 0), READ)).await?;
-            self.most_deliveries = deliveries(in_hand.first()).into_values().max().unwrap_or(0);
-            self.phase = Phase::Pending(Ticket(0, 0));
-            return Ok(());
-        }
-        let look = self.ask(&self.place.look()).await?;
-        // A stream that is missing is one that is still to come.
-        let standing = Standing::of(&look, None);
-        let last = standing.last.unwrap_or(Ticket(0, 0));
-        match (self.cursor, &self.start) {
-            (None, Start::Begin) => (self.cursor, self.read) = (Some(Ticket(0, 0)), standing.in_front()),
-            (None, Start::Now) => (self.cursor, self.read) = (Some(last), standing.added()),
-            (None, Start::After(text)) => self.cursor = id(text.as_bytes()),
-            (Some(cursor), _) if last < cursor => {
-                // Its server has forgotten some: it began anew, or is a replica that lagged behind.
-                (self.cursor, self.read) = (Some(last), standing.added());
-                window.forget_before(Ticket(u64::MAX, u64::MAX));
-            }
-            _ => {}
-        }
-        // What was read and is not taken yet is read again.
-        self.phase = Phase::New;
-        Ok(())
-    }
-
-    /// The next read, which is then under way until it is taken.
-    fn start_read(&mut self, room: usize) {
-        let most = if self.is_wary() { 1 } else { room.min(READ) };
-        let behind = self.cursor.unwrap_or(Ticket(0, 0));
-        let Some(links) = &mut self.links else { return };
-        let commands = match self.phase {
-            Phase::Pending(from) => self.place.read_pending(from, most),
-            Phase::New => self.place.read_new(behind, most, None),
-            Phase::Wait => self.place.read_new(behind, most, Some(BLOCK)),
-        };
-        let mut connection = links.reader.connection();
-        connection.set_response_timeout(BLOCK + ANSWER);
-        let reading = async move { connection.send_packed_commands(&commands, 0, commands.len()).await };
-        links.reading = Some((self.phase, Box::pin(reading)));
-    }
-
-    /// Whether what is read next may be what has ended this process before: then it is tried by itself.
-    fn is_wary(&self) -> bool {
-        matches!(self.phase, Phase::Pending(_)) && self.most_deliveries >= WARY
-    }
-
-    /// Takes a read in; what it brought is ready then.
-    fn finish_read(&mut self, phase: Phase, mut replies: Vec<Value>) -> Result<(), DeliveryError> {
-        let read = replies.pop().unwrap_or_default();
-        if let Value::ServerError(error) = &read {
-            return Err(self.refused(error.code(), error.details().unwrap_or_default()));
-        }
-        let mut found = entries(read);
-        if phase == Phase::New {
-            self.standing = Standing::of(&replies, self.place.group.as_deref());
-            self.tell_gap();
-        }
-        match phase {
-            Phase::Pending(_) => {
-                let counts = deliveries(replies.first());
-                for entry in &mut found {
-                    entry.deliveries = counts.get(&entry.ticket).copied().unwrap_or(0);
-                }
-                self.phase = found.last().map_or(Phase::New, |last| Phase::Pending(last.ticket));
-            }
-            Phase::New | Phase::Wait if found.is_empty() => self.phase = Phase::Wait,
-            Phase::New | Phase::Wait => {
-                self.phase = Phase::New;
-                if self.place.group.is_none() {
-                    self.cursor = found.last().map(|last| last.ticket).or(self.cursor);
-                    self.read = self.read.map(|read| read + found.len() as u64);
+            Err(error) => {
+                self.slow_down(&error, self.most);
+                match &self.links {
+                    // What was asked for may be asked for again.
+                    Some(links) => Err(self.lost(&error, &links.control, Stage::Prolonging)),
+                    None => Err(DeliveryError::unavailable(error)),
                 }
             }
         }
-        if !found.is_empty() {
-            self.ready.push_back(found);
-        }
-        Ok(())
-    }
-
-    /// Whether it has come to where it was to end.
-    fn has_reached(&self) -> bool {
-        self.until.is_some_and(|until| {
-            self.phase == Phase::Wait || self.cursor.is_some_and(|cursor| cursor >= until)
-        })
     }
 }
 
@@ -347,17 +273,22 @@ impl Source for RedisSource {
                 return Ok(Some(found));
             }
             if self.alone
-                && let Some(suspect) = self.suspects.pop_front()
+                && let Some((_, suspect)) = self.suspects.first_key_value()
             {
+                // What is tried counts again.
+                let times = suspect.deliveries + 1;
+                let counted = self.ask(&self.place.keep(&[suspect.ticket], Some(times))).await?;
+                self.check(&counted)?;
                 self.alone = false;
-                return Ok(Some(vec![suspect]));
+                return Ok(Some(self.suspects.pop_first().map(|(_, suspect)| suspect).into_iter().collect()));
             }
             if self.links.as_ref().is_some_and(|links| links.reading.is_none()) {
                 if self.has_reached() {
                     return Ok(None);
                 }
-                if self.is_wary() && !self.alone {
-                    // Until everything else is done.
+                let must_be_alone = self.is_wary() || !self.suspects.is_empty();
+                if self.is_claiming || (must_be_alone && !self.alone) {
+                    // Until there is room, or everything else is done.
                     return pending().await;
                 }
                 self.start_read(room);
@@ -365,14 +296,19 @@ impl Source for RedisSource {
             let Some(links) = &mut self.links else {
                 return Err(DeliveryError::unavailable("not connected"));
             };
-            let Some((phase, reading)) = &mut links.reading else { continue };
-            let (phase, read) = (*phase, reading.as_mut().await);
-            links.reading = None;
+            let Some(under_way) = &mut links.reading else { continue };
+            let read = under_way.reply.as_mut().await;
+            let Some(under_way) = links.reading.take() else { continue };
             match read {
-                Ok(replies) => self.finish_read(phase, replies)?,
+                Ok(replies) => {
+                    self.speed_up(&under_way);
+                    self.finish_read(under_way.phase, replies)?;
+                }
                 Err(error) => {
+                    self.slow_down(&error, under_way.most);
                     let Some(links) = &self.links else { return Err(DeliveryError::unavailable(error)) };
-                    return Err(self.lost(&error, &links.reader, Stage::Unwritten));
+                    let stage = if error.is_timeout() { Stage::Prolonging } else { Stage::Unwritten };
+                    return Err(self.lost(&error, &links.reader, stage));
                 }
             }
         }
@@ -398,23 +334,41 @@ impl Source for RedisSource {
             window.remove(done.len());
         }
         self.alone = window.is_empty();
-        Ok(())
+        self.claim(window).await
     }
 
-    async fn bury(&mut self, letter: &Letter) -> Result<(), DeliveryError> {
-        let Some(dead) = &self.dead else { return Ok(()) };
-        let command = self.place.bury(dead, letter);
-        let replies = self.ask(&command).await?;
-        self.check(&replies)
+    fn bury(&self, letter: Arc<Letter>) -> impl Future<Output = Result<(), DeliveryError>> + Send + 'static {
+        let connection = self.links.as_ref().map(|links| links.control.connection());
+        let (address, dead) = (self.address.clone(), self.dead.clone().unwrap_or_default());
+        let command = self.place.bury(&dead, &letter);
+        async move {
+            let Some(mut connection) = connection else {
+                return Err(DeliveryError::unavailable("not connected"));
+            };
+            let failure = match connection.send_packed_commands(&command, 0, command.len()).await.as_deref() {
+                Ok([Value::ServerError(error)]) if error.code() == "NOPERM" => Failure::misconfigured(
+                    format!("the user of url may not write there: allow it `+xadd ~{dead}`"),
+                ),
+                Ok([Value::ServerError(error)]) => {
+                    reply(error.code(), error.details().unwrap_or_default(), &dead)
+                }
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    explain(error, &Scene { stage: Stage::Prolonging, last_words: &[], key: &dead })
+                }
+            };
+            Err(failure.at(&address))
+        }
     }
 
     async fn tend(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
         self.alone = window.is_empty();
         let now = Instant::now();
         if self.place.group.is_some() {
-            let aged = window.aged(self.claim_after / 3, now);
+            let mut aged = window.aged(self.claim_after / 3, now);
+            aged.extend(self.suspects.keys());
             for aged in aged.chunks(READ) {
-                let replies = self.ask(&self.place.keep(aged)).await?;
+                let replies = self.ask(&self.place.keep(aged, None)).await?;
                 self.check(&replies)?;
             }
             // What it had itself comes first, or what is gone of that would be told of twice.
@@ -422,8 +376,9 @@ impl Source for RedisSource {
             let is_due = self.claimed_at.is_none_or(|at| now.duration_since(at) >= self.claim_after / 2);
             if has_begun && is_due {
                 self.claimed_at = Some(now);
-                self.claim(window).await?;
+                self.is_claiming = true;
             }
+            self.claim(window).await?;
         }
         let replies = self.ask(&self.place.look()).await?;
         self.standing = Standing::of(&replies, self.place.group.as_deref());
@@ -437,14 +392,15 @@ impl Source for RedisSource {
     }
 
     async fn pause(&mut self) -> Vec<Entry> {
+        self.is_claiming = false;
         let client = self.links.as_ref().and_then(|links| links.client);
         if let Some(client) = client.filter(|_| self.is_reading()) {
             // A read that blocks ends at once; what it brings at the last moment is ours to handle.
             let _ = self.ask(&commands::unblock(client)).await;
         }
         let reading = self.links.as_mut().and_then(|links| links.reading.take());
-        if let Some((phase, reading)) = reading
-            && let Ok(Ok(replies)) = timeout(BLOCK + BLOCK, reading).await
+        if let Some(UnderWay { phase, reply, .. }) = reading
+            && let Ok(Ok(replies)) = timeout(BLOCK + BLOCK, reply).await
         {
             let _ = self.finish_read(phase, replies);
         }
