@@ -18,7 +18,7 @@
 //! ```
 
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
-mod addresses;
+pub(crate) mod addresses;
 pub mod file;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;

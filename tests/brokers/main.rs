@@ -15,4 +15,5 @@ mod proxy;
 mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
+mod redis_cluster;
 mod servers;

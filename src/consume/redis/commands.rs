@@ -19,10 +19,10 @@ pub(super) struct Place {
     pub(super) is_fresh: bool,
 }
 
-/// Whether the login is good, and the number of the connection.
+/// Whether the login is good, the number of the connection, and whether it is a node of a cluster.
 pub(super) fn greeting() -> Pipeline {
     let mut ask = Pipeline::new();
-    ask.cmd("PING").cmd("CLIENT").arg("ID");
+    ask.cmd("PING").cmd("CLIENT").arg("ID").cmd("CLUSTER").arg("INFO");
     ask
 }
 

@@ -4,21 +4,23 @@
 
 mod commands;
 mod left;
+mod nodes;
 mod read;
 mod replies;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, pending};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Pipeline, RedisError, Value};
 use streamll_actors::sink::DeliveryError;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use self::commands::Place;
+use self::nodes::Nodes;
 use self::replies::{Standing, id};
 use super::consumer::{Consumer, Start};
 use super::dead_letter::{DeadLetters, Letter};
@@ -26,7 +28,6 @@ use super::error::ConsumeError;
 use super::source::{Entry, Source, Ticket};
 use super::status::Shared;
 use super::window::Window;
-use crate::sinks::redis::address::Address;
 use crate::sinks::redis::connect::Link;
 use crate::sinks::redis::error::{Failure, Scene, Stage, explain, reply};
 
@@ -44,8 +45,11 @@ type Reading = Pin<Box<dyn Future<Output = Result<Vec<Value>, RedisError>> + Sen
 
 /// Reads a stream; see the [module](self).
 pub(super) struct RedisSource {
-    address: Address,
-    ca_file: Option<PathBuf>,
+    nodes: Nodes,
+    /// The node that has the stream, as people read it.
+    shown: String,
+    /// The connection to the node of a cluster that keeps the dead letters, once there are any.
+    graves: Arc<Mutex<Option<Link>>>,
     place: Place,
     start: Start,
     until: Option<Ticket>,
@@ -112,7 +116,7 @@ enum Phase {
 impl RedisSource {
     pub(super) fn new(consumer: &Consumer, url: &str) -> Result<RedisSource, ConsumeError> {
         let wrong = |text: &str| Err(ConsumeError::Setting(text.to_owned()));
-        let address = Address::parse(url).map_err(ConsumeError::Url)?;
+        let nodes = Nodes::parse(url, consumer.ca_file.clone()).map_err(ConsumeError::Url)?;
         if consumer.target.is_empty() {
             return wrong("target: the stream has no name; write `ai_events`");
         }
@@ -153,8 +157,9 @@ impl RedisSource {
             None => None,
         };
         Ok(RedisSource {
-            address,
-            ca_file: consumer.ca_file.clone(),
+            shown: nodes.shown(),
+            nodes,
+            graves: Arc::default(),
             place: Place::new(&consumer.target, consumer.group.as_deref(), consumer.name.as_deref()),
             start,
             until,
@@ -182,7 +187,7 @@ impl RedisSource {
     /// What an error of the client means here.
     fn lost(&self, error: &RedisError, link: &Link, stage: Stage) -> DeliveryError {
         let scene = Scene { stage, last_words: &link.wire().last_words(), key: &self.place.key };
-        explain(error, &scene).at(&self.address)
+        explain(error, &scene).at(&self.shown)
     }
 
     /// What a refusal means here.
@@ -195,6 +200,9 @@ impl RedisSource {
             "NOPERM" => Failure::misconfigured(format!(
                 "the user of url may not read there: allow it `+xread +xinfo ~{key}`"
             )),
+            "MOVED" | "ASK" | "TRYAGAIN" => Failure::unavailable(format!(
+                "the stream `{key}` goes to another node of the cluster, and is looked for there (which needs `+cluster|slots +cluster|info`)"
+            )),
             "NOGROUP" | "UNBLOCKED" => Failure::unavailable(format!(
                 "the stream `{key}` or its group was deleted: it is made anew, and goes on where it was as far as the stream is still the same"
             )),
@@ -204,7 +212,7 @@ impl RedisSource {
             )),
             _ => reply(code, detail, key),
         };
-        failure.at(&self.address)
+        failure.at(&self.shown)
     }
 
     /// The first reply that is an error.
@@ -236,27 +244,17 @@ impl RedisSource {
 impl Source for RedisSource {
     async fn open(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
         self.links = None;
-        let Place { key, .. } = &self.place;
-        let mut open = Vec::new();
-        for _ in 0..2 {
-            let ca_file = self.ca_file.as_deref();
-            let opened = Link::asking(&self.address, ca_file, Some(key), &commands::greeting(), None).await;
-            let (link, answers) = opened.map_err(|failure| failure.at(&self.address))?;
-            // Who may not ask for the number of its connection does without.
-            if let Some(Value::ServerError(error)) = answers.first()
-                && error.code() != "NOPERM"
-            {
-                return Err(self.refused(error.code(), error.details().unwrap_or_default()));
-            }
-            let client = answers.into_iter().nth(1).and_then(|answer| match answer {
-                Value::Int(client) => Some(client),
-                _ => None,
-            });
-            open.push((link, client));
-        }
-        let (Some((reader, client)), Some((control, _))) = (open.pop(), open.pop()) else {
-            return Err(DeliveryError::unavailable("not connected"));
+        let key = self.place.key.clone();
+        let found = match self.nodes.find(&key).await {
+            Ok(control) => match self.nodes.again(&control, &key).await {
+                Ok(reader) => Ok((control, reader)),
+                Err(failure) => Err(failure),
+            },
+            Err(failure) => Err(failure),
         };
+        let (control, reader) = found.map_err(|failure| failure.at(self.nodes.shown()))?;
+        self.shown = control.node.to_string();
+        let (reader, client, control) = (reader.link, reader.client, control.link);
         self.links = Some(Links { reader, control, client, reading: None });
         self.begin(window).await?;
         self.has_begun = true;
@@ -339,13 +337,22 @@ impl Source for RedisSource {
 
     fn bury(&self, letter: Arc<Letter>) -> impl Future<Output = Result<(), DeliveryError>> + Send + 'static {
         let connection = self.links.as_ref().map(|links| links.control.connection());
-        let (address, dead) = (self.address.clone(), self.dead.clone().unwrap_or_default());
+        let (shown, dead) = (self.shown.clone(), self.dead.clone().unwrap_or_default());
         let command = self.place.bury(&dead, &letter);
+        let elsewhere = self.nodes.is_cluster.then(|| (self.nodes.clone(), self.graves.clone()));
         async move {
-            let Some(mut connection) = connection else {
-                return Err(DeliveryError::unavailable("not connected"));
+            let sent = match (elsewhere, connection) {
+                (Some((nodes, graves)), _) => {
+                    bury_in_cluster(nodes, &mut *graves.lock().await, &dead, &command).await
+                }
+                (None, Some(mut connection)) => {
+                    connection.send_packed_commands(&command, 0, command.len()).await.map_err(|error| {
+                        explain(&error, &Scene { stage: Stage::Prolonging, last_words: &[], key: &dead })
+                    })
+                }
+                (None, None) => return Err(DeliveryError::unavailable("not connected")),
             };
-            let failure = match connection.send_packed_commands(&command, 0, command.len()).await.as_deref() {
+            let failure = match sent.as_deref() {
                 Ok([Value::ServerError(error)]) if error.code() == "NOPERM" => Failure::misconfigured(
                     format!("the user of url may not write there: allow it `+xadd ~{dead}`"),
                 ),
@@ -353,11 +360,9 @@ impl Source for RedisSource {
                     reply(error.code(), error.details().unwrap_or_default(), &dead)
                 }
                 Ok(_) => return Ok(()),
-                Err(error) => {
-                    explain(error, &Scene { stage: Stage::Prolonging, last_words: &[], key: &dead })
-                }
+                Err(failure) => failure.clone(),
             };
-            Err(failure.at(&address))
+            Err(failure.at(&shown))
         }
     }
 
@@ -417,4 +422,26 @@ impl Source for RedisSource {
         }
         self.links = None;
     }
+}
+
+/// The dead letters have a slot of their own, and mostly another node.
+async fn bury_in_cluster(
+    mut nodes: Nodes,
+    grave: &mut Option<Link>,
+    dead: &str,
+    command: &Pipeline,
+) -> Result<Vec<Value>, Failure> {
+    let mut link = match grave.take().filter(Link::is_alive) {
+        Some(link) => link,
+        None => nodes.find(dead).await?.link,
+    };
+    let replies = link.ask(command).await.map_err(|error| {
+        let scene = Scene { stage: Stage::Prolonging, last_words: &link.wire().last_words(), key: dead };
+        explain(&error, &scene)
+    })?;
+    // A refusal may be that of a node which has its slot no more: it is looked for anew.
+    if !matches!(replies.first(), Some(Value::ServerError(_))) {
+        *grave = Some(link);
+    }
+    Ok(replies)
 }

@@ -21,7 +21,7 @@ pub(crate) struct Failure {
     /// Whether what was sent is certain not to have been carried out.
     pub(super) unsent: bool,
     /// Whether the connection may be used again.
-    pub(super) keep: bool,
+    pub(crate) keep: bool,
 }
 
 /// How far things had come.
@@ -64,7 +64,7 @@ impl Failure {
     }
 
     /// It is about one of several nodes.
-    pub(super) fn of_node(self, node: &Address) -> Failure {
+    pub(crate) fn of_node(self, node: &Address) -> Failure {
         Failure { what: format!("node {node}: {}", self.what), ..self }
     }
 
@@ -257,10 +257,15 @@ pub(super) fn cluster_down(missing: u16) -> Failure {
 }
 
 /// No node has the slot of what was to be written.
-pub(super) fn no_master(slot: u16) -> Failure {
+pub(crate) fn no_master(slot: u16) -> Failure {
     Failure::unavailable(format!(
         "no master has slot {slot} of its cluster: bring the nodes back, or assign the slot (`redis-cli --cluster fix`)"
     ))
+}
+
+/// The user may not follow a slot on its way.
+pub(super) fn no_asking() -> Failure {
+    Failure::misconfigured("the user of url may not write to slots that are on their way: allow it `+asking`")
 }
 
 /// A key that is taken by something else.

@@ -35,7 +35,7 @@
 //!
 //! Replicas are written to behind the answer: an entry that was acknowledged in the last moment before its master died
 //! may be missing on the replica that takes its place. Nobody can tell; `min-replicas-to-write` makes the time short.
-//! It also needs the permissions `+cluster|slots +cluster|info`, and with TLS `tls-cluster yes` on nodes before Redis 7.2.
+//! It also needs the permissions `+cluster|slots +cluster|info +asking`, and with TLS `tls-cluster yes` on nodes before Redis 7.2.
 //!
 //! # What it does not do
 //!

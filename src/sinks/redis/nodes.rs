@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::address::Address;
 use super::cluster::{Map, Redirect, slot};
 use super::connect::Link;
-use super::error::{Failure, no_master};
+use super::error::{Failure, no_asking, no_master};
 use super::look::Look;
 use super::sink::{RedisSink, Undone};
 use super::transaction::redirection;
@@ -267,7 +267,14 @@ impl RedisSink {
         waiting: &mut Vec<Portion>,
         failed: &mut Vec<Undone>,
     ) {
-        let replies = replies.get(usize::from(portion.asking)..).unwrap_or_default();
+        let replies = match replies.split_first() {
+            Some((Value::ServerError(error), _)) if portion.asking && error.code() == "NOPERM" => {
+                failed.push(Undone { events: portion.events, ..Undone::of(no_asking()) });
+                return;
+            }
+            Some((_, rest)) if portion.asking => rest,
+            _ => replies,
+        };
         let found = redirection(replies, |code, detail| Redirect::read(code, detail, node));
         match found {
             None => {

@@ -2,5 +2,3 @@
 
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(feature = "redis")]
-mod redis_faults;

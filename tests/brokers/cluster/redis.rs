@@ -1,134 +1,43 @@
-//! A Redis Cluster of three masters and three replicas, and what is in it.
+//! What happens to the masters and the slots of a Redis Cluster.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use streamll::sinks;
+use streamll::{Deliveries, Delivery, Event, Sink as _, SinkContext, Step};
 use tokio::time::Instant;
 
-use crate::brokers::{Broker, PASSWORD, USER};
+use crate::brokers::Broker;
 use crate::oracle::Copy;
+use crate::outage::{Expected, Outage, wait_until};
+use crate::redis::run;
+use crate::redis::tls::Authority;
+use crate::redis_cluster::{NODE_TIMEOUT, RedisCluster};
 use crate::servers::{RedisServer, free_port};
 
-/// After so long without an answer a node counts as gone, and a replica takes its place soon after.
-pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+const SECOND: Duration = Duration::from_secs(1);
+/// After a replica has taken over, events flow again within this time.
+const RECOVERY: Duration = Duration::from_secs(15);
 
-/// What the documentation says that the sink needs.
-const RULES: [&str; 11] = [
-    "on",
-    "~*",
-    "resetchannels",
-    "+xadd",
-    "+multi",
-    "+exec",
-    "+ping",
-    "+cluster|slots",
-    "+cluster|info",
-    "+type",
-    "+pexpire",
-];
-
-#[derive(Debug)]
-pub(crate) struct RedisCluster {
-    pub(crate) nodes: Vec<RedisServer>,
-    /// What the keys of the streams begin with.
-    prefix: RefCell<String>,
-    /// The number of the node in `url`.
-    pub(crate) seed: RefCell<usize>,
+/// Streams whose keys begin alike, which the sink finds by one node.
+struct Streams<'c> {
+    cluster: &'c RedisCluster,
+    prefix: &'static str,
+    seed: usize,
 }
 
-impl RedisCluster {
-    pub(crate) fn start() -> RedisCluster {
-        RedisCluster::start_with(&[])
-    }
-
-    pub(crate) fn start_with(args: &[&str]) -> RedisCluster {
-        let node = || {
-            let (bus, timeout) = (free_port().to_string(), NODE_TIMEOUT.as_millis().to_string());
-            let password = format!(">{PASSWORD}");
-            let ours =
-                ["--cluster-enabled", "yes", "--cluster-node-timeout", &timeout, "--cluster-port", &bus];
-            let kept = ["--appendonly", "yes", "--appendfsync", "always", "--user", USER, &password];
-            RedisServer::start_with(&[&ours[..], &kept[..], &RULES[..], args].concat())
-        };
-        let nodes: Vec<_> = (0..6).map(|_| node()).collect();
-        let places: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
-        let mut create = vec!["--cluster", "create"];
-        create.extend(places.iter().map(String::as_str));
-        create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
-        nodes[0].cli(&create);
-        let cluster = RedisCluster { nodes, prefix: RefCell::default(), seed: RefCell::new(0) };
-        cluster.wait("all nodes agree", || {
-            (0..6).all(|i| cluster.state(i) == "ok")
-                && (0..6).filter(|i| cluster.cli(*i, "ROLE").starts_with("slave")).count() == 3
-                && (0..6).all(|i| !cluster.cli(i, "INFO replication").contains("master_link_status:down"))
-        });
-        cluster
-    }
-
-    /// From now on there are other streams, and another node stands in `url`.
-    pub(crate) fn anew(&self, prefix: &str, seed: usize) {
-        *self.prefix.borrow_mut() = prefix.to_owned();
-        *self.seed.borrow_mut() = seed;
-    }
-
-    pub(crate) fn cli(&self, node: usize, line: &str) -> String {
-        self.nodes[node].cli(&line.split(' ').collect::<Vec<_>>())
-    }
-
-    fn state(&self, node: usize) -> String {
-        let info = self.cli(node, "CLUSTER INFO");
-        let state = info.lines().find_map(|line| line.strip_prefix("cluster_state:"));
-        state.unwrap_or_default().trim().to_owned()
-    }
-
-    /// Who is master of a key, as this node sees it.
-    pub(crate) fn master_of(&self, key: &str, seen_by: usize) -> usize {
-        let slot: u16 = self.cli(seen_by, &format!("CLUSTER KEYSLOT {key}")).trim().parse().expect("a slot");
-        let nodes = self.cli(seen_by, "CLUSTER NODES");
-        let port = nodes.lines().find_map(|line| {
-            let words: Vec<_> = line.split(' ').collect();
-            let has = |range: &str| {
-                let (first, last) = range.split_once('-').unwrap_or((range, range));
-                first.parse().is_ok_and(|first: u16| first <= slot)
-                    && last.parse().is_ok_and(|last: u16| slot <= last)
-            };
-            let good = words.get(2).is_some_and(|flags| flags.contains("master") && !flags.contains("fail"));
-            (good && words.iter().skip(8).any(|word| has(word)))
-                .then(|| words[1].split(['@', ',']).next().unwrap_or_default())
-        });
-        let port = port.and_then(|place| place.rsplit_once(':')).map(|(_, port)| port.to_owned());
-        self.nodes.iter().position(|node| Some(node.port().to_string()) == port).unwrap_or(usize::MAX)
-    }
-
-    pub(crate) fn id(&self, node: usize) -> String {
-        self.cli(node, "CLUSTER MYID").trim().to_owned()
-    }
-
-    #[track_caller]
-    pub(crate) fn wait(&self, what: &str, holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !holds() {
-            assert!(
-                Instant::now() < deadline,
-                "waited in vain until {what}: {}",
-                self.cli(1, "CLUSTER NODES")
-            );
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-
+impl Streams<'_> {
     /// The key of a stream.
     pub(crate) fn key(&self, conversation: usize) -> String {
-        format!("{}:conv_{conversation}", self.prefix.borrow())
+        format!("{}:conv_{conversation}", self.prefix)
     }
 
     /// The entries of one stream, wherever it is.
     fn stream(&self, key: &str) -> Vec<Copy> {
-        let node = self.master_of(key, self.anybody());
-        let client = ::redis::Client::open(self.nodes[node].url()).expect("an address");
+        let node = self.cluster.master_of(key, self.cluster.anybody());
+        let client = ::redis::Client::open(self.cluster.nodes[node].url()).expect("an address");
         let mut redis = client.get_connection().expect("it answers");
         let entries: Vec<(String, HashMap<String, Vec<u8>>)> =
             ::redis::cmd("XRANGE").arg(key).arg("-").arg("+").query(&mut redis).expect("a stream");
@@ -140,31 +49,22 @@ impl RedisCluster {
         };
         entries.into_iter().map(|(_, fields)| copy(fields)).collect()
     }
-
-    /// A node that answers.
-    fn anybody(&self) -> usize {
-        let answers = |node: &RedisServer| {
-            ::redis::Client::open(node.url())
-                .is_ok_and(|c| c.get_connection_with_timeout(Duration::from_millis(500)).is_ok())
-        };
-        self.nodes.iter().position(answers).expect("a node answers")
-    }
 }
 
-impl Broker for RedisCluster {
+impl Broker for Streams<'_> {
     fn name(&self) -> &'static str {
         "redis"
     }
 
     fn port(&self) -> u16 {
-        self.nodes[*self.seed.borrow()].port()
+        self.cluster.nodes[self.seed].port()
     }
 
     fn keys(&self, port: u16) -> String {
-        let prefix = self.prefix.borrow();
+        assert_eq!(port, self.port(), "there is no proxy that all nodes are behind");
+        let (url, prefix) = (self.cluster.url(self.seed), self.prefix);
         format!(
-            "    type: redis\n    url: \"redis://{USER}:{PASSWORD}@127.0.0.1:{port}\"\n    \
-             stream_key: \"{prefix}:{{data.conversation_id}}\"\n"
+            "    type: redis\n    url: \"{url}\"\n    stream_key: \"{prefix}:{{data.conversation_id}}\"\n"
         )
     }
 
@@ -185,4 +85,223 @@ impl Broker for RedisCluster {
         }
         all
     }
+}
+/// Streams are read one after the other: the order inside of each is looked at where they are read.
+fn lost(connections: usize) -> Expected {
+    Expected { losses: connections, refuses_singly: true, dead_letters: false }
+}
+
+/// A master is gone; a replica takes its place, and events flow again.
+fn fails_over(streams: &Streams<'_>, outage: &Outage<'_>, gone: usize) {
+    outage.breaks("");
+    let (cluster, key) = (streams.cluster, streams.key(0));
+    let witness = (0..6).find(|i| *i != gone).expect("there are six");
+    cluster.wait("a replica is master", || ![gone, usize::MAX].contains(&cluster.master_of(&key, witness)));
+    let elected = Instant::now();
+    outage.recovers();
+    assert!(elected.elapsed() < RECOVERY, "{:?} after the election", elected.elapsed());
+}
+
+/// One cluster, as it takes its time to start; its masters change, and each part finds them as they are then.
+#[test]
+fn a_cluster_loses_masters_and_moves_slots_under_load() {
+    let cluster = &RedisCluster::start();
+
+    // The node that `url` names is the one that goes: the others are known by then.
+    let seed = cluster.master_of("killed:conv_0", 1);
+    let streams = Streams { cluster, prefix: "killed", seed };
+    let outage = Outage::fast(&streams);
+    outage.flows();
+    cluster.nodes[seed].kill9();
+    fails_over(&streams, &outage, seed);
+    cluster.nodes[seed].restart();
+    outage.flows();
+    outage.ends(&lost(1));
+    cluster.wait("the node is a replica", || cluster.cli(seed, "ROLE").starts_with("slave"));
+
+    let streams = Streams { cluster, prefix: "frozen", seed };
+    let outage = Outage::fast(&streams);
+    outage.flows();
+    let master = cluster.master_of(&streams.key(0), 1);
+    cluster.nodes[master].freeze();
+    fails_over(&streams, &outage, master);
+    cluster.nodes[master].thaw();
+    outage.flows();
+    outage.ends(&lost(1));
+
+    let streams = Streams { cluster, prefix: "moved", seed: 5 };
+    let outage = Outage::fast(&streams);
+    outage.flows();
+    for conversation in 0..8 {
+        move_slot(&streams, &outage, conversation);
+    }
+    outage.flows();
+    outage.ends(&lost(0));
+
+    nobody_sent_a_transaction_across_slots(cluster);
+    a_majority_is_gone(cluster);
+}
+
+/// The stream and its slot go to another master, step by step as `redis-cli --cluster reshard` does it.
+fn move_slot(streams: &Streams<'_>, outage: &Outage<'_>, conversation: usize) {
+    let (cluster, key) = (streams.cluster, &streams.key(conversation));
+    let from = cluster.master_of(key, 1);
+    let to = (0..8).map(|i| cluster.master_of(&streams.key(i), 1)).find(|node| *node != from);
+    let to = to.expect("eight streams are not all on one node");
+    let slot = cluster.cli(from, &format!("CLUSTER KEYSLOT {key}"));
+    let slot = slot.trim();
+    cluster.cli(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {}", cluster.id(from)));
+    cluster.cli(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {}", cluster.id(to)));
+    std::thread::sleep(SECOND / 10);
+    let port = cluster.nodes[to].port();
+    assert_eq!(cluster.cli(from, &format!("MIGRATE 127.0.0.1 {port} {key} 0 5000")), "OK");
+    // Meanwhile the sink is sent on with each batch.
+    match conversation {
+        0 => outage.flows(),
+        _ => std::thread::sleep(SECOND / 5),
+    }
+    for node in [to, from] {
+        assert_eq!(cluster.cli(node, &format!("CLUSTER SETSLOT {slot} NODE {}", cluster.id(to))), "OK");
+    }
+}
+
+fn nobody_sent_a_transaction_across_slots(cluster: &RedisCluster) {
+    let mut redirected = false;
+    for node in 0..6 {
+        let errors = cluster.cli(node, "INFO errorstats");
+        assert!(!errors.contains("CROSSSLOT"), "{errors}");
+        redirected |= errors.contains("errorstat_ASK");
+    }
+    assert!(redirected, "no event met a slot on its way: the test shows nothing");
+}
+
+/// Two of three masters: nobody can be elected.
+fn a_majority_is_gone(cluster: &RedisCluster) {
+    let streams = Streams { cluster, prefix: "minority", seed: 0 };
+    let masters: Vec<_> = (0..6).filter(|i| cluster.cli(*i, "ROLE").starts_with("master")).collect();
+    let outage = Outage::of(&[&streams]);
+    outage.flows();
+    masters[..2].iter().for_each(|node| cluster.nodes[*node].kill9());
+    outage.breaks("its cluster is down (CLUSTERDOWN)");
+    outage.lasts(NODE_TIMEOUT);
+    masters[..2].iter().for_each(|node| cluster.nodes[*node].restart());
+    outage.recovers();
+    outage.ends(&lost(2));
+}
+
+/// What is told of a `url` or a `cluster` that does not fit.
+#[test]
+fn wrong_use_is_told() {
+    let (server, node) = (RedisServer::start(), RedisServer::start_with(&["--cluster-enabled", "yes"]));
+    let open = |config: sinks::RedisConfig| {
+        let mut sink = config.build().expect("it can be built");
+        let error = run(sink.open(&SinkContext::detached("live"))).expect_err("it is wrong");
+        error.to_string()
+    };
+    for (config, words) in [
+        (sinks::redis(server.url()).cluster(true), "is no node of a cluster: leave out `cluster: true`"),
+        (sinks::redis(format!("{0},{0}", server.url())), "is no node of a cluster"),
+        (sinks::redis(node.url()), "CLUSTERDOWN"),
+        (sinks::redis(node.url()), "16384 of its 16384 slots have no master"),
+        (sinks::redis(format!("{}/1", node.url())), "has no databases"),
+    ] {
+        let told = open(config);
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}
+
+/// A plain URL of any node works, also that of a replica; each stream is found where it lives, in its order.
+#[test]
+fn one_node_leads_to_all_streams_and_braces_keep_them_together() {
+    let cluster = RedisCluster::start();
+    let events = |n: u64| {
+        let event = Event::new(&Step::new("M"), "start").with("n", n).with("conversation_id", n % 50);
+        Delivery::new(event, "ai.m.start".into())
+    };
+    for seed in [0, 5] {
+        let url = cluster.url(seed);
+        let dead = "redis://127.0.0.1:1";
+        for (url, key) in [
+            (url.clone(), format!("plain{seed}:{{data.conversation_id}}")),
+            (format!("{dead},{url}"), format!("{{{{tag{seed}}}}}:{{data.conversation_id}}")),
+        ] {
+            let config = sinks::redis(&url).stream_key(&key).expire(600 * SECOND);
+            let mut sink = config.build().expect("it is right");
+            run(async {
+                sink.open(&SinkContext::detached("live")).await.expect("it opens");
+                let mut batch = Deliveries::new((0..500).map(events).collect());
+                sink.deliver(&mut batch).await.expect("it arrives");
+                sink.close().await;
+            });
+        }
+        let masters = |prefix: &str| {
+            let mut masters: Vec<_> = (0..50)
+                .map(|i| {
+                    cluster.master_of(
+                        &format!("{prefix}{seed}{}:{i}", if prefix == "{tag" { "}" } else { "" }),
+                        0,
+                    )
+                })
+                .collect();
+            masters.sort_unstable();
+            masters.dedup();
+            masters.len()
+        };
+        assert_eq!((masters("plain"), masters("{tag")), (3, 1));
+        for i in 0..50 {
+            for key in [format!("plain{seed}:{i}"), format!("{{tag{seed}}}:{i}")] {
+                let node = cluster.master_of(&key, 0);
+                assert_eq!(cluster.cli(node, &format!("XLEN {key}")), "10", "{key}");
+                assert_ne!(cluster.cli(node, &format!("PTTL {key}")), "-1", "{key} stays for ever");
+            }
+        }
+    }
+}
+
+/// The nodes say which of their ports speak TLS, and are who their certificate says.
+#[test]
+fn a_cluster_speaks_tls() {
+    let authority = Authority::new();
+    let certificate = authority.certificate_for("127.0.0.1", false);
+    let nodes: Vec<_> = (0..3)
+        .map(|_| {
+            let [bus, tls] = [(); 2].map(|()| free_port().to_string());
+            // Without `tls-cluster`, Redis 7.0 tells nobody of the port for TLS.
+            let cluster = [
+                "--cluster-enabled",
+                "yes",
+                "--tls-cluster",
+                "yes",
+                "--cluster-port",
+                &bus,
+                "--tls-port",
+                &tls,
+            ];
+            let server = RedisServer::start_with(&[&cluster[..], &certificate.args()].concat());
+            (server, tls)
+        })
+        .collect();
+    let places: Vec<_> = nodes.iter().map(|(_, tls)| format!("127.0.0.1:{tls}")).collect();
+    let ca = authority.file("ca.pem").display().to_string();
+    let mut create = vec!["--tls", "--cacert", &ca, "--cluster", "create"];
+    create.extend(places.iter().map(String::as_str));
+    create.push("--cluster-yes");
+    nodes[0].0.cli(&create);
+    wait_until("the cluster is up", || {
+        let down =
+            nodes.iter().filter(|(node, _)| !node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok"));
+        if down.count() == 0 { Ok(()) } else { Err("it is not".to_owned()) }
+    });
+    let url = format!("rediss://127.0.0.1:{}", nodes[1].1);
+    let sink = sinks::redis(url).stream_key("chat:{data.n}").ca_file(authority.file("ca.pem"));
+    let mut sink = sink.build().expect("it is right");
+    let events = (0..100)
+        .map(|n| Delivery::new(Event::new(&Step::new("M"), "start").with("n", n), "ai.m.start".into()));
+    run(async {
+        sink.open(&SinkContext::detached("live")).await.expect("it opens");
+        sink.deliver(&mut Deliveries::new(events.collect())).await.expect("it arrives");
+    });
+    let sizes: Vec<u32> =
+        nodes.iter().map(|(node, _)| node.cli(&["DBSIZE"]).parse().expect("a number")).collect();
+    assert!(sizes.iter().sum::<u32>() == 100 && !sizes.contains(&0), "{sizes:?}");
 }
