@@ -21,12 +21,12 @@ pub(crate) fn measure(events: usize, rounds: usize) {
         let steps = conversations(conversations_in_turn);
         for _ in 0..rounds {
             clear(&[&one[..], &three].concat());
-            table.bare(benchmark(&one[0], events, 1));
+            table.bare(benchmark(one[0], events, 1));
             clear(&[&one[..], &three].concat());
             table.row(
                 "redis-benchmark --cluster, a client for each master",
                 f64::NAN,
-                benchmark(&three[0], events, 3),
+                benchmark(three[0], events, 3),
             );
             for (name, servers) in
                 [("the sink alone, one server", &one), ("the sink alone, three masters", &three)]

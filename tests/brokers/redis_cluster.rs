@@ -12,7 +12,7 @@ pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The user of the tests, who may do what the documentation says, and its password.
 pub(crate) const LOGIN: [&str; 2] = ["app", "canary-8417"];
-const RULES: [&str; 15] = [
+const RULES: [&str; 17] = [
     "on",
     "~*",
     "resetchannels",
@@ -28,6 +28,8 @@ const RULES: [&str; 15] = [
     "+xgroup",
     "+xack",
     "+xautoclaim",
+    "+xclaim",
+    "+xpending",
 ];
 
 #[derive(Debug)]
@@ -100,6 +102,25 @@ impl RedisCluster {
 
     pub(crate) fn id(&self, node: usize) -> String {
         self.cli(node, "CLUSTER MYID").trim().to_owned()
+    }
+
+    /// The slot of a key goes to another master, with what is in it, step by step as `redis-cli --cluster reshard` does it.
+    pub(crate) fn move_slot(&self, key: &str, from: usize, to: usize) {
+        self.move_slot_while(key, from, to, || {});
+    }
+
+    /// Does something while the key is there already, and the slot is not.
+    pub(crate) fn move_slot_while(&self, key: &str, from: usize, to: usize, meanwhile: impl FnOnce()) {
+        let slot = self.cli(from, &format!("CLUSTER KEYSLOT {key}"));
+        let ok = |node: usize, line: String| assert_eq!(self.cli(node, &line), "OK", "{line}");
+        ok(to, format!("CLUSTER SETSLOT {slot} IMPORTING {}", self.id(from)));
+        ok(from, format!("CLUSTER SETSLOT {slot} MIGRATING {}", self.id(to)));
+        thread::sleep(Duration::from_millis(100));
+        ok(from, format!("MIGRATE 127.0.0.1 {} {key} 0 5000", self.nodes[to].port()));
+        meanwhile();
+        for node in [to, from] {
+            ok(node, format!("CLUSTER SETSLOT {slot} NODE {}", self.id(to)));
+        }
     }
 
     #[track_caller]

@@ -1,6 +1,7 @@
 //! Consumers against real servers that are started here, killed and cut off: what they promise, and the commands beside.
 
 mod claims;
+mod cluster;
 mod delivery;
 mod end_to_end;
 mod faults;
@@ -15,6 +16,9 @@ mod proxy;
 mod quorum;
 mod rabbitmq;
 mod redis;
+#[allow(dead_code, reason = "the tests of the sinks use the rest")]
+#[path = "../brokers/redis_cluster.rs"]
+mod redis_cluster;
 mod replay;
 #[allow(dead_code, reason = "the tests of the sinks use the rest")]
 #[path = "../brokers/servers.rs"]

@@ -142,27 +142,17 @@ fn a_cluster_loses_masters_and_moves_slots_under_load() {
     a_majority_is_gone(cluster);
 }
 
-/// The stream and its slot go to another master, step by step as `redis-cli --cluster reshard` does it.
+/// The stream and its slot go to another master.
 fn move_slot(streams: &Streams<'_>, outage: &Outage<'_>, conversation: usize) {
     let (cluster, key) = (streams.cluster, &streams.key(conversation));
     let from = cluster.master_of(key, 1);
     let to = (0..8).map(|i| cluster.master_of(&streams.key(i), 1)).find(|node| *node != from);
     let to = to.expect("eight streams are not all on one node");
-    let slot = cluster.cli(from, &format!("CLUSTER KEYSLOT {key}"));
-    let slot = slot.trim();
-    cluster.cli(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {}", cluster.id(from)));
-    cluster.cli(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {}", cluster.id(to)));
-    std::thread::sleep(SECOND / 10);
-    let port = cluster.nodes[to].port();
-    assert_eq!(cluster.cli(from, &format!("MIGRATE 127.0.0.1 {port} {key} 0 5000")), "OK");
     // Meanwhile the sink is sent on with each batch.
-    match conversation {
+    cluster.move_slot_while(key, from, to, || match conversation {
         0 => outage.flows(),
         _ => std::thread::sleep(SECOND / 5),
-    }
-    for node in [to, from] {
-        assert_eq!(cluster.cli(node, &format!("CLUSTER SETSLOT {slot} NODE {}", cluster.id(to))), "OK");
-    }
+    });
 }
 
 fn nobody_sent_a_transaction_across_slots(cluster: &RedisCluster) {

@@ -1,0 +1,147 @@
+//! Consumers of a Redis Cluster: masters that go, slots that move, and a whole service that scales out.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use streamll::consume::Consumer;
+use streamll::{Emitted, Event, Step, Topology, context, sinks};
+
+use crate::redis_cluster::RedisCluster;
+use crate::{Running, STREAM, Seen, add_numbers, entries, field, number, pending, run, wait_for, wait_until};
+
+/// The place of the stream, as one of the replicas or masters sees it that are still there.
+fn home(cluster: &RedisCluster) -> usize {
+    cluster.master_of(STREAM, cluster.anybody())
+}
+
+#[test]
+fn a_group_goes_on_when_its_master_dies_and_when_its_slot_moves() {
+    let cluster = RedisCluster::start();
+    let first = home(&cluster);
+    add_numbers(&cluster.nodes[first], 0..500);
+    // Not a word in it of the node that has the stream.
+    let url = cluster.url((0..6).find(|node| *node != first).unwrap());
+    run(async {
+        let seen = Seen::default();
+        let consumer = Consumer::connect(url, STREAM).group("g").max_attempts(1).skip_duplicates(10_000);
+        let handler = seen.handler();
+        let consumer = consumer.on("token", move |event: Event| match number(&event) {
+            300 => Err("it is poison"),
+            _ => Ok(handler(event)),
+        });
+        let running = Running::start(consumer);
+        wait_for("the first", || seen.len() == 499).await;
+        running.until("the dead letter is kept", |status| status.balance.dead_lettered == 1).await;
+        let dead = format!("{STREAM}.dead");
+        let grave = cluster.master_of(&dead, first);
+        assert_ne!(grave, first, "the dead letters are on another node: else this shows nothing");
+        assert_eq!(field(&entries(&cluster.nodes[grave], &dead)[0], "reason"), "it is poison");
+
+        cluster.nodes[first].kill9();
+        cluster.wait("a replica is master", || ![first, usize::MAX].contains(&home(&cluster)));
+        let second = home(&cluster);
+        add_numbers(&cluster.nodes[second], 500..1000);
+        wait_for("what came behind the election", || seen.len() == 999).await;
+
+        let third =
+            (0..6).find(|node| ![first, second].contains(node) && is_master(&cluster, *node)).unwrap();
+        cluster.move_slot(STREAM, second, third);
+        add_numbers(&cluster.nodes[third], 1000..1500);
+        wait_for("what came behind the move", || seen.len() == 1499).await;
+        wait_for("all is acknowledged", || pending(&cluster.nodes[third], "g") == 0).await;
+        let status = running.stop().await;
+        assert_eq!((status.gaps, status.balance.dead_lettered), (0, 1), "{status:#?}");
+        let expected = (0..1500).filter(|n| *n != 300);
+        assert!(seen.numbers().into_iter().eq(expected), "all in order, each once");
+    });
+}
+
+fn is_master(cluster: &RedisCluster, node: usize) -> bool {
+    cluster.cli(node, "ROLE").starts_with("master")
+}
+
+const URL: &str = "STREAMLL_TEST_CLUSTER";
+const FILE: &str = "STREAMLL_TEST_FILE";
+const PRODUCER: &str = "STREAMLL_TEST_PRODUCER";
+const EVENTS: u64 = 50_000;
+
+/// Not a test by itself: a process that reads in the group, and writes down what it has handled.
+#[test]
+fn one_that_reads() {
+    let (Ok(url), Ok(file)) = (std::env::var(URL), std::env::var(FILE)) else { return };
+    let file = Mutex::new(fs::OpenOptions::new().append(true).create(true).open(file).unwrap());
+    let consumer = Consumer::connect(url, STREAM).group("g").workers(4).claim_after(Duration::from_secs(1));
+    let consumer = consumer.on("progress", move |event: Event| {
+        let line =
+            format!("{} {}\n", event.source().unwrap_or_default(), event.data("n").unwrap_or_default());
+        file.lock().unwrap().write_all(line.as_bytes())
+    });
+    run(consumer.run()).unwrap();
+}
+
+/// Not a test by itself: a process that writes, as one of several of a service.
+#[test]
+fn one_that_writes() {
+    let (Ok(url), Ok(_)) = (std::env::var(URL), std::env::var(PRODUCER)) else { return };
+    let topology = Topology::builder("rag-api").sink("live", sinks::redis(url).stream_key(STREAM));
+    let handle = topology.start().unwrap();
+    run(async {
+        for n in 0..EVENTS {
+            let conversation = context! { conversation_id = n % 100 };
+            let event = Event::new(&Step::new("RagPipeline").context(&conversation), "progress").with("n", n);
+            assert_eq!(handle.emitter().send(event).await, Emitted::Accepted);
+        }
+    });
+    let ended = handle.shutdown_blocking(Duration::from_secs(60));
+    assert!(ended.complete && ended.status.balances(), "{:#?}", ended.status);
+}
+
+fn process(test: &str, url: &str, variable: &str, value: &Path) -> Child {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", test]).env(URL, url).env(variable, value);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
+}
+
+#[test]
+fn four_processes_write_three_read_one_is_killed_and_every_event_is_handled() {
+    let cluster = RedisCluster::start();
+    let folder = tempfile::tempdir().unwrap();
+    let files: Vec<PathBuf> = (0..3).map(|i| folder.path().join(format!("{i}"))).collect();
+    // Each knows another node.
+    let reader = |i: usize| process("cluster::one_that_reads", &cluster.url(i), FILE, &files[i]);
+    let mut readers: Vec<Child> = (0..3).map(reader).collect();
+    let writer = |i: usize| process("cluster::one_that_writes", &cluster.url(i), PRODUCER, Path::new("yes"));
+    let mut writers: Vec<Child> = (2..6).map(writer).collect();
+    let handled = |file: &PathBuf| fs::read_to_string(file).unwrap_or_default().lines().count();
+    run(async {
+        wait_for("all have begun", || files.iter().all(|file| handled(file) > 2000)).await;
+        readers[0].kill().unwrap();
+        readers[0].wait().unwrap();
+        for writer in &mut writers {
+            assert!(writer.wait().unwrap().success(), "a writer does not end well");
+        }
+        let home = home(&cluster);
+        wait_until("all are handled", || {
+            let left = pending(&cluster.nodes[home], "g");
+            let texts: Vec<_> =
+                files.iter().map(|file| fs::read_to_string(file).unwrap_or_default()).collect();
+            let distinct: HashSet<&str> = texts.iter().flat_map(|text| text.lines()).collect();
+            let n = distinct.len() as u64;
+            if n == 4 * EVENTS && left == 0 { Ok(()) } else { Err(format!("{n} handled, {left} pending")) }
+        })
+        .await;
+        let texts: Vec<_> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+        let sources: HashSet<&str> =
+            texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(sources.len(), 4, "each process is a source of its own: {sources:?}");
+    });
+    for reader in &mut readers[1..] {
+        reader.kill().unwrap();
+        reader.wait().unwrap();
+    }
+}
