@@ -21,7 +21,8 @@ use super::status::{ConsumerStatus, Shared};
 use super::stream::Events;
 use super::worker::{Receipt, Work};
 
-/// Where to begin. A group that exists goes on where it was, whatever this says.
+/// Where to begin. A group of Redis that exists goes on where it was, and a classic or quorum queue of RabbitMQ with what
+/// is in it, whatever this says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
@@ -29,7 +30,8 @@ pub enum Start {
     Begin,
     /// With what comes after the first connection.
     Now,
-    /// Behind this id of a Redis stream: `1718000000000-0`, as [`ConsumerStatus::cursor`] has it.
+    /// Behind this id of a Redis stream, `1718000000000-0`, or this offset of a RabbitMQ stream queue, `4711`, as
+    /// [`ConsumerStatus::cursor`] has it.
     After(String),
 }
 
@@ -165,7 +167,8 @@ impl Consumer {
 
     /// Shares the events with all consumers of this name: a consumer group of Redis, a durable queue of RabbitMQ. Made
     /// where it is missing. The broker spreads events over the consumers of a group as they ask for them: the order of
-    /// a conversation holds inside of one consumer alone.
+    /// a conversation holds inside of one consumer alone. A queue that is a stream is not shared: everyone reads all of
+    /// it, from where [`start`](Consumer::start) says.
     pub fn group(mut self, name: impl Into<String>) -> Consumer {
         self.group = Some(name.into());
         self
@@ -179,8 +182,8 @@ impl Consumer {
         self
     }
 
-    /// Where to begin. Default: a new group with the oldest entry, a consumer without a group now. RabbitMQ has no past
-    /// outside of its queues.
+    /// Where to begin. Default: a new group, and a stream queue of RabbitMQ, with the oldest entry, a consumer without a
+    /// group now. RabbitMQ has no past outside of its queues.
     pub fn start(mut self, start: Start) -> Consumer {
         self.start = Some(start);
         self

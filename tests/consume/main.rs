@@ -9,6 +9,7 @@ mod foreign;
 mod killed;
 mod letters;
 mod misuse;
+mod offsets;
 mod order;
 #[allow(dead_code, reason = "the tests of the sinks use the rest")]
 #[path = "../brokers/proxy.rs"]

@@ -42,7 +42,8 @@ fn what_cannot_be_right_is_refused_with_a_way_out() {
         "dead_letters: `ai_events` is what is read",
     );
     refused(rabbit().start(Start::Begin), "name one with `group`");
-    refused(rabbit().group("g").start(Start::After("1-1".to_owned())), "a queue has no ids");
+    refused(rabbit().group("g").start(Start::After("1-1".to_owned())), "no offset of a stream queue");
+    refused(rabbit().start(Start::After("1".to_owned())), "name one with `group`");
     refused(rabbit().until("+"), "until: a queue has no ids");
     refused(Consumer::connect("amqp://127.0.0.1:1", ""), "name the queue with `group`");
     refused(rabbit().group("g".repeat(256)), "longer than the 255 bytes");

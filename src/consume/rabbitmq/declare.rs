@@ -118,3 +118,12 @@ pub(super) fn is_missing<T>(looked: lapin::Result<T>) -> lapin::Result<bool> {
         },
     }
 }
+
+/// Whether the broker refused because of what a queue is.
+pub(super) fn is_precondition(error: &lapin::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ProtocolError(said)
+            if matches!(said.kind(), AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+    )
+}

@@ -2,6 +2,7 @@
 
 mod declare;
 mod letters;
+mod offsets;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -11,14 +12,15 @@ use std::time::Duration;
 use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ChannelState, ErrorKind};
 use streamll_actors::sink::{DeliveryError, SinkContext};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use self::declare::Wanted;
+use self::declare::{Wanted, is_precondition};
 use self::letters::Letters;
+use self::offsets::Offsets;
 use super::consumer::{Consumer, Start};
 use super::dead_letter::{DeadLetters, Letter};
 use super::error::ConsumeError;
@@ -50,6 +52,8 @@ pub(super) struct RabbitMqSource {
     wanted: Wanted,
     prefetch: u16,
     letters: Arc<Mutex<Letters>>,
+    /// Where it is in a queue that is a stream.
+    offsets: Offsets,
     shared: Arc<Shared>,
     context: SinkContext,
     session: Option<Session>,
@@ -76,13 +80,13 @@ impl RabbitMqSource {
         if consumer.until.is_some() {
             return wrong("until: a queue has no ids; only a Redis stream ends there");
         }
-        match (&consumer.start, &consumer.group) {
-            (Some(Start::After(_)), _) => return wrong("start: a queue has no ids; leave it out"),
-            (Some(Start::Begin), None) => {
-                return wrong("start: RabbitMQ keeps nothing outside of its queues; name one with `group`");
-            }
-            _ => {}
+        if consumer.group.is_none() && ![None, Some(Start::Now)].contains(&consumer.start) {
+            return wrong("start: RabbitMQ keeps nothing outside of its queues; name one with `group`");
         }
+        let offsets = match &consumer.group {
+            Some(_) => Offsets::new(consumer.start.as_ref()).map_err(ConsumeError::Setting)?,
+            None => Offsets::none(),
+        };
         if let Some(DeadLetters::Stream(_)) = consumer.dead_letters {
             return wrong("dead_letters: a stream is Redis'; name an exchange or a file");
         }
@@ -95,6 +99,7 @@ impl RabbitMqSource {
             wanted,
             prefetch: u16::try_from(consumer.prefetch).unwrap_or(u16::MAX),
             letters: Arc::new(Mutex::new(letters)),
+            offsets,
             shared: consumer.shared.clone(),
             context: SinkContext::detached("consumer"),
             session: None,
@@ -142,12 +147,34 @@ impl RabbitMqSource {
         let link = connect(target, self.ca_file.as_deref(), &self.context).await;
         let link = link.map_err(|trouble| explain_connect(&trouble, self.place(target)))?;
         let (wanted, prefetch, since) = (&self.wanted, self.prefetch, Instant::now());
+        let (offsets, mut vain) = (&mut self.offsets, None);
         let began = timeout(DECLARE, async {
-            let (channel, queue, is_made) = wanted.make(&link.connection).await?;
+            let (mut channel, queue, is_made) = wanted.make(&link.connection).await?;
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-            let options = BasicConsumeOptions::default();
-            let consumer =
-                channel.basic_consume(queue.clone(), "".into(), options, FieldTable::default()).await?;
+            offsets.begin(is_made);
+            let consume = async |channel: &Channel, offset: Option<AMQPValue>| {
+                let mut arguments = FieldTable::default();
+                if let Some(offset) = offset {
+                    arguments.insert("x-stream-offset".into(), offset);
+                }
+                let options = BasicConsumeOptions::default();
+                channel.basic_consume(queue.clone(), "".into(), options, arguments).await
+            };
+            let offset = offsets.next();
+            let is_asked = offset.is_some();
+            let mut consumer = consume(&channel, offset).await;
+            match &consumer {
+                Ok(_) if is_asked => offsets.is_taken(),
+                // Only a stream takes an offset, and there is no other way to know what a queue is.
+                Err(error) if is_asked && is_precondition(error) => {
+                    vain = offsets.is_refused();
+                    channel = link.connection.create_channel().await?;
+                    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+                    consumer = consume(&channel, None).await;
+                }
+                _ => {}
+            }
+            let consumer = consumer?;
             Ok::<_, lapin::Error>((channel, queue, consumer, is_made))
         });
         let (channel, queue, consumer, is_made) = match began.await {
@@ -159,11 +186,19 @@ impl RabbitMqSource {
                 )));
             }
         };
+        if let Some(offset) = vain {
+            return Err(DeliveryError::misconfigured(format!(
+                "queue `{queue}` is no stream and has no offset {offset}: leave out `start`"
+            )));
+        }
         self.session = Some(Session { channel, consumer, queue, since, link });
         Ok(is_made)
     }
 
-    fn entry(&self, delivery: Delivery) -> Entry {
+    fn entry(&mut self, delivery: Delivery) -> Entry {
+        if let Some(missed) = self.offsets.note(&delivery) {
+            self.shared.gap(missed, "the stream has dropped its oldest messages before they were read");
+        }
         // Through the default exchange the key is the name of a queue, and no topic.
         let key = (!delivery.exchange.as_str().is_empty()).then(|| Arc::from(delivery.routing_key.as_str()));
         Entry {
@@ -200,7 +235,12 @@ impl Source for RabbitMqSource {
         window.forget_before(Ticket(self.epoch, 0));
         match self.start().await {
             Ok(is_made) => {
-                if is_made && self.shared.status().connections > 0 {
+                let again = self.shared.status().connections > 0;
+                if again && self.offsets.skips() {
+                    self.shared
+                        .gap(0, "nothing had come from the stream yet: what came meanwhile is skipped");
+                }
+                if is_made && again {
                     self.shared
                         .gap(0, "the queue is gone, and with it what was in it or was published meanwhile");
                 }
@@ -245,7 +285,8 @@ impl Source for RabbitMqSource {
     async fn acknowledge(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
         let Some(session) = &self.session else { return Ok(()) };
         let acknowledge = async {
-            if let Some(last) = window.remove_front() {
+            let last = window.remove_front();
+            if let Some(last) = last {
                 session.channel.basic_ack(last.1, BasicAckOptions { multiple: true }).await?;
             }
             // Behind one that takes its time, one by one.
@@ -254,10 +295,16 @@ impl Source for RabbitMqSource {
                 session.channel.basic_ack(ticket.1, BasicAckOptions::default()).await?;
             }
             window.remove(done.len());
-            Ok::<_, lapin::Error>(())
+            Ok::<_, lapin::Error>(last)
         };
         match timeout(DECLARE, acknowledge).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(last)) => {
+                let done = last.map(|last| last.1);
+                if let Some(cursor) = self.offsets.done(done, window.is_empty()) {
+                    self.shared.change(|status| status.cursor = Some(cursor.to_string()));
+                }
+                Ok(())
+            }
             Ok(Err(error)) => Err(self.cause(error).await),
             Err(_) => Err(DeliveryError::unavailable("the broker takes no acknowledgements; is it frozen?")),
         }
@@ -278,6 +325,11 @@ impl Source for RabbitMqSource {
         }
         self.lag_at = Some(now);
         let Some(session) = &self.session else { return Ok(()) };
+        if self.offsets.is_stream() {
+            // The length of a stream says nothing of what is still to be read.
+            self.shared.change(|status| status.lag = None);
+            return Ok(());
+        }
         let waiting = timeout(DECLARE, declare::waiting(&session.channel, &session.queue)).await;
         match waiting {
             Ok(Ok(waiting)) => {

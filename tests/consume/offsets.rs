@@ -1,0 +1,121 @@
+//! Queues of RabbitMQ that are streams: read from an offset, by everyone for himself.
+
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
+use streamll::consume::{Consumer, ConsumerState, Start};
+
+use crate::proxy::Proxy;
+use crate::servers::RabbitNode;
+use crate::{Running, Seen, channel, json, publish, run, wait_for};
+
+/// A stream, and a channel to fill it.
+async fn stream(node: &RabbitNode, vhost: &str) -> (lapin::Connection, lapin::Channel) {
+    let (connection, channel) = channel(node, vhost).await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare("log".into(), durable, arguments).await.unwrap();
+    (connection, channel)
+}
+
+async fn fill(channel: &lapin::Channel, numbers: std::ops::Range<u64>) {
+    publish(channel, "", "log", numbers.map(|n| json(n, 10))).await;
+}
+
+fn from(url: String, start: Option<Start>, seen: &Seen) -> Running {
+    let consumer = Consumer::connect(url, "").group("log").on_topic("#", seen.handler());
+    Running::start(match start {
+        Some(start) => consumer.start(start),
+        None => consumer,
+    })
+}
+
+#[test]
+fn a_stream_is_read_from_an_offset_by_everyone_for_himself() {
+    let node = RabbitNode::shared();
+    let vhost = node.vhost();
+    let url = node.url(&vhost);
+    run(async {
+        let (_connection, channel) = stream(node, &vhost).await;
+        fill(&channel, 0..100).await;
+        let (first, second, new) = (Seen::default(), Seen::default(), Seen::default());
+        let one = from(url.clone(), None, &first);
+        let two = from(url.clone(), Some(Start::Begin), &second);
+        let now = from(url.clone(), Some(Start::Now), &new);
+        wait_for("each has all", || (first.len(), second.len()) == (100, 100)).await;
+        now.until("it consumes", |status| status.state == ConsumerState::Consuming).await;
+        let cursor = one.stop().await.cursor.expect("it has one");
+        assert_eq!(cursor, "99");
+        fill(&channel, 100..150).await;
+        wait_for("the others go on", || (second.len(), new.len()) == (150, 50)).await;
+        two.stop().await;
+        now.stop().await;
+        let again = from(url.clone(), Some(Start::After(cursor)), &first);
+        wait_for("the rest", || first.len() == 150).await;
+        let status = again.stop().await;
+        assert_eq!((status.cursor.as_deref(), status.gaps), (Some("149"), 0), "{status:#?}");
+        for seen in [&first, &second] {
+            assert!(seen.numbers().into_iter().eq(0..150));
+        }
+        assert!(new.numbers().into_iter().eq(100..150));
+    });
+}
+
+#[test]
+fn a_lost_connection_goes_on_where_it_was() {
+    let node = RabbitNode::shared();
+    let vhost = node.vhost();
+    let proxy = Proxy::to(node.port());
+    let url = node.url(&vhost).replace(&node.port().to_string(), &proxy.port().to_string());
+    run(async {
+        let (_connection, channel) = stream(node, &vhost).await;
+        fill(&channel, 0..500).await;
+        let seen = Seen::default();
+        let consumer = Consumer::connect(url, "").group("log").prefetch(50).skip_duplicates(10_000);
+        let handler = seen.handler();
+        let running = Running::start(consumer.on("token", move |event| {
+            let done = handler(event);
+            async move {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                done
+            }
+        }));
+        for n in [100, 200, 300] {
+            wait_for("some of it", || seen.len() >= n).await;
+            proxy.reset_peers();
+        }
+        fill(&channel, 500..600).await;
+        wait_for("all of it", || seen.len() == 600).await;
+        let status = running.stop().await;
+        assert!(status.connections >= 4 && status.gaps == 0, "{status:#?}");
+        // At most what was in hand comes again, and not the whole stream.
+        assert!(status.balance.duplicate <= 150, "{status:#?}");
+        assert!(seen.numbers().into_iter().eq(0..600), "in order, each once");
+        assert_eq!(status.cursor.as_deref(), Some("599"));
+    });
+}
+
+#[test]
+fn another_queue_has_no_offset_and_says_so() {
+    let node = RabbitNode::shared();
+    let vhost = node.vhost();
+    run(async {
+        let (_connection, channel) = channel(node, &vhost).await;
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare("log".into(), durable, FieldTable::default()).await.unwrap();
+        let seen = Seen::default();
+        let running = from(node.url(&vhost), Some(Start::After("7".to_owned())), &seen);
+        let told = |status: &streamll::consume::ConsumerStatus| {
+            status
+                .reason
+                .as_deref()
+                .is_some_and(|reason| reason.contains("`log` is no stream and has no offset 7"))
+        };
+        running.until("it is told", told).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(told(&running.status()) && running.status().connections == 0, "{:#?}", running.status());
+        running.stop().await;
+    });
+}
