@@ -164,13 +164,16 @@ impl<'a> Rabbit<'a> {
             let options = BasicConsumeOptions::default();
             let consumer =
                 channel.basic_consume("all".into(), "oracle".into(), options, FieldTable::default());
-            let messages = consumer.await.expect("a consumer").take(waiting);
-            let messages: Vec<_> = messages.map(|message| message.expect("a message")).collect().await;
-            // Only what is read is acknowledged: the broker has sent more by now, where events still come in.
-            if let Some(last) = messages.last() {
-                last.acker.ack(BasicAckOptions { multiple: true }).await.expect("acknowledged");
+            let mut messages = consumer.await.expect("a consumer").take(waiting);
+            let mut copies = Vec::with_capacity(waiting);
+            // Only what is read is acknowledged: the broker has sent more by now, where events still come in. Each at
+            // once: a quorum queue sends no more than some thousand beyond that.
+            while let Some(message) = messages.next().await {
+                let message = message.expect("a message");
+                message.acker.ack(BasicAckOptions::default()).await.expect("acknowledged");
+                copies.push(message_of(&message));
             }
-            messages.iter().map(message_of).collect::<Vec<_>>()
+            copies
         });
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).extend(copies);
     }

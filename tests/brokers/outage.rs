@@ -86,6 +86,11 @@ impl<'b> Outage<'b> {
         Outage::start(&[broker], None, PAUSE / 6, |_| None)
     }
 
+    /// With fewer events, for brokers that need the processor for themselves.
+    pub(crate) fn of_few(broker: &'b dyn Broker) -> Outage<'b> {
+        Outage::start(&[broker], None, 5 * PAUSE, |_| None)
+    }
+
     /// With the broker behind a proxy.
     pub(crate) fn behind(port: u16, broker: &'b dyn Broker) -> Outage<'b> {
         Outage::start(&[broker], Some(port), PAUSE, |_| None)

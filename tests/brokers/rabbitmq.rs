@@ -1,6 +1,7 @@
 //! The RabbitMQ sink against real nodes: what arrives, what is declared, every way to fail, and what it keeps waiting for.
 
 mod arrive;
+mod cluster;
 mod connect;
 mod declare;
 mod refuse;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use lapin::options::{BasicGetOptions, QueueBindOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties};
-use streamll::sinks::rabbitmq::{QueueConfig, RabbitMqSink};
+use streamll::sinks::rabbitmq::{QueueConfig, QueueType, RabbitMqSink};
 use streamll::sinks::{self, RabbitMqConfig};
 use streamll::{Deliveries, Delivery, DeliveryError, ErrorClass, Event, Kind, Sink, SinkContext, Step};
 use tokio::time::Instant;

@@ -1,7 +1,9 @@
 //! Real Redis and RabbitMQ servers of the tests' own: on private ports of the loopback, gone when the test is.
 
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -243,8 +245,15 @@ impl RabbitNode {
 
     /// One with these lines of `rabbitmq.conf` besides.
     pub(crate) fn start_with(lines: &str) -> RabbitNode {
+        let node = RabbitNode::prepare("x@localhost", free_port(), lines);
+        node.restart();
+        node
+    }
+
+    /// One of this name, which the port mapper on this port knows, not started yet.
+    fn prepare(name: &str, epmd: u16, lines: &str) -> RabbitNode {
         let server = program("rabbitmq-server", "rabbitmq-server");
-        let (folder, [port, distribution, epmd]) = (folder(), [(); 3].map(|()| free_port()));
+        let (folder, [port, distribution]) = (folder(), [(); 2].map(|()| free_port()));
         let conf = format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = false\n{lines}\n");
         std::fs::write(folder.join("rabbitmq.conf"), conf).expect("a file");
         std::fs::write(folder.join("plugins"), "[].").expect("a file");
@@ -256,7 +265,7 @@ impl RabbitNode {
             ("HOME", folder.display().to_string()),
             ("ERL_EPMD_PORT", epmd.to_string()),
             ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
-            ("RABBITMQ_NODENAME", "x@localhost".to_owned()),
+            ("RABBITMQ_NODENAME", name.to_owned()),
             ("RABBITMQ_NODE_PORT", port.to_string()),
             ("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1".to_owned()),
             ("RABBITMQ_DIST_PORT", distribution.to_string()),
@@ -275,9 +284,7 @@ impl RabbitNode {
         let mut command = Command::new("sh");
         command.args(["-c", script]).arg(server).envs(env.iter().map(|(key, value)| (key, value)));
         let keeper = Keeper::new(folder, &command);
-        let node = RabbitNode { keeper, port, env, vhosts: Mutex::default() };
-        node.restart();
-        node
+        RabbitNode { keeper, port, env, vhosts: Mutex::default() }
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -346,6 +353,68 @@ impl RabbitNode {
         let mut answer = [0; 1];
         stream.read_exact(&mut answer)?;
         Ok(answer == [1])
+    }
+}
+
+/// Three RabbitMQ nodes that form a cluster, in a world of their own.
+#[derive(Debug)]
+pub(crate) struct RabbitCluster {
+    pub(crate) nodes: [RabbitNode; 3],
+}
+
+impl RabbitCluster {
+    const NAMES: [&str; 3] = ["a@localhost", "b@localhost", "c@localhost"];
+
+    pub(crate) fn start() -> RabbitCluster {
+        let epmd = free_port();
+        let mut lines = "cluster_formation.peer_discovery_backend = classic_config\n\
+            cluster_formation.discovery_retry_limit = 1\ncluster_formation.discovery_retry_interval = 100\n"
+            .to_owned();
+        for (number, name) in RabbitCluster::NAMES.iter().enumerate() {
+            lines += &format!("cluster_formation.classic_config.nodes.{} = {name}\n", number + 1);
+        }
+        let nodes = RabbitCluster::NAMES.map(|name| RabbitNode::prepare(name, epmd, &lines));
+        for node in &nodes {
+            let cookie = node.keeper.folder.join(".erlang.cookie");
+            std::fs::write(&cookie, "ONECLUSTER").expect("a file");
+            std::fs::set_permissions(&cookie, Permissions::from_mode(0o400)).expect("its owner's alone");
+        }
+        let cluster = RabbitCluster { nodes };
+        cluster.restart(&[0, 1, 2]);
+        cluster
+    }
+
+    /// Starts some of them again, all at once, and waits until every node runs.
+    pub(crate) fn restart(&self, which: &[usize]) {
+        thread::scope(|scope| {
+            for node in which {
+                scope.spawn(|| self.nodes[*node].restart());
+            }
+        });
+        let running = self.nodes[0].ctl(&["eval", "length(rabbit_nodes:all_running())."]);
+        assert_eq!(running, "3", "they do not find each other");
+    }
+
+    /// One address for each node, separated by commas.
+    pub(crate) fn urls(&self, vhost: &str) -> String {
+        self.nodes.each_ref().map(|node| node.url(vhost)).join(",")
+    }
+
+    /// The node that leads a quorum queue, as a node that runs knows it.
+    #[track_caller]
+    pub(crate) fn leader(&self, asked: &RabbitNode, vhost: &str, queue: &str) -> usize {
+        let leaders = asked.ctl(&["list_queues", "-p", vhost, "name", "leader"]);
+        let leader = leaders.lines().find_map(|line| line.strip_prefix(queue)).unwrap_or_default().trim();
+        let number = RabbitCluster::NAMES.iter().position(|name| *name == leader);
+        number.unwrap_or_else(|| panic!("`{queue}` has no leader: {leaders}"))
+    }
+
+    /// Has another node lead a quorum queue.
+    pub(crate) fn lead(&self, asked: &RabbitNode, vhost: &str, queue: &str, node: usize) {
+        let [from, to] = [self.leader(asked, vhost, queue), node]
+            .map(|node| format!("{{'{vhost}_{queue}', '{}'}}", RabbitCluster::NAMES[node]));
+        asked.ctl(&["eval", &format!("ra:transfer_leadership({from}, {to}).")]);
+        assert_eq!(self.leader(asked, vhost, queue), node);
     }
 }
 

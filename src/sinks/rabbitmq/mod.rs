@@ -7,7 +7,8 @@
 //! * **Unroutable**: what no queue takes comes back, and is tried again. Once all events of a key have come back five times
 //!   over two seconds, they are dead letters with exchange and key in the reason, and so is each further one until a queue
 //!   takes one or the connection is a new one. They never count as delivered.
-//! * **Refused**: a full queue with `x-overflow: reject-publish` refuses; the event is tried again, later.
+//! * **Refused**: a full queue with `x-overflow: reject-publish` refuses, and so does a quorum queue without its majority
+//!   where the connection was made after it was lost; the event is tried again, later, on another channel.
 //! * **Blocked**: a broker low on memory or disk says so; the circuit opens with that reason, the connection stays, and
 //!   nothing is sent twice when it goes on.
 //! * **Silent**: a quorum queue without its majority says nothing at all. After ten seconds the delivery has failed, but

@@ -11,6 +11,7 @@ use lapin::Channel;
 use lapin::options::BasicPublishOptions;
 use streamll_actors::sink::{Deliveries, DeliveryError, ErrorClass, Sink, SinkContext};
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::warn;
 
 use super::config::ExchangeType;
 use super::confirm::{Answer, Outcome, Outstanding};
@@ -167,7 +168,8 @@ impl RabbitMqSink {
             self.outstanding.forget_lost();
             self.turn_away();
             DeliveryError::unavailable(format!(
-                "{target} does not answer within {DECLARE:?}; is the broker frozen?"
+                "{target} does not answer within {DECLARE:?} to what is declared: is it frozen, or is the majority of the \
+                 nodes away that a new quorum queue needs?"
             ))
         })
     }
@@ -185,6 +187,11 @@ impl RabbitMqSink {
             match connect(target, self.ca_file.as_deref(), &self.context).await {
                 Ok(link) => {
                     self.current = at;
+                    if !lines.is_empty() {
+                        // Nobody else tells of an address that never works, such as one with a wrong password.
+                        let passed_by = lines.join("; ");
+                        warn!(sink = %self.context.name(), to = %target, passed_by, "connected to the next address");
+                    }
                     return Ok(link);
                 }
                 Err(trouble) => {
@@ -402,8 +409,8 @@ impl RabbitMqSink {
         let target = self.targets.get(self.current).map(ToString::to_string).unwrap_or_default();
         if quiet < GIVE_UP {
             return DeliveryError::overload(format!(
-                "{target} has not confirmed {waiting} events for {}s: it is silent (is a quorum queue without its \
-                 majority, or the broker frozen?)",
+                "{target} has not confirmed {waiting} events for {}s: has a quorum queue or a stream lost the majority \
+                 of its nodes, or is the broker frozen? They are waited for, not sent again",
                 quiet.as_secs()
             ));
         }
@@ -411,7 +418,7 @@ impl RabbitMqSink {
         self.outstanding.forget_lost();
         self.turn_away();
         DeliveryError::unknown(format!(
-            "{target} did not confirm {waiting} events within {}s: the connection is given up",
+            "{target} did not confirm {waiting} events within {}s: the connection is given up, and they are sent again",
             GIVE_UP.as_secs()
         ))
     }
@@ -470,10 +477,14 @@ impl RabbitMqSink {
             return Err(explained);
         }
         if nacked > 0 {
+            // A channel that first met a quorum queue while its leader was down refuses whatever is for it, for good:
+            // the next attempt is made on another.
+            self.channel = None;
             let vhost = self.targets.get(self.current).map(Target::vhost).unwrap_or_default();
             return Err(DeliveryError::overload(format!(
                 "a queue behind {} in vhost `{vhost}` refused {nacked} of {} events: it is full (`x-overflow: \
-                 reject-publish`) or going down; drain it or raise its limit, or look at its node",
+                 reject-publish`) or going down, or a quorum queue without the majority of its nodes; drain it or raise \
+                 its limit, or bring its nodes back",
                 self.exchange(),
                 sent.len()
             )));

@@ -75,7 +75,7 @@ async fn a_silent_broker_is_waited_for_and_nothing_is_sent_twice() {
     // The clock of the sink runs ahead of that of the broker and the client.
     tokio::time::pause();
     let error = sink.deliver(&mut events).await.unwrap_err();
-    says(&error, ErrorClass::Overload, &["has not confirmed 299 events", "silent", "majority"]);
+    says(&error, ErrorClass::Overload, &["has not confirmed 299 events", "majority", "not sent again"]);
     let mut retried = again(&events);
     let error = sink.deliver(&mut retried).await.unwrap_err();
     tokio::time::resume();
