@@ -33,7 +33,8 @@
 //! * Read: [`consume`], on the other side of a broker.
 //! * Extend: [`Sink`], [`Processor`], actors that take a [`Batch`], and the [`Registry`] that gives them names in YAML.
 //! * Test what you wrote: [`testkit`].
-//! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), and to [consumers](guide::consumers).
+//! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers), and
+//!   [past one machine](guide::scaling).
 //!
 //! # Features
 //!

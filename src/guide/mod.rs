@@ -12,3 +12,8 @@ pub mod delivery {}
 #[doc = include_str!("consumers.md")]
 #[cfg(all(feature = "redis", feature = "rabbitmq"))]
 pub mod consumers {}
+
+/// More load than one machine takes: clusters, how many of what, and what to do at ten and a hundred times the load.
+#[doc = include_str!("scaling.md")]
+#[cfg(all(feature = "redis", feature = "rabbitmq"))]
+pub mod scaling {}

@@ -8,11 +8,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use streamll::consume::Consumer;
 use streamll::{Emitted, Event, Step, Topology, context, sinks};
 
 use crate::redis_cluster::RedisCluster;
-use crate::{Running, STREAM, Seen, add_numbers, entries, field, number, pending, run, wait_for, wait_until};
+use crate::servers::RabbitCluster;
+use crate::{
+    Running, STREAM, Seen, add_numbers, channel, entries, field, json, number, pending, publish, run,
+    wait_for, wait_until,
+};
 
 /// The place of the stream, as one of the replicas or masters sees it that are still there.
 fn home(cluster: &RedisCluster) -> usize {
@@ -32,7 +38,10 @@ fn a_group_goes_on_when_its_master_dies_and_when_its_slot_moves() {
         let handler = seen.handler();
         let consumer = consumer.on("token", move |event: Event| match number(&event) {
             300 => Err("it is poison"),
-            _ => Ok(handler(event)),
+            _ => {
+                handler(event);
+                Ok(())
+            }
         });
         let running = Running::start(consumer);
         wait_for("the first", || seen.len() == 499).await;
@@ -58,6 +67,48 @@ fn a_group_goes_on_when_its_master_dies_and_when_its_slot_moves() {
         assert_eq!((status.gaps, status.balance.dead_lettered), (0, 1), "{status:#?}");
         let expected = (0..1500).filter(|n| *n != 300);
         assert!(seen.numbers().into_iter().eq(expected), "all in order, each once");
+    });
+}
+
+/// A quorum queue and a stream go on without one node of three, and their consumers with them, each where it was.
+#[test]
+fn queues_on_three_nodes_are_read_on_when_the_node_of_their_consumers_is_killed() {
+    let cluster = RabbitCluster::start();
+    let vhost = cluster.nodes[0].vhost();
+    run(async {
+        let (_connection, channel) = channel(&cluster.nodes[1], &vhost).await;
+        for (queue, kind) in [("work", "quorum"), ("log", "stream")] {
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
+            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(queue.into(), durable, arguments).await.unwrap();
+        }
+        // The first address is the one that is killed.
+        let urls = cluster.urls(&vhost);
+        let start = |queue: &str, seen: &Seen| {
+            let consumer = Consumer::connect(urls.clone(), "").group(queue).skip_duplicates(10_000);
+            Running::start(consumer.on_topic("#", seen.handler()))
+        };
+        let (work, log) = (Seen::default(), Seen::default());
+        let running = [start("work", &work), start("log", &log)];
+        let fill = async |numbers: std::ops::Range<u64>| {
+            for queue in ["work", "log"] {
+                publish(&channel, "", queue, numbers.clone().map(|n| json(n, 10))).await;
+            }
+        };
+        fill(0..300).await;
+        wait_for("the first", || work.len() == 300 && log.len() == 300).await;
+        cluster.nodes[0].kill9();
+        fill(300..600).await;
+        wait_for("what came without the node", || work.len() == 600 && log.len() == 600).await;
+        for running in running {
+            let status = running.stop().await;
+            assert!(status.connections >= 2 && status.gaps == 0, "{status:#?}");
+        }
+        for seen in [work, log] {
+            let numbers: HashSet<u64> = seen.numbers().into_iter().collect();
+            assert!(numbers.len() == 600 && seen.len() == 600, "each once");
+        }
     });
 }
 
