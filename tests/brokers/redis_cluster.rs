@@ -104,13 +104,9 @@ impl RedisCluster {
         self.cli(node, "CLUSTER MYID").trim().to_owned()
     }
 
-    /// The slot of a key goes to another master, with what is in it, step by step as `redis-cli --cluster reshard` does it.
-    pub(crate) fn move_slot(&self, key: &str, from: usize, to: usize) {
-        self.move_slot_while(key, from, to, || {});
-    }
-
-    /// Does something while the key is there already, and the slot is not.
-    pub(crate) fn move_slot_while(&self, key: &str, from: usize, to: usize, meanwhile: impl FnOnce()) {
+    /// The slot of a key goes to another master, with what is in it, step by step as `redis-cli --cluster reshard` does
+    /// it; does something while the key is there already, and the slot is not.
+    pub(crate) fn move_slot(&self, key: &str, from: usize, to: usize, meanwhile: impl FnOnce()) {
         let slot = self.cli(from, &format!("CLUSTER KEYSLOT {key}"));
         let ok = |node: usize, line: String| assert_eq!(self.cli(node, &line), "OK", "{line}");
         ok(to, format!("CLUSTER SETSLOT {slot} IMPORTING {}", self.id(from)));

@@ -59,7 +59,7 @@ fn a_group_goes_on_when_its_master_dies_and_when_its_slot_moves() {
 
         let third =
             (0..6).find(|node| ![first, second].contains(node) && is_master(&cluster, *node)).unwrap();
-        cluster.move_slot(STREAM, second, third);
+        cluster.move_slot(STREAM, second, third, || {});
         add_numbers(&cluster.nodes[third], 1000..1500);
         wait_for("what came behind the move", || seen.len() == 1499).await;
         wait_for("all is acknowledged", || pending(&cluster.nodes[third], "g") == 0).await;

@@ -149,7 +149,7 @@ fn move_slot(streams: &Streams<'_>, outage: &Outage<'_>, conversation: usize) {
     let to = (0..8).map(|i| cluster.master_of(&streams.key(i), 1)).find(|node| *node != from);
     let to = to.expect("eight streams are not all on one node");
     // Meanwhile the sink is sent on with each batch.
-    cluster.move_slot_while(key, from, to, || match conversation {
+    cluster.move_slot(key, from, to, || match conversation {
         0 => outage.flows(),
         _ => std::thread::sleep(SECOND / 5),
     });
