@@ -136,6 +136,11 @@ impl Link {
     pub(crate) fn wire(&self) -> &Wire {
         &self.wire
     }
+
+    /// It outlives the connection, and knows its last words.
+    pub(super) fn shared_wire(&self) -> Arc<Wire> {
+        self.wire.clone()
+    }
 }
 
 /// Whether a server that gave no answer to TLS gives one without: Redis waits silently for the end of what it takes for

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -19,6 +20,7 @@ use super::error::{Failure, no_asking, no_master};
 use super::look::Look;
 use super::sink::{RedisSink, Undone};
 use super::transaction::redirection;
+use super::wire::Wire;
 
 /// How often one batch is sent on to where its slots went.
 const ROUNDS: u32 = 7;
@@ -89,6 +91,15 @@ impl Cluster {
         Ok(&self.links[at].1)
     }
 
+    /// Asks a node that has got a slot how things stand now. Where it fails, the next batch is sent on once more.
+    async fn learn(&mut self, node: &Address) {
+        let Some((_, link)) = self.links.iter_mut().find(|(known, _)| known.is(node)) else { return };
+        if let Ok(map) = Map::ask(link, node).await {
+            self.links.retain(|(node, _)| map.masters().iter().any(|master| master.is(node)));
+            self.map = map;
+        }
+    }
+
     fn place_of(&self, portion: &Portion) -> Option<Address> {
         portion.to.clone().or_else(|| self.map.master_of(portion.slot).cloned())
     }
@@ -100,6 +111,7 @@ struct Request {
     portions: Vec<Portion>,
     connection: MultiplexedConnection,
     commands: Pipeline,
+    wire: Arc<Wire>,
     /// How much was written to the node before.
     before: u64,
 }
@@ -111,7 +123,7 @@ impl RedisSink {
         mut cluster: Cluster,
         batch: &mut Deliveries,
     ) -> Result<(), Failure> {
-        let mut failed: Vec<Undone> = Vec::new();
+        let (mut failed, mut moved) = (Vec::<Undone>::new(), None);
         let mut waiting = self.portions(0..batch.len(), batch, slot);
         if let Err(failure) = self.prolong_in(&mut cluster).await {
             failed.push(Undone::of(failure));
@@ -127,14 +139,14 @@ impl RedisSink {
             for request in self.requests(&mut cluster, std::mem::take(&mut waiting), batch).await {
                 match request {
                     Ok(request) => under_way.push(async move {
-                        let Request { node, portions, mut connection, commands, before } = request;
+                        let Request { node, portions, mut connection, commands, wire, before } = request;
                         let replies = connection.send_packed_commands(&commands, 0, commands.len()).await;
-                        (node, portions, before, replies)
+                        (node, portions, wire, before, replies)
                     }),
                     Err(undone) => failed.push(undone),
                 }
             }
-            while let Some((node, portions, before, replies)) = under_way.next().await {
+            while let Some((node, portions, wire, before, replies)) = under_way.next().await {
                 match replies {
                     Ok(replies) => {
                         let mut rest = &replies[..];
@@ -143,20 +155,18 @@ impl RedisSink {
                             rest = others;
                             self.read(portion, &node, mine, batch, &mut waiting, &mut failed);
                         }
+                        let target = |portion: &&Portion| !portion.asking && portion.to.is_some();
+                        moved = waiting.iter().find(target).and_then(|portion| portion.to.clone()).or(moved);
                     }
                     Err(error) => {
-                        let Some(at) = cluster.links.iter().position(|(known, _)| known.is(&node)) else {
-                            continue;
-                        };
-                        let (_, link) = cluster.links.swap_remove(at);
                         let events = portions.iter().flat_map(|portion| portion.events.clone()).collect();
-                        let mut undone = self.lost(events, &error, link.wire(), before);
+                        let undone = self.lost(events, &error, &wire, before);
+                        cluster.links.retain(|(known, _)| !known.is(&node));
                         if undone.unwritten {
                             // It had hung up meanwhile, which only showed now.
                             waiting.extend(portions);
                         } else {
-                            undone.failure = undone.failure.of_node(&node);
-                            failed.push(undone);
+                            failed.push(Undone { failure: undone.failure.of_node(&node), ..undone });
                         }
                     }
                 }
@@ -171,6 +181,9 @@ impl RedisSink {
             && let Err(failure) = self.prolong_in(&mut cluster).await
         {
             failed.push(Undone::of(failure));
+        }
+        if let Some(node) = moved.filter(|_| failed.is_empty()) {
+            cluster.learn(&node).await;
         }
         // What nobody knows of is told before what is known; what is unmarked then may have arrived.
         failed.sort_by_key(|undone| undone.failure.unsent);
@@ -218,8 +231,8 @@ impl RedisSink {
                 requests.push(Err(undone(no_master(portions[0].slot))));
                 continue;
             };
-            let (connection, before) = match cluster.link(self, &node).await {
-                Ok(link) => (link.connection(), link.wire().written()),
+            let (connection, wire) = match cluster.link(self, &node).await {
+                Ok(link) => (link.connection(), link.shared_wire()),
                 Err(failure) => {
                     requests.push(Err(undone(failure)));
                     continue;
@@ -233,7 +246,8 @@ impl RedisSink {
                 let deliveries = portion.events.iter().map(|i| &batch.as_slice()[*i]);
                 self.settings.entry.pack(&mut commands, deliveries);
             }
-            requests.push(Ok(Request { node, portions, connection, commands, before }));
+            let before = wire.written();
+            requests.push(Ok(Request { node, portions, connection, commands, wire, before }));
         }
         requests
     }
