@@ -1,5 +1,6 @@
 //! Scopes: a named piece of work, with its start, its end or error, and everything that is emitted in between.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -9,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{self, Poll};
 
 use pin_project_lite::pin_project;
-use serde_json::{Map, Value};
-use streamll_actors::event::{Context, Event, Kind, Step, Text};
+use serde_json::Value;
+use streamll_actors::event::{Context, Event, Fields, Kind, Step, Text};
 use streamll_actors::ingress::{Emitted, Emitter};
 use tokio::time::Instant;
 
@@ -37,7 +38,7 @@ pub fn trace(operation: impl Into<Arc<str>>) -> Trace {
         method: None,
         context: Context::empty(),
         emitter: None,
-        inputs: Map::new(),
+        inputs: Fields::default(),
         outer: Ambient::current(),
     }
 }
@@ -50,7 +51,7 @@ pub struct Trace {
     method: Option<Arc<str>>,
     context: Context,
     emitter: Option<Emitter>,
-    inputs: Map<String, Value>,
+    inputs: Fields,
     /// Where it was made: it may run where there is nothing around it.
     outer: Ambient,
 }
@@ -69,8 +70,8 @@ impl Trace {
     }
 
     /// Adds to the data of `start`.
-    pub fn input(mut self, key: impl Into<String>, value: impl Into<Value>) -> Trace {
-        self.inputs.insert(key.into(), value.into());
+    pub fn input(mut self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Trace {
+        self.inputs.set(key, value);
         self
     }
 
@@ -171,7 +172,7 @@ impl Trace {
             step = step.method(method);
         }
         let emitter = self.emitter.or(outer.emitter);
-        let scope = Scope::new(step.context(&self.context), emitter.clone(), self.inputs);
+        let scope = Scope::with_inputs(step.context(&self.context), emitter.clone(), self.inputs);
         let context = outer.context.merged(&self.context);
         let ambient =
             Ambient { context, scope: Some(scope.clone()), emitter, level: Level::Scope, left: None };
@@ -199,8 +200,8 @@ struct Inner {
 
 struct State {
     step: Step,
-    inputs: Map<String, Value>,
-    outputs: Map<String, Value>,
+    inputs: Fields,
+    outputs: Fields,
     /// The type of the error, and its message.
     failure: Option<(String, String)>,
     phase: Phase,
@@ -217,8 +218,12 @@ enum Phase {
 
 impl Scope {
     /// A scope that has not begun yet.
-    pub(super) fn new(step: Step, emitter: Option<Emitter>, inputs: Map<String, Value>) -> Scope {
-        let (outputs, failure, phase, began) = (Map::new(), None, Phase::New, None);
+    pub(super) fn new(step: Step, emitter: Option<Emitter>) -> Scope {
+        Scope::with_inputs(step, emitter, Fields::default())
+    }
+
+    fn with_inputs(step: Step, emitter: Option<Emitter>, inputs: Fields) -> Scope {
+        let (outputs, failure, phase, began) = (Fields::default(), None, Phase::New, None);
         let state = Mutex::new(State { step, inputs, outputs, failure, phase, began });
         Scope(Arc::new(Inner { emitter, state }))
     }
@@ -247,8 +252,8 @@ impl Scope {
     }
 
     /// Adds to the data of `end` (and of `error`).
-    pub fn output(&self, key: impl Into<String>, value: impl Into<Value>) {
-        self.state().outputs.insert(key.into(), value.into());
+    pub fn output(&self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) {
+        self.state().outputs.set(key, value);
     }
 
     /// Makes it end with `error` instead of `end`.
@@ -285,7 +290,7 @@ impl Scope {
             let mut state = self.state();
             (state.phase, state.began) = (Phase::Begun, Some(Instant::now()));
             let inputs = std::mem::take(&mut state.inputs);
-            Event::with_map(&state.step, "start", inputs)
+            Event::with_fields(&state.step, "start", inputs)
         };
         self.tell(event);
     }
@@ -338,15 +343,15 @@ impl Scope {
             state.phase = Phase::Ended;
             let mut data = std::mem::take(&mut state.outputs);
             if let Some(began) = state.began {
-                data.insert("duration".to_owned(), began.elapsed().as_secs_f64().into());
+                data.set("duration", began.elapsed().as_secs_f64());
             }
             let mut kind = "end";
             if let Some((error_type, message)) = state.failure.take() {
                 kind = "error";
-                data.insert("error_type".to_owned(), error_type.into());
-                data.insert("error_message".to_owned(), message.into());
+                data.set("error_type", error_type);
+                data.set("error_message", message);
             }
-            Event::with_map(&state.step, kind, data)
+            Event::with_fields(&state.step, kind, data)
         };
         self.tell(event);
     }

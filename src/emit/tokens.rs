@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use serde_json::Map;
 use streamll_actors::event::{Step, Text};
 use streamll_actors::ingress::Emitter;
 use tokio::time::Instant;
@@ -219,7 +218,7 @@ impl Tap {
         if let State::Waiting { .. } = &self.state
             && let State::Waiting { step, ambient, begun } = mem::replace(&mut self.state, State::Beginning)
         {
-            let scope = Scope::new(step, ambient.emitter, Map::new());
+            let scope = Scope::new(step, ambient.emitter);
             if begun {
                 scope.resume()
             } else {
@@ -290,7 +289,7 @@ impl Said {
     /// Puts it among the outputs of the step.
     fn report(&mut self, scope: &Scope) {
         if let Some(text) = self.text.take() {
-            scope.output(&*self.field, text);
+            scope.output(self.field.to_string(), text);
         }
         if self.cut {
             scope.output("truncated", vec![&*self.field]);

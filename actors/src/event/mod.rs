@@ -12,7 +12,7 @@ mod step;
 mod time;
 mod wire;
 
-pub use body::{Body, Text, Token};
+pub use body::{Body, Fields, Text, Token};
 pub use context::Context;
 pub use decode::{Decoder, WireError};
 pub use delivery::{Delivery, Key};
@@ -71,13 +71,13 @@ impl Event {
     /// An event of `step`, happening now, without data.
     #[must_use]
     pub fn new(step: &Step, kind: impl Into<Kind>) -> Event {
-        Event::with_map(step, kind, Map::new())
+        Event::with_body(step.clone(), kind.into(), Body::Map(Map::new()))
     }
 
     /// An event of `step`, happening now, with these data.
     #[must_use]
-    pub fn with_map(step: &Step, kind: impl Into<Kind>, data: Map<String, Value>) -> Event {
-        Event::with_body(step.clone(), kind.into(), Body::Map(data))
+    pub fn with_fields(step: &Step, kind: impl Into<Kind>, data: Fields) -> Event {
+        Event::with_body(step.clone(), kind.into(), Body::Fields(data))
     }
 
     /// A piece of text that `step` streams as `field`; `index` counts the tokens of that field from zero.
@@ -385,6 +385,24 @@ mod tests {
         assert_eq!(original.json(), &before);
         assert_ne!(changed.json(), &before);
         assert_eq!(changed.id(), original.id());
+    }
+
+    #[test]
+    fn fields_are_data_like_those_of_a_map() {
+        let context = Context::empty().with("conversation_id", "c").with("a", 0);
+        let step = Step::new("M").context(&context);
+        let mut fields = Fields::default();
+        for (key, value) in [("a", 1), ("b\"", 2), ("a", 3)] {
+            fields.set(key, value);
+        }
+        let few = Event::with_fields(&step, "end", fields);
+        let mut many = Event::new(&step, "end").with("a", 3).with("b\"", 2);
+        many.edit().id = few.id().clone();
+        many.edit().timestamp = few.timestamp();
+        assert_eq!(few.json(), many.json());
+        assert_eq!((few.size(), few.data("a")), (many.size(), many.data("a")));
+        assert_eq!(few.clone().with("d", 4).body().to_map(), many.with("d", 4).body().to_map());
+        assert_eq!(Event::with_fields(&Step::new("M"), "end", Fields::default()).body().to_map().len(), 0);
     }
 
     #[test]

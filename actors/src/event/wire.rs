@@ -75,6 +75,11 @@ fn write_data(event: &Event, fragments: &Fragments, out: &mut Vec<u8>) {
             let own = |key: &str| map.contains_key(key);
             append(map.is_empty(), context, own, event.merged(), out);
         }
+        Body::Fields(fields) => {
+            write(fields, out);
+            let own = |key: &str| fields.get(key).is_some();
+            append(fields.iter().next().is_none(), context, own, event.merged(), out);
+        }
         Body::Raw(raw) => {
             out.extend_from_slice(&raw.data);
             let own = |key: &str| !raw.surely_lacks(key) && raw.parsed().contains_key(key);

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use serde_json::Map;
 use streamll_actors::event::{Context, Event, Kind, Step, Timestamp};
 use streamll_actors::ingress::Emitter;
 use tokio::time::Instant;
@@ -107,7 +106,7 @@ impl Open {
             };
             let step = self.step.clone().module(self.module()).operation(name);
             emit_silently(self.emitter.as_ref(), Event::new(&step, first).with_data(data.into()).at(self.at));
-            Begun { scope: Scope::new(step, self.emitter.clone(), Map::new()), last }
+            Begun { scope: Scope::new(step, self.emitter.clone()), last }
         })
     }
 
