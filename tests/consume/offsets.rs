@@ -94,14 +94,19 @@ fn a_lost_connection_goes_on_where_it_was() {
     });
 }
 
+/// A quorum queue counts each way back: nothing is taken from it in vain.
 #[test]
 fn another_queue_has_no_offset_and_says_so() {
     let node = RabbitNode::shared();
     let vhost = node.vhost();
     run(async {
         let (_connection, channel) = channel(node, &vhost).await;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(1));
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare("log".into(), durable, FieldTable::default()).await.unwrap();
+        channel.queue_declare("log".into(), durable, arguments).await.unwrap();
+        fill(&channel, 0..10).await;
         let seen = Seen::default();
         let running = from(node.url(&vhost), Some(Start::After("7".to_owned())), &seen);
         let told = |status: &streamll::consume::ConsumerStatus| {
@@ -114,5 +119,70 @@ fn another_queue_has_no_offset_and_says_so() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(told(&running.status()) && running.status().connections == 0, "{:#?}", running.status());
         running.stop().await;
+        let running = from(node.url(&vhost), None, &seen);
+        wait_for("all is still there", || seen.len() == 10).await;
+        running.stop().await;
+    });
+}
+
+/// The connection is lost while the first message is in hand.
+#[test]
+fn what_came_and_was_not_done_comes_again_also_where_it_began_now() {
+    let node = RabbitNode::shared();
+    let vhost = node.vhost();
+    let proxy = Proxy::to(node.port());
+    let url = node.url(&vhost).replace(&node.port().to_string(), &proxy.port().to_string());
+    run(async {
+        let (_connection, channel) = stream(node, &vhost).await;
+        fill(&channel, 0..10).await;
+        let (seen, begun) = (Seen::default(), Seen::default());
+        let consumer = Consumer::connect(url, "").group("log").start(Start::Now);
+        let (handler, first) = (seen.handler(), begun.handler());
+        let running = Running::start(consumer.on("token", move |event: streamll::Event| {
+            let is_first = event.seq() == Some(10);
+            first(event.clone());
+            handler(event);
+            tokio::time::sleep(Duration::from_millis(if is_first { 500 } else { 0 }))
+        }));
+        running.until("it consumes", |status| status.state == ConsumerState::Consuming).await;
+        fill(&channel, 10..15).await;
+        wait_for("the first is in hand", || begun.len() == 1).await;
+        proxy.reset_peers();
+        fill(&channel, 15..20).await;
+        wait_for("all since then", || seen.numbers().iter().filter(|n| **n == 19).count() == 1).await;
+        let status = running.stop().await;
+        let numbers: std::collections::BTreeSet<u64> = seen.numbers().into_iter().collect();
+        assert!(numbers.into_iter().eq(10..20) && status.gaps == 0, "{status:#?} {:?}", seen.numbers());
+    });
+}
+
+/// What retention dropped is a gap, and how much it is at most is told.
+#[test]
+fn what_a_stream_has_dropped_before_it_was_read_is_a_gap() {
+    let node = RabbitNode::shared();
+    let vhost = node.vhost();
+    run(async {
+        let (_connection, channel) = channel(node, &vhost).await;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("stream".into()));
+        for (limit, bytes) in [("x-max-length-bytes", 20_000), ("x-stream-max-segment-size-bytes", 10_000)] {
+            arguments.insert(limit.into(), AMQPValue::LongLongInt(bytes));
+        }
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare("log".into(), durable, arguments).await.unwrap();
+        for n in 0..20 {
+            fill(&channel, n * 20..(n + 1) * 20).await;
+        }
+        let seen = Seen::default();
+        let running = from(node.url(&vhost), Some(Start::After("1".to_owned())), &seen);
+        wait_for("the last of it", || seen.numbers().last() == Some(&399)).await;
+        let status = running.stop().await;
+        let first = seen.numbers()[0];
+        assert!(
+            first > 2 && seen.numbers().into_iter().eq(first..400),
+            "nothing was dropped: this shows nothing"
+        );
+        // The broker numbers things of its own, too.
+        assert!(status.gaps == 1 && status.missed >= first - 2, "{status:#?}");
     });
 }

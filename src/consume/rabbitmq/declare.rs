@@ -92,6 +92,11 @@ impl Wanted {
         Ok((channel, queue, is_made))
     }
 
+    /// The queue that is asked for, where it has a name.
+    pub(super) fn queue_name(&self) -> &str {
+        self.queue.as_ref().map_or("", ShortString::as_str)
+    }
+
     fn all_topics(&self) -> &[ShortString] {
         if self.topics.is_empty() { &self.usual } else { &self.topics }
     }

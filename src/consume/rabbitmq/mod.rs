@@ -168,6 +168,10 @@ impl RabbitMqSource {
                 // Only a stream takes an offset, and there is no other way to know what a queue is.
                 Err(error) if is_asked && is_precondition(error) => {
                     vain = offsets.is_refused();
+                    if vain.is_some() {
+                        // Nothing is taken from a queue that was meant to be another.
+                        return Ok(None);
+                    }
                     channel = link.connection.create_channel().await?;
                     channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
                     consumer = consume(&channel, None).await;
@@ -175,10 +179,16 @@ impl RabbitMqSource {
                 _ => {}
             }
             let consumer = consumer?;
-            Ok::<_, lapin::Error>((channel, queue, consumer, is_made))
+            Ok::<_, lapin::Error>(Some((channel, queue, consumer, is_made)))
         });
         let (channel, queue, consumer, is_made) = match began.await {
-            Ok(Ok(began)) => began,
+            Ok(Ok(Some(began))) => began,
+            Ok(Ok(None)) => {
+                let (queue, offset) = (self.wanted.queue_name(), vain.unwrap_or_default());
+                return Err(DeliveryError::misconfigured(format!(
+                    "queue `{queue}` is no stream and has no offset {offset}: leave out `start`"
+                )));
+            }
             Ok(Err(error)) => return Err(self.explain(&error, Stage::Declare)),
             Err(_) => {
                 return Err(DeliveryError::unavailable(format!(
@@ -186,11 +196,6 @@ impl RabbitMqSource {
                 )));
             }
         };
-        if let Some(offset) = vain {
-            return Err(DeliveryError::misconfigured(format!(
-                "queue `{queue}` is no stream and has no offset {offset}: leave out `start`"
-            )));
-        }
         self.session = Some(Session { channel, consumer, queue, since, link });
         Ok(is_made)
     }

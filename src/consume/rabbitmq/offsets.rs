@@ -15,8 +15,10 @@ pub(super) struct Offsets {
     done: Option<u64>,
     /// Of this connection: the delivery tags that are not done yet, with their offsets.
     under_way: VecDeque<(u64, u64)>,
-    /// The offset that is to come next, where that is known.
+    /// The offset that this connection is to begin with, where that is known, until its first message is there.
     expected: Option<u64>,
+    /// The very first offset that came.
+    first: Option<u64>,
     queue: Queue,
 }
 
@@ -31,7 +33,7 @@ impl Offsets {
     /// Of a queue of its own, which is no stream.
     pub(super) fn none() -> Offsets {
         let (under_way, queue) = (VecDeque::new(), Queue::Other);
-        Offsets { start: Start::Begin, done: None, under_way, expected: None, queue }
+        Offsets { start: Start::Begin, done: None, under_way, expected: None, first: None, queue }
     }
 
     pub(super) fn new(start: Option<&Start>) -> Result<Offsets, String> {
@@ -50,9 +52,10 @@ impl Offsets {
     pub(super) fn begin(&mut self, anew: bool) {
         self.under_way.clear();
         if anew {
-            (self.done, self.queue) = (None, Queue::Other);
+            (self.done, self.first, self.queue) = (None, None, Queue::Other);
         }
-        self.expected = self.done.map(|done| done + 1);
+        // What came and was not done comes again.
+        self.expected = self.done.map(|done| done + 1).or(self.first);
     }
 
     /// Where to go on, for the broker, unless it is known to be no stream.
@@ -90,14 +93,16 @@ impl Offsets {
         self.queue == Queue::Stream
     }
 
-    /// A message came; returns how many are gone in front of it.
+    /// A message came; returns how many are gone in front of it at most.
     pub(super) fn note(&mut self, delivery: &Delivery) -> Option<u64> {
         let headers = delivery.properties.headers().as_ref()?;
         let AMQPValue::LongLongInt(offset) = headers.inner().get("x-stream-offset")? else { return None };
         let offset = u64::try_from(*offset).ok()?;
         self.queue = Queue::Stream;
+        self.first.get_or_insert(offset);
         self.under_way.push_back((delivery.delivery_tag, offset));
-        let expected = self.expected.replace(offset + 1)?;
+        // Holes further on are no loss: the broker numbers things of its own, too.
+        let expected = self.expected.take()?;
         Some(offset.saturating_sub(expected)).filter(|missed| *missed > 0)
     }
 

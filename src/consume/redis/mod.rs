@@ -204,7 +204,7 @@ impl RedisSource {
                 "the stream `{key}` goes to another node of the cluster, and is looked for there (which needs `+cluster|slots +cluster|info`)"
             )),
             "NOGROUP" | "UNBLOCKED" => Failure::unavailable(format!(
-                "the stream `{key}` or its group was deleted: it is made anew, and goes on where it was as far as the stream is still the same"
+                "the stream `{key}` or its group was deleted, or its node is no master any more: it is looked for, made anew, and goes on where it was as far as the stream is still the same"
             )),
             "ERR" if detail.contains("unknown command") => Failure::misconfigured(format!(
                 "does not know all commands of consumers: they need Redis 6.2 or newer ({})",
@@ -356,6 +356,11 @@ impl Source for RedisSource {
                 Ok([Value::ServerError(error)]) if error.code() == "NOPERM" => Failure::misconfigured(
                     format!("the user of url may not write there: allow it `+xadd ~{dead}`"),
                 ),
+                Ok([Value::ServerError(error)]) if ["MOVED", "ASK", "TRYAGAIN"].contains(&error.code()) => {
+                    Failure::unavailable(format!(
+                        "`{dead}` goes to another node of the cluster, and is looked for there"
+                    ))
+                }
                 Ok([Value::ServerError(error)]) => {
                     reply(error.code(), error.details().unwrap_or_default(), &dead)
                 }

@@ -93,7 +93,7 @@ impl Map {
                 map.masters.len() - 1
             });
             map.ranges.push((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, at));
-            for found in nodes.flatten().chain([master]) {
+            for found in [master].into_iter().chain(nodes.flatten()) {
                 if !map.nodes.iter().any(|known| known.is(&found)) {
                     map.nodes.push(found);
                 }
@@ -118,10 +118,19 @@ impl Map {
     }
 }
 
-/// `[host, port, id, …]`; the host may be unknown.
+/// `[host, port, id, [name, value, …]]`. A node that is to be called by a name and has none is called `?`, and its `ip` is
+/// among the rest.
 fn place(node: &Value, asked: &Address) -> Option<Address> {
     let Value::Array(node) = node else { return None };
-    let host = node.first().and_then(text).filter(|host| *host != "?").unwrap_or_default();
+    let rest = match node.get(3) {
+        Some(Value::Array(rest)) => &rest[..],
+        _ => &[],
+    };
+    let ip = rest.chunks_exact(2).find(|pair| text(&pair[0]) == Some("ip")).and_then(|pair| text(&pair[1]));
+    let host = match node.first().and_then(text) {
+        Some("?") => ip.unwrap_or_default(),
+        host => host.unwrap_or_default(),
+    };
     let Some(Value::Int(port)) = node.get(1) else { return None };
     Some(asked.node(host, u16::try_from(*port).ok()?))
 }
@@ -142,6 +151,8 @@ impl Redirect {
             Some(node.node(host.trim_matches(['[', ']']), port.parse().ok()?))
         };
         match code {
+            // A node without a name: the map knows its address.
+            "MOVED" | "ASK" if detail.contains(" ?:") => Some(Redirect::Split),
             "MOVED" => there().map(Redirect::Moved),
             "ASK" => there().map(Redirect::Ask),
             "TRYAGAIN" => Some(Redirect::Split),
@@ -184,6 +195,9 @@ mod tests {
     #[test]
     fn a_map_names_masters_and_a_node_that_knows_no_name_is_the_one_that_was_asked() {
         let asked = Address::parse("redis://u:p@h:7000").unwrap();
+        let unnamed = "*1\r\n*3\r\n:0\r\n:1\r\n*4\r\n$1\r\n?\r\n:7001\r\n$1\r\ni\r\n*2\r\n$2\r\nip\r\n$7\r\n1.2.3.4\r\n";
+        let map = Map::read(&redis::parse_redis_value(unnamed.as_bytes()).unwrap(), &asked).unwrap();
+        assert_eq!(map.masters()[0].to_string(), "redis://1.2.3.4:7001");
         let resp = "*2\r\n*4\r\n:0\r\n:100\r\n*2\r\n$1\r\na\r\n:7001\r\n*2\r\n$1\r\nb\r\n:7002\r\n\
             *3\r\n:101\r\n:16382\r\n*2\r\n$0\r\n\r\n:7003\r\n";
         let map = Map::read(&redis::parse_redis_value(resp.as_bytes()).unwrap(), &asked).unwrap();
@@ -207,5 +221,6 @@ mod tests {
         assert_eq!(read("MOVED", "1 :6381"), "moved redis://h:6381");
         assert_eq!(read("TRYAGAIN", "Multiple keys request"), "Some(Split)");
         assert_eq!(read("OOM", "command not allowed"), "None");
+        assert_eq!(read("MOVED", "1 ?:6381"), "Some(Split)");
     }
 }

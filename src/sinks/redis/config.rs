@@ -43,7 +43,8 @@ pub struct RedisConfig {
     /// A stream that got no event for so long is deleted (`PEXPIRE` with each batch). Default: never.
     #[serde(default)]
     pub expire: Option<Period>,
-    /// Whether one transaction is under way at a time (`strict`, the default) or two (`pipelined`).
+    /// Whether one transaction is under way at a time (`strict`, the default) or two (`pipelined`); of a cluster one
+    /// batch is, with a transaction for each slot.
     #[serde(default)]
     pub ordering: Ordering,
     /// The authorities to trust with `rediss://`, as PEM, read on connecting. Default: those of the system.

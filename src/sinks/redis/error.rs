@@ -70,10 +70,7 @@ impl Failure {
 
     /// A slot was not where it was said to be, again and again.
     pub(super) fn between_nodes(key: &str) -> Failure {
-        Failure {
-            keep: true,
-            ..Failure::unavailable(format!("`{key}` is on its way from one node to another"))
-        }
+        Failure::unavailable(format!("`{key}` is on its way from one node to another"))
     }
 
     /// It did not answer in time while connecting.
@@ -326,7 +323,8 @@ fn tls(error: &io::Error) -> Option<Failure> {
             "its certificate is signed by nobody we trust: name the authority in ca_file".to_owned()
         }
         Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
-            "its certificate is for another host: let url say the name that it is for".to_owned()
+            "its certificate is for another host: let url say the name that it is for, or of a cluster cluster-announce-hostname"
+                .to_owned()
         }
         Error::InvalidCertificate(bad) => format!("its certificate cannot be trusted: {bad}"),
         Error::InvalidMessage(_) => NO_TLS.to_owned(),

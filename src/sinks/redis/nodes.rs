@@ -23,9 +23,9 @@ use super::transaction::redirection;
 use super::wire::Wire;
 
 /// How often one batch is sent on to where its slots went.
-const ROUNDS: u32 = 7;
-/// Before the second round; doubled for each that follows.
-const PAUSE: Duration = Duration::from_millis(10);
+const ROUNDS: u32 = 8;
+/// Before the third round four times this; doubled for each that follows.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Connections to the masters of a cluster.
 #[derive(Debug)]
@@ -47,14 +47,8 @@ struct Portion {
 }
 
 impl Cluster {
-    /// Connects to every master; `seed` is one of the nodes.
-    pub(super) async fn open(
-        sink: &RedisSink,
-        mut seed: Link,
-        address: &Address,
-    ) -> Result<(Cluster, Vec<String>), Failure> {
-        let map = Map::ask(&mut seed, address).await.map_err(|failure| failure.of_node(address))?;
-        drop(seed);
+    /// Connects to every master.
+    pub(super) async fn open(sink: &RedisSink, map: Map) -> Result<(Cluster, Vec<String>), Failure> {
         let opened = map.masters().iter().map(async |node| {
             let opened = sink.link(node, None).await.map_err(|failure| failure.of_node(node));
             opened.map(|(link, Look { findings, .. })| {
@@ -65,11 +59,6 @@ impl Cluster {
         // One without a master keeps its events from arriving, and those behind them.
         let (links, findings): (Vec<_>, Vec<_>) = try_join_all(opened).await?.into_iter().unzip();
         Ok((Cluster { map, links }, findings.concat()))
-    }
-
-    /// All nodes that it has, to ask when some are gone.
-    pub(super) fn nodes(&self) -> &[Address] {
-        &self.map.nodes
     }
 
     /// Whether no node has hung up.
@@ -132,7 +121,8 @@ impl RedisSink {
             if waiting.is_empty() || !failed.is_empty() {
                 break;
             }
-            if round > 0 {
+            // Whoever sends on says where to; only who is sent on again waits until the nodes agree.
+            if round > 1 {
                 sleep(PAUSE * (1 << round)).await;
             }
             let mut under_way = FuturesUnordered::new();
@@ -160,7 +150,9 @@ impl RedisSink {
                     }
                     Err(error) => {
                         let events = portions.iter().flat_map(|portion| portion.events.clone()).collect();
-                        let undone = self.lost(events, &error, &wire, before);
+                        let mut undone = self.lost(events, &error, &wire, before);
+                        // One transaction is whole or absent; of several, the first may be there, whatever the error says.
+                        undone.failure.unsent &= portions.len() == 1 || undone.unwritten;
                         cluster.links.retain(|(known, _)| !known.is(&node));
                         if undone.unwritten {
                             // It had hung up meanwhile, which only showed now.
@@ -177,13 +169,14 @@ impl RedisSink {
             failed.push(Undone::of(Failure::between_nodes(&at)));
         }
         waiting.iter().flat_map(|portion| &portion.events).for_each(|i| batch.unsent(*i));
+        if let Some(node) = moved.filter(|_| failed.is_empty()) {
+            cluster.learn(&node).await;
+            self.remember(&cluster.map);
+        }
         if failed.is_empty()
             && let Err(failure) = self.prolong_in(&mut cluster).await
         {
             failed.push(Undone::of(failure));
-        }
-        if let Some(node) = moved.filter(|_| failed.is_empty()) {
-            cluster.learn(&node).await;
         }
         // What nobody knows of is told before what is known; what is unmarked then may have arrived.
         failed.sort_by_key(|undone| undone.failure.unsent);
@@ -323,14 +316,17 @@ impl RedisSink {
                 None => nodes.push((node.clone(), vec![key.clone()])),
             }
         }
-        for (node, keys) in nodes {
-            let link = cluster.link(self, &node).await.map_err(Failure::of_prolonging)?;
-            let replies = self.prolong_some(link, &keys).await.map_err(|failure| failure.of_node(&node))?;
-            for (key, prolonged) in keys.iter().zip(replies) {
-                if prolonged {
-                    self.owed.remove(key);
-                }
-            }
+        for (node, _) in &nodes {
+            cluster.link(self, node).await.map_err(Failure::of_prolonging)?;
+        }
+        let told = nodes.iter().map(async |(node, keys)| {
+            let link = cluster.links.iter().find(|(known, _)| known.is(node)).map(|(_, link)| link);
+            let Some(link) = link else { return Ok(Vec::new()) };
+            let told = self.prolong_some(link, keys).await.map_err(|failure| failure.of_node(node))?;
+            Ok(keys.iter().zip(told).filter(|(_, told)| *told).map(|(key, _)| key.clone()).collect())
+        });
+        for key in try_join_all(told).await?.into_iter().flatten() {
+            self.owed.remove(&key);
         }
         Ok(())
     }

@@ -2,17 +2,19 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use redis::{Pipeline, RedisError, Value};
 use streamll_actors::sink::{Deliveries, DeliveryError, ErrorClass, Sink, SinkContext};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::Ordering;
 use super::address::Address;
 use super::blame::Blame;
-use super::cluster::several;
+use super::cluster::{Map, several};
 use super::connect::Link;
 use super::error::{Failure, NO_CLUSTER, Scene, Stage, explain, no_pexpire, reply, wrong_type};
 use super::look::Look;
@@ -20,6 +22,8 @@ use super::nodes::Cluster;
 use super::transaction::{Entry, Refusal, Verdict, read};
 use super::wire::Wire;
 
+/// Between two looks whether a cluster has its masters again.
+const ELECTION: Duration = Duration::from_millis(300);
 /// Events in one transaction where two are under way.
 const PIECE: usize = 256;
 
@@ -44,6 +48,8 @@ pub struct RedisSink {
     /// Where to connect, in the order in which it is tried: nodes of a cluster that were found come behind.
     places: Vec<Address>,
     in_cluster: Option<bool>,
+    /// It had a cluster since it last waited for one in vain.
+    is_patient: bool,
     ctx: Option<SinkContext>,
     /// What the last look found.
     told: Vec<String>,
@@ -95,11 +101,24 @@ impl RedisSink {
         let blame = Blame::new(settings.entry.keys.are_by_value());
         let (places, in_cluster) = (settings.addresses.clone(), settings.cluster);
         let (reach, ctx, told, owed) = (None, None, Vec::new(), HashSet::new());
-        RedisSink { settings, reach, places, in_cluster, ctx, told, blame, owed }
+        RedisSink { settings, reach, places, in_cluster, is_patient: false, ctx, told, blame, owed }
     }
 
     async fn connect(&mut self) -> Result<Reach, Failure> {
-        match self.reach_one().await {
+        let deliver_timeout = self.ctx.as_ref().map(SinkContext::deliver_timeout);
+        let patience = deliver_timeout.filter(|_| self.is_patient).unwrap_or_default() / 2;
+        let until = Instant::now() + patience;
+        let reached = loop {
+            match self.reach_one().await {
+                // A cluster that worked elects another master within seconds: the circuit's pauses are made for longer.
+                Err(failure) if failure.class == ErrorClass::Unavailable && Instant::now() < until => {
+                    sleep(ELECTION).await;
+                }
+                reached => break reached,
+            }
+        };
+        self.is_patient &= reached.is_ok();
+        match reached {
             Ok((reach, findings)) => {
                 let name = self.ctx.as_ref().map_or("", SinkContext::name);
                 for finding in findings.iter().filter(|finding| !self.told.contains(finding)) {
@@ -118,30 +137,34 @@ impl RedisSink {
 
     /// Connects to the first place that answers, and to its cluster.
     async fn reach_one(&mut self) -> Result<(Reach, Vec<String>), Failure> {
-        let mut failed = None;
-        for _ in 0..self.places.len() {
-            let address = self.places[0].clone();
-            match self.reach(&address).await {
+        let (places, mut failed, mut maps) = (self.places.clone(), None, 0);
+        for place in &places {
+            match self.reach(place, &mut maps).await {
                 Ok(reached) => return Ok(reached),
                 Err(failure) => {
-                    let several = self.places.len() > 1;
-                    let failure = if several { failure.of_node(&address) } else { failure };
-                    // Also when this is dropped half-way, it goes on with the next one.
-                    self.places.rotate_left(1);
+                    let failure = if places.len() > 1 { failure.of_node(place) } else { failure };
+                    // Also when this is dropped half-way, it begins with the next one.
+                    self.places.retain(|known| !known.is(place));
+                    self.places.push(place.clone());
                     // One that answers knows more than one that does not.
                     if failure.keep || failed.is_none() {
                         failed = Some(failure);
                     }
                 }
             }
+            // Two that know the cluster, and it could not be reached: a third says the same, and takes its time.
+            if maps >= 2 {
+                break;
+            }
         }
         Err(failed.unwrap_or_else(|| Failure::unavailable("there is no address")))
     }
 
-    async fn reach(&mut self, address: &Address) -> Result<(Reach, Vec<String>), Failure> {
+    /// Counts in `maps` that a place knew its cluster.
+    async fn reach(&mut self, place: &Address, maps: &mut u32) -> Result<(Reach, Vec<String>), Failure> {
         let key = self.settings.entry.keys.one().map(str::to_owned);
-        let (link, look) =
-            self.link(address, key.as_deref().filter(|_| self.in_cluster != Some(true))).await?;
+        let key = key.as_deref().filter(|_| self.in_cluster != Some(true));
+        let (mut link, look) = self.link(place, key).await?;
         let in_cluster = self.in_cluster.unwrap_or(look.in_cluster);
         if !in_cluster && self.settings.addresses.len() > 1 {
             return Err(Failure::misconfigured(NO_CLUSTER));
@@ -150,15 +173,21 @@ impl RedisSink {
             self.prolong(&link).await?;
             return Ok((Reach::Server(link), look.findings));
         }
-        let (mut cluster, findings) = Cluster::open(self, link, address).await?;
-        self.places = cluster.nodes().to_vec();
-        for seed in &self.settings.addresses {
-            if !self.places.iter().any(|place| place.is(seed)) {
-                self.places.push(seed.clone());
-            }
-        }
+        let map = Map::ask(&mut link, place).await?;
+        *maps += 1;
+        drop(link);
+        self.remember(&map);
+        let (mut cluster, findings) = Cluster::open(self, map).await?;
         self.prolong_in(&mut cluster).await?;
+        self.is_patient = true;
         Ok((Reach::Cluster(cluster), findings))
+    }
+
+    /// All nodes of a cluster, to ask when some are gone.
+    pub(super) fn remember(&mut self, map: &Map) {
+        let given = self.settings.addresses.iter();
+        let given = given.filter(|given| !map.nodes.iter().any(|node| node.is(given)));
+        self.places = map.nodes.iter().chain(given).cloned().collect();
     }
 
     /// A connection to one node. `key` is one that it must be able to write to.
