@@ -107,7 +107,9 @@ impl Drop for Keeper {
 /// where an attempt to connect can meet itself.
 pub(crate) fn free_port() -> u16 {
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();
-    let next = NEXT.get_or_init(|| AtomicU16::new((std::process::id() % 11_000) as u16));
+    // Far from those of the process with the next number, which may run at the same time.
+    let first = || (std::process::id().wrapping_mul(7919) % 11_000) as u16;
+    let next = NEXT.get_or_init(|| AtomicU16::new(first()));
     loop {
         let port = 20_000 + next.fetch_add(1, Ordering::Relaxed) % 12_000;
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
@@ -272,6 +274,7 @@ impl RabbitNode {
             ("RABBITMQ_MNESIA_BASE", below("mnesia")),
             ("RABBITMQ_LOG_BASE", below("log")),
             ("RABBITMQ_PID_FILE", below("pid")),
+            ("ERL_CRASH_DUMP", below("erl_crash.dump")),
             ("RABBITMQ_CONFIG_FILE", below("rabbitmq.conf")),
             ("RABBITMQ_CONF_ENV_FILE", below("rabbitmq-env.conf")),
             ("RABBITMQ_ENABLED_PLUGINS_FILE", below("plugins")),
