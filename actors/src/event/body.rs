@@ -22,7 +22,7 @@ pub enum Body {
     Raw(Box<Raw>),
 }
 
-/// A few keys and values in their order. Where most keys are known when the program is built, it costs a third of a map.
+/// A few keys and values in their order. Cheaper than a map where most keys are known when the program is built.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Fields(Vec<(Cow<'static, str>, Value)>);
 

@@ -612,7 +612,8 @@ fn statics(plan: &Plan) -> Statics {
     // A tag of the plan wins over ours of the same name.
     let own = own.filter(|(key, _)| !plan.tags.iter().any(|(tag, _)| tag == key));
     let tags = own.chain(plan.tags.iter().cloned());
-    let source = format!("{}-{:04x}", plan.service, fastrand::u16(..));
+    // Among as many processes as there ever are, none bears the name of another: readers leave out repeats by it.
+    let source = format!("{}-{:012x}", plan.service, fastrand::u64(..) >> 16);
     let tags = tags.map(|(key, value)| (key.into(), value.into()));
     Statics::new(&plan.service, &plan.environment, tags).of_source(source)
 }
