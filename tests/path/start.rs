@@ -86,6 +86,11 @@ fn several_topologies_in_one_process_share_nothing() {
     // Each numbers its own events from the beginning, under a name of its own.
     let distinct: std::collections::BTreeSet<_> = sources.iter().map(ToString::to_string).collect();
     assert_eq!(distinct.len(), sources.len(), "{sources:?}");
+    // Enough random digits for all processes of a service, ever: readers take the same source for the same process.
+    let random = |source: &serde_json::Value| {
+        source.as_str().and_then(|source| source.rsplit('-').next()).map(str::len)
+    };
+    assert!(sources.iter().all(|source| random(source) == Some(12)), "{sources:?}");
 }
 
 #[test]
