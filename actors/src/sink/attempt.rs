@@ -7,8 +7,8 @@ use tracing::warn;
 
 use super::actor::{Control, Worker};
 use super::batch::Mark;
-use super::buffer::Lease;
 use super::fence::Fenced;
+use super::queue::Lease;
 use super::{DeadLetter, Deliveries, DeliveryError, ErrorClass, SinkContext};
 use crate::event::{Confirmation, Delivery, Timestamp};
 use crate::supervise::Backoff;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use serde_json::Map;
 
+use super::super::policy::WhenFull;
 use super::*;
-use crate::event::{Event, Origin, Step};
+use crate::event::{Class, Event, Origin, Step};
 
 #[derive(Debug, Clone)]
 enum Action {
@@ -228,12 +229,12 @@ impl Model {
     /// What is not in the buffer any more was shed; by whose turn it was.
     fn notice_shed(&mut self) {
         let there: BTreeSet<u64> = {
-            let inner = self.buffer.lock();
+            let queue = self.buffer.lock();
             let seq = |entry: &Entry| match &entry.item {
                 Item::Event(delivery) => Model::seq_of(delivery),
                 _ => None,
             };
-            inner.entries.iter().filter_map(seq).collect()
+            queue.entries.iter().filter_map(seq).collect()
         };
         let gone: Vec<(u64, Class)> = self
             .waiting
@@ -259,11 +260,11 @@ impl Model {
         assert_eq!(balance.waiting, self.waiting.len() as u64);
         assert_eq!(balance.delivered, self.delivered.len() as u64);
         assert_eq!((balance.shed, balance.dead_lettered), (self.shed, self.buried));
-        let inner = self.buffer.lock();
+        let queue = self.buffer.lock();
         let (mut events, mut bytes, mut idle, mut notices, mut told) = (0, 0, [0; 3], 0, self.told);
         let mut last_number = None;
         let mut after_gap = false;
-        for (i, entry) in inner.entries.iter().enumerate() {
+        for (i, entry) in queue.entries.iter().enumerate() {
             assert!(last_number < Some(entry.number), "numbers rise");
             last_number = Some(entry.number);
             let is_gap = matches!(entry.item, Item::Gap(_));
@@ -273,7 +274,7 @@ impl Model {
                 Item::Event(delivery) => {
                     events += 1;
                     bytes += entry.size as usize;
-                    if i >= inner.leased {
+                    if i >= queue.leased {
                         idle[delivery.event.class() as usize] += 1;
                     }
                 }
@@ -282,19 +283,19 @@ impl Model {
                     told += told_by(delivery);
                 }
                 Item::Gap(gap) => {
-                    assert!(i >= inner.leased);
+                    assert!(i >= queue.leased);
                     told += told_by(&gap.delivery("model"));
                 }
-                Item::Done => assert!(i > 0 && i < inner.leased, "a tombstone at {i} of {}", inner.leased),
+                Item::Done => assert!(i > 0 && i < queue.leased, "a tombstone at {i} of {}", queue.leased),
             }
         }
-        assert_eq!((events, bytes, idle, notices), (inner.events, inner.bytes, inner.idle, inner.notices));
+        assert_eq!((events, bytes, idle, notices), (queue.events, queue.bytes, queue.idle, queue.notices));
         assert_eq!(told, self.shed + self.lost_before, "markers tell of every event that is missing");
         let policy = &self.buffer.policy;
         assert!(events <= policy.max_events.max(1), "{events} events");
         assert!(bytes <= policy.max_size || events == 1, "{bytes} bytes");
-        let crashes = inner.entries.front().map(|entry| entry.crashes);
-        if let Some(Entry { item: Item::Event(delivery), .. }) = inner.entries.front()
+        let crashes = queue.entries.front().map(|entry| entry.crashes);
+        if let Some(Entry { item: Item::Event(delivery), .. }) = queue.entries.front()
             && let Some(seq) = Model::seq_of(delivery)
         {
             assert_eq!(crashes, Some(self.waiting[&seq].1.crashes));

@@ -11,16 +11,19 @@ mod dead_letter;
 mod disk;
 mod error;
 mod fence;
+mod policy;
+mod queue;
 mod shed;
 mod status;
 
 pub(crate) use actor::{Control, SinkActor, Worker};
 pub use batch::Deliveries;
-pub use buffer::{Buffer, BufferPolicy, OnOpen, WhenFull};
+pub use buffer::Buffer;
 pub use dead_letter::{DeadLetter, DeadLetters};
 pub(crate) use disk::open as open_on_disk;
 pub use disk::{FolderError, Fsync};
 pub use error::{DeliveryError, ErrorClass};
+pub use policy::{BufferPolicy, OnOpen, WhenFull};
 pub(crate) use status::StatusCell;
 pub use status::{Balance, SinkContext, SinkState, SinkStatus};
 

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::buffer::{BufferPolicy, Entry, Inner, Item, WhenFull};
+use super::policy::{BufferPolicy, WhenFull};
+use super::queue::{Entry, Item, Queue};
 use crate::event::{Class, Confirmation, Gap, GapReason};
 
 /// A full buffer frees this part of itself at once, so that the search for victims is paid for by many events.
@@ -14,7 +15,7 @@ const RESERVE: usize = 16;
 
 /// Makes room for one event of `class` and `size`; `false` when it must stay out itself.
 pub(super) fn make_room(
-    inner: &mut Inner,
+    queue: &mut Queue,
     policy: &BufferPolicy,
     class: Class,
     size: usize,
@@ -23,8 +24,8 @@ pub(super) fn make_room(
     let reserved = |max: usize| if class == Class::Token { max - max / RESERVE } else { max };
     let (max_events, max_size) = (reserved(policy.max_events).max(1), reserved(policy.max_size).max(1));
     let fits =
-        |inner: &Inner| inner.events < max_events && (inner.bytes + size <= max_size || inner.events == 0);
-    if fits(inner) {
+        |queue: &Queue| queue.events < max_events && (queue.bytes + size <= max_size || queue.events == 0);
+    if fits(queue) {
         return true;
     }
     if policy.when_full == WhenFull::DropNewest || size > max_size {
@@ -39,13 +40,13 @@ pub(super) fn make_room(
         };
         // Lifecycle events are dear: no more of them go than must.
         let chunk = if victim == Class::Token { CHUNK } else { 8 * CHUNK };
-        if inner.idle.get(victim as usize).is_some_and(|n| *n >= least) {
+        if queue.idle.get(victim as usize).is_some_and(|n| *n >= least) {
             let events = policy.max_events.div_ceil(chunk);
-            let bytes = if inner.bytes + size > max_size { (policy.max_size / chunk).max(size) } else { 0 };
-            let gone = evict(&mut inner.entries, inner.leased, victim, events, bytes, now);
-            inner.balance.shed += gone.numbers.len() as u64;
-            inner.count_out(victim, gone.numbers.len(), gone.bytes);
-            if fits(inner) {
+            let bytes = if queue.bytes + size > max_size { (policy.max_size / chunk).max(size) } else { 0 };
+            let gone = evict(&mut queue.entries, queue.leased, victim, events, bytes, now);
+            queue.balance.shed += gone.numbers.len() as u64;
+            queue.count_out(victim, gone.numbers.len(), gone.bytes);
+            if fits(queue) {
                 return true;
             }
         }

@@ -14,8 +14,9 @@ pub(super) use room::make_room;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
-use super::buffer::{BufferPolicy, Entry, Inner, Item};
 use super::disk::{HEADER, Kind, Record, Recovered, Segment};
+use super::policy::BufferPolicy;
+use super::queue::{Entry, Item, Queue};
 use crate::event::{CLASSES, Class, Confirmation, Delivery, Receipt};
 use part::Part;
 
@@ -93,7 +94,7 @@ pub(super) struct Work {
 
 impl Backlog {
     /// What was found on disk; the numbers of what comes in go on behind it.
-    pub(super) fn new(policy: &BufferPolicy, recovered: &Recovered, inner: &mut Inner) -> Backlog {
+    pub(super) fn new(policy: &BufferPolicy, recovered: &Recovered, queue: &mut Queue) -> Backlog {
         let mut backlog = Backlog {
             window_max: WINDOW.min(policy.max_size / 4),
             write_max: WRITE.min(segment_size(policy.max_size)),
@@ -115,17 +116,17 @@ impl Backlog {
         for stored in &recovered.segments {
             let part = Part::stored(stored);
             backlog.resting_from = backlog.resting_from.min(stored.from);
-            inner.notices += usize::try_from(stored.alerts).unwrap_or(0);
+            queue.notices += usize::try_from(stored.alerts).unwrap_or(0);
             for class in CLASSES {
                 let (events, bytes) = part.of(class);
-                inner.balance.recovered += events;
-                inner.count_in(class, events as usize, bytes as usize);
+                queue.balance.recovered += events;
+                queue.count_in(class, events as usize, bytes as usize);
             }
             backlog.resting += part.resting();
             backlog.disk_size += stored.segment.size;
             backlog.parts.push_back(part);
         }
-        inner.appended = recovered.next;
+        queue.appended = recovered.next;
         backlog
     }
 

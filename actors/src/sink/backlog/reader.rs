@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::super::buffer::{Entry, Inner, Item};
 use super::super::disk::{Kind, Record};
+use super::super::queue::{Entry, Item, Queue};
 use super::part::Shed;
 use crate::event::{CLASSES, Class, Decoder, Delivery, Event, Gap, GapReason, Timestamp};
 
@@ -78,7 +78,7 @@ fn gap_record(number: u64, gap: &Gap, sink: &str) -> Record {
     Record { number, kind: Kind::Gap, class: Class::Lifecycle, system: true, key: None, json }
 }
 
-impl Inner {
+impl Queue {
     /// Takes a segment into the window. What it should hold and does not is counted as shed.
     pub(in crate::sink) fn loaded(
         &mut self,

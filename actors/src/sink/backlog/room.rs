@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::super::buffer::{BufferPolicy, Entry, Inner, Item, WhenFull};
 use super::super::disk::{HEADER, Kind};
+use super::super::policy::{BufferPolicy, WhenFull};
+use super::super::queue::{Entry, Item, Queue};
 use super::super::shed::{Evicted, evict};
 use super::part::Shed;
 use super::{Backlog, UNWRITTEN, Unwritten};
@@ -20,7 +21,7 @@ const RESERVE: usize = 16;
 
 /// Makes room for one event; `false` when it must stay out itself.
 pub(in crate::sink) fn make_room(
-    inner: &mut Inner,
+    queue: &mut Queue,
     policy: &BufferPolicy,
     class: Class,
     size: usize,
@@ -29,7 +30,7 @@ pub(in crate::sink) fn make_room(
 ) -> bool {
     let size = size + HEADER;
     let bounds = Bounds::of(policy, class);
-    if bounds.hold(inner, size) {
+    if bounds.hold(queue, size) {
         return true;
     }
     if policy.when_full == WhenFull::DropNewest || size > bounds.size {
@@ -39,27 +40,27 @@ pub(in crate::sink) fn make_room(
         // Lifecycle events are dear: no more of them go than must.
         let chunk = if victim == Class::Token { CHUNK } else { CHUNK * CHUNK };
         let part = |of: usize| of / chunk;
-        if !bounds.are_of_disk_held(inner, size) {
+        if !bounds.are_of_disk_held(queue, size) {
             // A token displaces older tokens only where a whole chunk of them goes at once.
             let least = if victim == class { part(policy.max_size) as u64 } else { 1 };
             if victim > class || (victim == class && class != Class::Token) {
                 break;
             }
-            let by_count = inner.events >= bounds.events;
+            let by_count = queue.events >= bounds.events;
             let wanted = if by_count { 1 } else { part(policy.max_size).max(size) };
-            if inner.resting(victim) >= least {
-                inner.shed_on_disk(victim, wanted as u64);
+            if queue.resting(victim) >= least {
+                queue.shed_on_disk(victim, wanted as u64);
             }
-            if victim < class && !bounds.are_of_disk_held(inner, size) {
-                inner.shed_in_memory(victim, wanted, 0, name, now);
+            if victim < class && !bounds.are_of_disk_held(queue, size) {
+                queue.shed_in_memory(victim, wanted, 0, name, now);
             }
         }
         // What is written is safe where it is: only what is not can make room there.
-        if victim < class && !bounds.is_of_memory_held(inner, size) {
-            let unwritten = inner.backlog.as_ref().map_or(0, |backlog| backlog.writing_to);
-            inner.shed_in_memory(victim, part(UNWRITTEN).max(size), unwritten, name, now);
+        if victim < class && !bounds.is_of_memory_held(queue, size) {
+            let unwritten = queue.backlog.as_ref().map_or(0, |backlog| backlog.writing_to);
+            queue.shed_in_memory(victim, part(UNWRITTEN).max(size), unwritten, name, now);
         }
-        if bounds.hold(inner, size) {
+        if bounds.hold(queue, size) {
             return true;
         }
     }
@@ -79,18 +80,18 @@ impl Bounds {
         Bounds { events: reserved(policy.max_events).max(1), size: reserved(policy.max_size), class }
     }
 
-    fn hold(&self, inner: &Inner, size: usize) -> bool {
-        self.are_of_disk_held(inner, size) && self.is_of_memory_held(inner, size)
+    fn hold(&self, queue: &Queue, size: usize) -> bool {
+        self.are_of_disk_held(queue, size) && self.is_of_memory_held(queue, size)
     }
 
-    fn are_of_disk_held(&self, inner: &Inner, size: usize) -> bool {
-        let used = inner.backlog.as_ref().map_or(0, Backlog::used);
-        inner.events < self.events && used + size <= self.size
+    fn are_of_disk_held(&self, queue: &Queue, size: usize) -> bool {
+        let used = queue.backlog.as_ref().map_or(0, Backlog::used);
+        queue.events < self.events && used + size <= self.size
     }
 
     /// Whether the disk keeps up.
-    fn is_of_memory_held(&self, inner: &Inner, size: usize) -> bool {
-        let Some(backlog) = &inner.backlog else { return false };
+    fn is_of_memory_held(&self, queue: &Queue, size: usize) -> bool {
+        let Some(backlog) = &queue.backlog else { return false };
         let most = backlog.unwritten_max;
         let most = match self.class {
             Class::Token => most - most / 4,
@@ -101,7 +102,7 @@ impl Bounds {
     }
 }
 
-impl Inner {
+impl Queue {
     /// Bytes of one class that rest on disk alone.
     fn resting(&self, class: Class) -> u64 {
         self.backlog.iter().flat_map(|backlog| &backlog.parts).map(|part| part.of(class).1).sum()
