@@ -75,7 +75,7 @@ impl RedisCluster {
         self.nodes[node].cli(&line.split(' ').collect::<Vec<_>>())
     }
 
-    fn state(&self, node: usize) -> String {
+    pub(crate) fn state(&self, node: usize) -> String {
         let info = self.cli(node, "CLUSTER INFO");
         let state = info.lines().find_map(|line| line.strip_prefix("cluster_state:"));
         state.unwrap_or_default().trim().to_owned()

@@ -30,7 +30,13 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        // Of a test that has failed, something may still have it open.
+        let lazily = std::thread::panicking().then_some("--lazy");
+        let unmounted = Command::new("umount").args(lazily).arg(&self.0).status();
+        assert!(
+            std::thread::panicking() || unmounted.is_ok_and(|status| status.success()),
+            "it stays mounted"
+        );
     }
 }
 
@@ -99,5 +105,7 @@ fn a_disk_of_16_mib_with_64_mib_offered_and_the_broker_away() {
     assert_eq!(numbers.delivered + numbers.shed, 4096);
     assert_eq!(arrived, confirmed, "what was held has arrived, in order, and nothing else");
     assert!(arrived.len() > 800, "{} fit on the disk", arrived.len());
+    // It has the files of the buffer open.
+    drop(handle);
     drop(small);
 }

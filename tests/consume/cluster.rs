@@ -25,6 +25,15 @@ fn home(cluster: &RedisCluster) -> usize {
     cluster.master_of(STREAM, cluster.anybody())
 }
 
+/// The new place of the stream, once that takes something.
+fn elected(cluster: &RedisCluster, old: usize) -> usize {
+    cluster.wait("a replica is master", || {
+        let new = home(cluster);
+        ![old, usize::MAX].contains(&new) && is_master(cluster, new) && cluster.state(new) == "ok"
+    });
+    home(cluster)
+}
+
 #[test]
 fn a_group_goes_on_when_its_master_dies_and_when_its_slot_moves() {
     let cluster = RedisCluster::start();
@@ -52,8 +61,7 @@ fn a_group_goes_on_when_its_master_dies_and_when_its_slot_moves() {
         assert_eq!(field(&entries(&cluster.nodes[grave], &dead)[0], "reason"), "it is poison");
 
         cluster.nodes[first].kill9();
-        cluster.wait("a replica is master", || ![first, usize::MAX].contains(&home(&cluster)));
-        let second = home(&cluster);
+        let second = elected(&cluster, first);
         add_numbers(&cluster.nodes[second], 500..1000);
         wait_for("what came behind the election", || seen.len() == 999).await;
 
@@ -67,6 +75,34 @@ fn a_group_goes_on_when_its_master_dies_and_when_its_slot_moves() {
         assert_eq!((status.gaps, status.balance.dead_lettered), (0, 1), "{status:#?}");
         let expected = (0..1500).filter(|n| *n != 300);
         assert!(seen.numbers().into_iter().eq(expected), "all in order, each once");
+    });
+}
+
+/// Its connection stays up all the time: nothing but the silence tells that the master is no more.
+#[test]
+fn a_group_goes_on_when_its_master_is_frozen_and_when_that_comes_back_as_a_replica() {
+    let cluster = RedisCluster::start();
+    let first = home(&cluster);
+    add_numbers(&cluster.nodes[first], 0..500);
+    run(async {
+        let seen = Seen::default();
+        let consumer = Consumer::connect(cluster.url(first), STREAM).group("g").skip_duplicates(10_000);
+        let running = Running::start(consumer.on("token", seen.handler()));
+        wait_for("the first", || seen.len() == 500).await;
+
+        cluster.nodes[first].freeze();
+        let second = elected(&cluster, first);
+        add_numbers(&cluster.nodes[second], 500..1000);
+        wait_for("what came behind the election", || seen.len() == 1000).await;
+
+        cluster.nodes[first].thaw();
+        cluster.wait("the old master follows the new one", || !is_master(&cluster, first));
+        add_numbers(&cluster.nodes[second], 1000..1500);
+        wait_for("what came with both", || seen.len() == 1500).await;
+        wait_for("all is acknowledged", || pending(&cluster.nodes[second], "g") == 0).await;
+        let status = running.stop().await;
+        assert!(status.connections >= 2 && status.gaps == 0, "{status:#?}");
+        assert!(seen.numbers().into_iter().eq(0..1500), "all in order, each once");
     });
 }
 
