@@ -57,8 +57,11 @@ async fn rag(url: &str) -> Outcome {
     }
     let tool = trace("tide_table").module("Calculator").try_run(async |_| Err::<(), _>("upstream took 30 s"));
     let _ = with_context(context! { conversation_id = "conv_3" }, tool).await;
-    let ended = handle.shutdown(Duration::from_secs(60)).await;
+    let ended = handle.shutdown(Duration::from_secs(180)).await; // a broker that comes back may take its time
     println!("rag: everything arrived: {}", ended.complete);
+    if let Some(live) = ended.status.sink("live").filter(|_| !ended.complete) {
+        eprintln!("rag: {live}, {:?}", live.balance); // who still waits, and for what
+    }
     Ok(())
 }
 

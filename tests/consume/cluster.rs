@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use streamll::{Emitted, Event, Step, Topology, context, sinks};
 use crate::redis_cluster::RedisCluster;
 use crate::servers::RabbitCluster;
 use crate::{
-    Running, STREAM, Seen, add_numbers, channel, entries, field, json, number, pending, publish, run,
-    wait_for, wait_until,
+    Process, Running, STREAM, Seen, add_numbers, channel, entries, field, json, number, pending, publish,
+    run, wait_for, wait_until,
 };
 
 /// The place of the stream, as one of the replicas or masters sees it that are still there.
@@ -188,10 +188,10 @@ fn one_that_writes() {
     assert!(ended.complete && ended.status.balances(), "{:#?}", ended.status);
 }
 
-fn process(test: &str, url: &str, variable: &str, value: &Path) -> Child {
+fn process(test: &str, url: &str, variable: &str, value: &Path) -> Process {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", test]).env(URL, url).env(variable, value);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
+    Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts"))
 }
 
 #[test]
@@ -201,16 +201,16 @@ fn four_processes_write_three_read_one_is_killed_and_every_event_is_handled() {
     let files: Vec<PathBuf> = (0..3).map(|i| folder.path().join(format!("{i}"))).collect();
     // Each knows another node.
     let reader = |i: usize| process("cluster::one_that_reads", &cluster.url(i), FILE, &files[i]);
-    let mut readers: Vec<Child> = (0..3).map(reader).collect();
+    let mut readers: Vec<Process> = (0..3).map(reader).collect();
     let writer = |i: usize| process("cluster::one_that_writes", &cluster.url(i), PRODUCER, Path::new("yes"));
-    let mut writers: Vec<Child> = (2..6).map(writer).collect();
+    let mut writers: Vec<Process> = (2..6).map(writer).collect();
     let handled = |file: &PathBuf| fs::read_to_string(file).unwrap_or_default().lines().count();
     run(async {
         wait_for("all have begun", || files.iter().all(|file| handled(file) > 2000)).await;
-        readers[0].kill().unwrap();
-        readers[0].wait().unwrap();
+        readers[0].0.kill().unwrap();
+        readers[0].0.wait().unwrap();
         for writer in &mut writers {
-            assert!(writer.wait().unwrap().success(), "a writer does not end well");
+            assert!(writer.0.wait().unwrap().success(), "a writer does not end well");
         }
         let home = home(&cluster);
         wait_until("all are handled", || {
@@ -227,8 +227,4 @@ fn four_processes_write_three_read_one_is_killed_and_every_event_is_handled() {
             texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.split(' ').next()).collect();
         assert_eq!(sources.len(), 4, "each process is a source of its own: {sources:?}");
     });
-    for reader in &mut readers[1..] {
-        reader.kill().unwrap();
-        reader.wait().unwrap();
-    }
 }

@@ -5,28 +5,29 @@
 mod built;
 
 use std::io::{BufRead as _, BufReader, Lines};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crate::Process;
 use crate::servers::{RabbitNode, RedisServer};
 
 /// The answer that the example's service gives in the conversation that is read.
 const ANSWER: &str =
     "When Sun and Moon line up their pulls add: that is a spring tide. «Größe» 🌊 matters, too.";
 
-struct Process {
-    child: Child,
+struct Role {
+    process: Process,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-impl Process {
-    fn start(url: &str, role: &str) -> Process {
+impl Role {
+    fn start(url: &str, role: &str) -> Role {
         let mut command = Command::new(built::built("two_services"));
         let mut child =
             command.args([url, role]).env("PACE_MS", "150").stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Process { child, lines }
+        Role { process: Process(child), lines }
     }
 
     fn line(&mut self) -> String {
@@ -35,15 +36,15 @@ impl Process {
 
     fn ends(mut self) -> String {
         let rest = self.lines.by_ref().map_while(Result::ok).collect::<Vec<_>>().join("\n");
-        assert!(self.child.wait().unwrap().success(), "{rest}");
+        assert!(self.process.0.wait().unwrap().success(), "{rest}");
         rest
     }
 }
 
 fn survives(url: &str, kill: impl Fn(), restart: impl Fn()) {
-    let (mut chat, mut alerts) = (Process::start(url, "chat"), Process::start(url, "alerts"));
+    let (mut chat, mut alerts) = (Role::start(url, "chat"), Role::start(url, "alerts"));
     assert_eq!((chat.line(), alerts.line()), ("chat: ready".to_owned(), "alerts: ready".to_owned()));
-    let service = Process::start(url, "rag");
+    let service = Role::start(url, "rag");
     // An answer takes more than two seconds; the broker goes away in its middle.
     thread::sleep(Duration::from_millis(900));
     kill();

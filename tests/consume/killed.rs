@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use streamll::consume::Consumer;
 
 use crate::servers::RedisServer;
-use crate::{STREAM, add, json, number, pending, run, wait_until};
+use crate::{Process, STREAM, add, json, number, pending, run, wait_until};
 
 /// What a consumer process is told: the server, and the file for the numbers that it has handled.
 const URL: &str = "STREAMLL_TEST_URL";
@@ -32,10 +32,10 @@ fn one_of_the_group() {
     run(consumer.run()).unwrap();
 }
 
-fn process(server: &RedisServer, file: &Path) -> Child {
+fn process(server: &RedisServer, file: &Path) -> Process {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "killed::one_of_the_group"]).env(URL, server.url()).env(FILE, file);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts")
+    Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts"))
 }
 
 fn handled(file: &Path) -> Vec<u64> {
@@ -49,7 +49,7 @@ fn of_three_consumers_one_is_killed_and_every_event_is_handled() {
     let server = RedisServer::start();
     let folder = tempfile::tempdir().unwrap();
     let files: Vec<PathBuf> = (0..3).map(|i| folder.path().join(format!("{i}"))).collect();
-    let mut processes: Vec<Child> = files.iter().map(|file| process(&server, file)).collect();
+    let mut processes: Vec<Process> = files.iter().map(|file| process(&server, file)).collect();
     run(async {
         let all = || files.iter().flat_map(|file| handled(file)).collect::<Vec<_>>();
         // Half of it is there, and the one to be killed has some of that in hand.
@@ -62,14 +62,14 @@ fn of_three_consumers_one_is_killed_and_every_event_is_handled() {
         let adder = std::thread::scope(|scope| {
             let adder = scope.spawn(|| add(&server, "event", (EVENTS / 2..EVENTS).map(|n| json(n, 100))));
             // Stopped before it is killed, with what it was given in hand for sure.
-            let id = processes[0].id().to_string();
+            let id = processes[0].0.id().to_string();
             assert!(Command::new("kill").args(["-STOP", &id]).status().unwrap().success());
             std::thread::sleep(Duration::from_millis(20));
-            processes[0].kill().unwrap();
+            processes[0].0.kill().unwrap();
             adder.join()
         });
         adder.unwrap();
-        processes[0].wait().unwrap();
+        processes[0].0.wait().unwrap();
         let of_the_dead = handled(&files[0]).len();
         wait_until("all are handled", || {
             let distinct: HashSet<u64> = all().into_iter().collect();
@@ -82,8 +82,4 @@ fn of_three_consumers_one_is_killed_and_every_event_is_handled() {
         assert!(handled(&files[1]).len() > 1000 && handled(&files[2]).len() > 1000, "all had their share");
         eprintln!("the dead one had handled {of_the_dead}, {} were handled twice", times - EVENTS);
     });
-    for process in &mut processes[1..] {
-        process.kill().unwrap();
-        process.wait().unwrap();
-    }
 }

@@ -30,6 +30,7 @@ mod tail;
 mod tls;
 
 use std::future::Future;
+use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,17 @@ use tokio::time::Instant;
 use crate::servers::{RabbitNode, RedisServer};
 
 const STREAM: &str = "ai_events";
+/// A process of a test, which ends with it, also with one that fails.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Of one that has ended there is nothing to kill.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// For as long as a slow machine may need.
 const LONG: Duration = Duration::from_secs(90);
 

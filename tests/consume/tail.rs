@@ -1,13 +1,13 @@
 //! `streamll tail`: follows live, filters, pipes well, and ends cleanly.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::servers::{RabbitNode, RedisServer};
-use crate::{STREAM, add, add_numbers, channel, json, pending, publish, run, wait_for};
+use crate::{Process, STREAM, add, add_numbers, channel, json, pending, publish, run, wait_for};
 
 fn tail(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_streamll"));
@@ -23,7 +23,7 @@ fn tail(args: &[&str]) -> Command {
 
 /// A tail that follows.
 struct Following {
-    child: Child,
+    process: Process,
     out: BufReader<ChildStdout>,
 }
 
@@ -31,7 +31,7 @@ impl Following {
     fn start(args: &[&str]) -> Following {
         let mut child = tail(args).spawn().expect("it starts");
         let out = BufReader::new(child.stdout.take().expect("a pipe"));
-        Following { child, out }
+        Following { process: Process(child), out }
     }
 
     fn line(&mut self) -> String {
@@ -41,7 +41,7 @@ impl Following {
     }
 
     fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
+        let id = self.process.0.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
     }
 
@@ -49,8 +49,8 @@ impl Following {
     fn ends(mut self) -> (String, String, Option<i32>) {
         let (mut rest, mut said) = (String::new(), String::new());
         self.out.read_to_string(&mut rest).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (rest, said, self.child.wait().unwrap().code())
+        self.process.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (rest, said, self.process.0.wait().unwrap().code())
     }
 }
 
@@ -219,7 +219,7 @@ fn a_reader_that_stands_still_does_not_keep_it_from_ending() {
     std::thread::sleep(Duration::from_millis(500));
     following.signal("INT");
     std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(following.child.try_wait().unwrap().expect("it has ended").code(), Some(0));
+    assert_eq!(following.process.0.try_wait().unwrap().expect("it has ended").code(), Some(0));
 }
 
 #[test]
