@@ -195,7 +195,13 @@ impl Replay {
         }
         // Each was said in the log.
         (0..status.balance.failed).for_each(|_| handle.emitter().reject());
-        Ok(())
+        match status.gaps {
+            0 => Ok(()),
+            _ => Err(format!(
+                "{} entries or more were trimmed from stream `{}` before they were read",
+                status.missed, self.target
+            )),
+        }
     }
 
     #[cfg(not(feature = "redis"))]

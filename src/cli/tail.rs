@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use clap::Args;
 use streamll_actors::event::{Delivery, Event};
-use tokio_stream::StreamExt as _;
 
 use super::run::Signals;
 use super::{CONFIGURATION, INCOMPLETE, USAGE};
@@ -108,8 +107,8 @@ impl Tail {
         let mut said = Said::default();
         let mut look = tokio::time::interval(LOOK);
         let code = loop {
-            let next = tokio::select! {
-                next = events.next() => next,
+            let batch = tokio::select! {
+                batch = events.next_batch(BATCH) => batch,
                 _ = look.tick() => {
                     let status = events.handle().status();
                     said.say(&status);
@@ -122,17 +121,16 @@ impl Tail {
                     continue;
                 }
             };
-            let Some(first) = next else { break ExitCode::SUCCESS };
-            let mut batch = vec![first];
-            while batch.len() < BATCH
-                && let Some(event) = events.try_next()
-            {
-                batch.push(event);
+            if batch.is_empty() {
+                break ExitCode::SUCCESS;
             }
-            match out.write(batch).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break ExitCode::SUCCESS,
-                Err(error) => return Err(error),
+            if let Err(error) = out.write(batch).await {
+                // A group keeps what nobody has seen.
+                events.give_back();
+                match error.kind() {
+                    io::ErrorKind::BrokenPipe => break ExitCode::SUCCESS,
+                    _ => return Err(error),
+                }
             }
         };
         out.close().await;

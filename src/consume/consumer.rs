@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -13,6 +13,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::dead_letter::DeadLetters;
 use super::desk::{Dead, Plan};
+use super::duplicates::Duplicates;
 use super::engine::Engine;
 use super::error::ConsumeError;
 use super::filter::{Filter, Key};
@@ -21,8 +22,8 @@ use super::status::{ConsumerStatus, Shared};
 use super::stream::Events;
 use super::worker::{Receipt, Work};
 
-/// Where to begin. A group of Redis that exists goes on where it was, and a classic or quorum queue of RabbitMQ with what
-/// is in it, whatever this says.
+/// Where to begin. A group of Redis that exists goes on where it was, whatever this says. A classic or quorum queue of
+/// RabbitMQ goes on with what is in it: with [`After`](Start::After) it is refused, as it has no offsets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
@@ -233,14 +234,15 @@ impl Consumer {
     }
 
     /// Leaves out events that were handled before: those of the same (`source`, `seq`), else of the same `event_id`,
-    /// among the last `window` at least that each worker has handled; of a [stream](Consumer::into_stream), that its
-    /// reader has passed by. The memory for it ends with the process.
+    /// among the last `window` at least that were handled; of a [stream](Consumer::into_stream), that its reader has
+    /// passed by. The memory for it ends with the process.
     pub fn skip_duplicates(mut self, window: usize) -> Consumer {
         self.duplicates = Some(window.max(1));
         self
     }
 
-    /// How many entries are in hand at most: with a handler, waiting for one, or not yet acknowledged. Default 1024.
+    /// How many entries are in hand at most: with a handler, waiting for one, or not yet acknowledged. Default 1024. While
+    /// entries of another consumer of a Redis group are taken over, those of one read may come on top.
     pub fn prefetch(mut self, entries: u16) -> Consumer {
         self.prefetch = usize::from(entries.max(1));
         self
@@ -358,7 +360,7 @@ impl Consumer {
             work: Arc::new(Work {
                 handlers: self.handlers,
                 max_attempts: self.max_attempts,
-                duplicates: self.duplicates,
+                seen: self.duplicates.map(|window| Arc::new(Mutex::new(Duplicates::new(window)))),
                 reader: self.reader,
             }),
             topics: self.topics,

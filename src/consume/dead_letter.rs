@@ -116,7 +116,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dead/letters.ndjson");
         let letter = |payload| {
-            let entry = Entry { ticket: Ticket(17, 3), key: None, payload, deliveries: 0 };
+            let entry = Entry { ticket: Ticket(17, 3), key: None, is_routed: false, payload, deliveries: 0 };
             Letter::new(entry, "the handler panicked: no".to_owned(), 3)
         };
         let field = |value: &str| Payload::Fields(vec![(b"event".to_vec(), value.as_bytes().to_vec())]);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use streamll_actors::event::{Event, Kind, Timestamp};
 use streamll_actors::route::{Template, TopicPattern};
+use streamll_actors::sink::DeliveryError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -90,6 +91,8 @@ pub(super) struct Desk {
     pub(super) burial: Option<Burial>,
     /// When what is done is acknowledged at the latest.
     pub(super) acknowledge_at: Option<Instant>,
+    /// How much was done at the last acknowledgement that cannot be acknowledged: only the front counts for a reader.
+    kept_back: usize,
     pub(super) jobs: Vec<UnboundedSender<Vec<Job>>>,
     pub(super) settled: UnboundedReceiver<Vec<Settled>>,
     // They end when it is dropped.
@@ -115,6 +118,7 @@ impl Desk {
             bury_at: Instant::now(),
             burial: None,
             acknowledge_at: None,
+            kept_back: 0,
             plan,
             shared,
             jobs,
@@ -125,9 +129,15 @@ impl Desk {
 
     /// Whether what is done is to be acknowledged now: it is much, or all there is, or has waited.
     pub(super) fn is_due(&mut self) -> bool {
-        match self.window.done_len() {
-            0 => false,
-            done if done >= TOGETHER.min(self.plan.prefetch / 4) || done == self.window.len() => true,
+        // Fewer where a lost connection took some along.
+        self.kept_back = self.kept_back.min(self.window.done_len());
+        match self.window.done_len() - self.kept_back {
+            0 => {
+                self.acknowledge_at = None;
+                false
+            }
+            new if new >= TOGETHER.min(self.plan.prefetch / 4) => true,
+            _ if self.window.done_len() == self.window.len() => true,
             _ => {
                 let now = Instant::now();
                 *self.acknowledge_at.get_or_insert(now + SOON) <= now
@@ -135,8 +145,17 @@ impl Desk {
         }
     }
 
+    /// Tells the broker what is done; returns whether anything was.
+    pub(super) async fn acknowledge(&mut self, source: &mut impl Source) -> Result<bool, DeliveryError> {
+        self.acknowledge_at = None;
+        let in_hand = self.window.len();
+        source.acknowledge(&mut self.window).await?;
+        self.kept_back = self.window.done_len();
+        Ok(self.window.len() < in_hand)
+    }
+
     pub(super) fn in_flight(&self) -> u64 {
-        self.shared.status().balance.in_flight
+        self.shared.in_flight()
     }
 
     /// Reads entries, sorts out what nobody wants, and hands the rest to the workers.
@@ -171,7 +190,7 @@ impl Desk {
                         failed += 1;
                         self.window.done(ticket);
                     } else {
-                        self.letters.push_back(Arc::new(Letter::new(entry, why, 0)));
+                        self.letter(Arc::new(Letter::new(entry, why, 0)));
                     }
                 }
                 Ok(event) => {
@@ -209,7 +228,7 @@ impl Desk {
 
     /// What the event was routed by; events of others have no topic, and get the usual one.
     fn topic_of(&self, event: &Event, entry: &Entry) -> Arc<str> {
-        let known = event.topic().or(entry.key.as_ref());
+        let known = event.topic().or(entry.key.as_ref().filter(|_| entry.is_routed));
         known.cloned().unwrap_or_else(|| {
             self.topic.as_ref().map(|topic| topic.render(event)).unwrap_or_default().into()
         })
@@ -252,7 +271,7 @@ impl Desk {
                 // It comes again, and its letter would be a second one.
                 self.close(ticket, |balance| balance.returned += 1);
             } else {
-                self.letters.push_back(Arc::from(letter));
+                self.letter(Arc::from(letter));
             }
             return;
         }
@@ -267,6 +286,12 @@ impl Desk {
                 });
             }
         }
+    }
+
+    /// It is to be kept as a dead letter.
+    fn letter(&mut self, letter: Arc<Letter>) {
+        self.window.bury(letter.entry.ticket);
+        self.letters.push_back(letter);
     }
 
     fn close(&mut self, ticket: Ticket, count: impl FnOnce(&mut ConsumerBalance)) {
@@ -309,7 +334,7 @@ impl Desk {
         }
     }
 
-    /// Takes in what became of a dead letter; one that could not be kept is offered again later.
+    /// Takes in what became of a dead letter; one that could not be kept is offered again later, behind the others.
     pub(super) fn note_buried(&mut self, (letter, kept): (Arc<Letter>, Result<(), String>)) {
         match kept {
             Ok(()) => {
@@ -318,7 +343,7 @@ impl Desk {
             }
             Err(why) => {
                 self.shared.unkept(&why);
-                self.letters.push_front(letter);
+                self.letters.push_back(letter);
                 self.bury_at = Instant::now() + REBURY;
             }
         }
@@ -336,5 +361,57 @@ impl Desk {
                 Some(settled) = self.settled.recv() => self.note(settled),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desk() -> Desk {
+        let work = Work { handlers: Vec::new(), max_attempts: 1, seen: None, reader: None };
+        let plan = Plan {
+            work: Arc::new(work),
+            topics: Vec::new(),
+            filters: Vec::new(),
+            kinds: Vec::new(),
+            key: Key::Tag("none".to_owned()),
+            workers: 1,
+            prefetch: 100,
+            field: None,
+            dead: Dead::Nobody,
+            target: "ai_events".to_owned(),
+            tend: Duration::from_secs(1),
+            stop_timeout: Duration::ZERO,
+        };
+        Desk::new(plan, Arc::new(Shared::new()))
+    }
+
+    /// A time that has passed would wake its consumer again and again.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_lost_connection_took_along_is_not_waited_for() {
+        let mut desk = desk();
+        (0..3).for_each(|n| desk.window.take(Ticket(1, n), Instant::now()));
+        desk.window.done(Ticket(1, 0));
+        assert!(!desk.is_due() && desk.acknowledge_at.is_some());
+        desk.window.forget_before(Ticket(2, 0));
+        assert!(!desk.is_due());
+        assert_eq!(desk.acknowledge_at, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_can_only_be_acknowledged_behind_a_slow_one_is_not_tried_all_the_time() {
+        let mut desk = desk();
+        (0..9).for_each(|n| desk.window.take(Ticket(1, n), Instant::now()));
+        desk.window.done(Ticket(1, 3));
+        assert!(!desk.is_due());
+        tokio::time::advance(SOON).await;
+        assert!(desk.is_due());
+        // As a reader without a group does it.
+        (desk.acknowledge_at, desk.kept_back) = (None, desk.window.done_len());
+        assert!(!desk.is_due());
+        assert_eq!(desk.acknowledge_at, None);
+        desk.window.done(Ticket(1, 0));
+        assert!(!desk.is_due() && desk.acknowledge_at.is_some(), "something new is done");
     }
 }

@@ -123,9 +123,7 @@ impl<S: Source> Engine<S> {
         }
         desk.bury(source);
         if desk.is_due() {
-            desk.acknowledge_at = None;
-            source.acknowledge(&mut desk.window).await?;
-            *has_acknowledged = true;
+            *has_acknowledged |= desk.acknowledge(source).await?;
         }
         Ok(())
     }
@@ -148,6 +146,7 @@ impl<S: Source> Engine<S> {
             self.desk.take(entries);
         }
         let mut connected = connected;
+        let mut tend = interval(self.desk.plan.tend);
         loop {
             if connected && self.settle().await.is_err() {
                 connected = false;
@@ -159,6 +158,8 @@ impl<S: Source> Engine<S> {
             }
             let rebury = desk.bury_at;
             tokio::select! {
+                // What is in hand is not to be taken over by others meanwhile.
+                _ = tend.tick(), if connected => connected = self.source.tend(&mut desk.window).await.is_ok(),
                 Some(settled) = desk.settled.recv() => desk.note(settled),
                 ended = buried(&mut desk.burial) => desk.note_buried(ended),
                 () = sleep_until(rebury), if connected && desk.may_bury() => {}

@@ -19,6 +19,8 @@ pub(super) struct Entry {
     pub(super) ticket: Ticket,
     /// The key that it was published with, where the broker knows one.
     pub(super) key: Option<Arc<str>>,
+    /// Whether that is a topic: of the default exchange it is the name of a queue.
+    pub(super) is_routed: bool,
     pub(super) payload: Payload,
     /// How often it was delivered before without being handled, as far as the broker tells.
     pub(super) deliveries: u64,

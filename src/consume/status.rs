@@ -1,7 +1,6 @@
 //! What is known of a consumer from outside: its state and why, how far behind it is, and numbers that balance.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use streamll_actors::event::Timestamp;
@@ -93,9 +92,10 @@ pub struct ConsumerStatus {
     pub lag: Option<u64>,
     /// How often it noticed that events were gone before it had read them.
     pub gaps: u64,
-    /// How many events those were at least.
+    /// How many events those were: at least, of a Redis stream, and at most, of a queue that is a stream.
     pub missed: u64,
-    /// Where to go on: everything up to this id of a Redis stream is done. `None` with a group, which keeps it itself.
+    /// Where to go on: everything up to this id of a Redis stream, or this offset of a RabbitMQ queue that is a stream,
+    /// is done. `None` with a group of Redis and with other queues, which keep it themselves.
     pub cursor: Option<String>,
     /// Why an entry was given up last: it is no event, or a handler could not take it.
     pub last_failure: Option<String>,
@@ -153,7 +153,7 @@ pub(super) struct Shared {
     status: Mutex<ConsumerStatus>,
     stop: watch::Sender<bool>,
     /// Entries of earlier connections than this come again by themselves.
-    epoch: AtomicU64,
+    epoch: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -172,7 +172,7 @@ impl Shared {
             last_received_at: None,
             balance: ConsumerBalance::default(),
         };
-        Shared { status: Mutex::new(status), stop: watch::Sender::new(false), epoch: AtomicU64::new(0) }
+        Shared { status: Mutex::new(status), stop: watch::Sender::new(false), epoch: watch::Sender::new(0) }
     }
 
     pub(super) fn status(&self) -> ConsumerStatus {
@@ -181,6 +181,10 @@ impl Shared {
 
     pub(super) fn change(&self, change: impl FnOnce(&mut ConsumerStatus)) {
         change(&mut self.lock());
+    }
+
+    pub(super) fn in_flight(&self) -> u64 {
+        self.lock().balance.in_flight
     }
 
     pub(super) fn count(&self, change: impl FnOnce(&mut ConsumerBalance)) {
@@ -241,11 +245,17 @@ impl Shared {
     }
 
     pub(super) fn set_epoch(&self, epoch: u64) {
-        self.epoch.store(epoch, Ordering::Relaxed);
+        self.epoch.send_replace(epoch);
     }
 
     pub(super) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
+        *self.epoch.borrow()
+    }
+
+    /// Waits until entries of this connection come again.
+    pub(super) async fn outlived(&self, epoch: u64) {
+        // The sender lives as long as `self`.
+        let _ = self.epoch.subscribe().wait_for(|now| epoch < *now).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, ConsumerStatus> {

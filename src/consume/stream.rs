@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use streamll_actors::event::Event;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt as _};
 
 use super::consumer::{Consumer, ConsumerHandle};
 use super::error::ConsumeError;
@@ -19,8 +19,8 @@ const READY: usize = 256;
 /// The events of a consumer, one after the other; see [`Consumer::into_stream`].
 pub struct Events {
     events: mpsc::Receiver<Receipt>,
-    /// The one that was handed out last.
-    last: Option<Receipt>,
+    /// What was handed out last: of a batch, all of it.
+    last: Vec<Receipt>,
     handle: ConsumerHandle,
     running: JoinHandle<()>,
 }
@@ -36,7 +36,7 @@ impl Events {
                 tracing::error!("{error}");
             }
         });
-        Ok(Events { events, last: None, handle, running })
+        Ok(Events { events, last: Vec::new(), handle, running })
     }
 
     /// Stops the consumer and tells how it stands.
@@ -45,10 +45,28 @@ impl Events {
         self.handle.clone()
     }
 
-    /// The next event, where one is there already.
-    pub(crate) fn try_next(&mut self) -> Option<Event> {
-        use futures_util::{FutureExt as _, StreamExt as _};
-        self.next().now_or_never().flatten()
+    /// The next events, as many as are there already; settled together when more are asked for. Empty at the end.
+    pub(crate) async fn next_batch(&mut self, most: usize) -> Vec<Event> {
+        let mut batch: Vec<_> = self.next().await.into_iter().collect();
+        while !batch.is_empty()
+            && batch.len() < most
+            && let Ok(receipt) = self.events.try_recv()
+        {
+            batch.extend(self.hand_out(receipt));
+        }
+        batch
+    }
+
+    /// What was handed out last has not been handled: it is given back.
+    pub(crate) fn give_back(&mut self) {
+        self.last.clear();
+    }
+
+    /// Unless it is not to be read any more.
+    fn hand_out(&mut self, mut receipt: Receipt) -> Option<Event> {
+        let event = receipt.event()?;
+        self.last.push(receipt);
+        Some(event)
     }
 
     /// Ends it in order: what was handed out last counts as handled.
@@ -62,9 +80,7 @@ impl Events {
     }
 
     fn settle(&mut self) {
-        if let Some(last) = self.last.take() {
-            last.done();
-        }
+        self.last.drain(..).for_each(Receipt::done);
     }
 }
 
@@ -75,9 +91,8 @@ impl Stream for Events {
         self.settle();
         loop {
             match self.events.poll_recv(cx) {
-                Poll::Ready(Some(mut receipt)) => {
-                    if let Some(event) = receipt.event() {
-                        self.last = Some(receipt);
+                Poll::Ready(Some(receipt)) => {
+                    if let Some(event) = self.hand_out(receipt) {
                         return Poll::Ready(Some(event));
                     }
                 }

@@ -17,8 +17,10 @@ pub(super) struct Window {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// In hand since then, or since the broker last heard so.
+    /// With a handler, or waiting for one, since then, or since the broker last heard so.
     Taken(Instant),
+    /// Given up, as long as its dead letter is not kept: nobody works on it.
+    Buried(Instant),
     Done,
 }
 
@@ -32,6 +34,11 @@ impl Window {
         self.entries.is_empty()
     }
 
+    /// Whether a handler has one of them, or will have.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.entries.values().any(|state| matches!(state, State::Taken(_)))
+    }
+
     pub(super) fn contains(&self, ticket: Ticket) -> bool {
         self.entries.contains_key(&ticket)
     }
@@ -42,9 +49,18 @@ impl Window {
 
     /// It can be acknowledged; one that was forgotten meanwhile cannot any more.
     pub(super) fn done(&mut self, ticket: Ticket) {
-        if let Some(state @ State::Taken(_)) = self.entries.get_mut(&ticket) {
+        if let Some(state @ (State::Taken(_) | State::Buried(_))) = self.entries.get_mut(&ticket) {
             *state = State::Done;
             self.done.push(ticket);
+        }
+    }
+
+    /// Its dead letter is to be kept.
+    pub(super) fn bury(&mut self, ticket: Ticket) {
+        if let Some(state) = self.entries.get_mut(&ticket)
+            && let State::Taken(since) = *state
+        {
+            *state = State::Buried(since);
         }
     }
 
@@ -88,7 +104,7 @@ impl Window {
     pub(super) fn aged(&mut self, age: Duration, now: Instant) -> Vec<Ticket> {
         let mut aged = Vec::new();
         for (ticket, state) in &mut self.entries {
-            if let State::Taken(since) = state
+            if let State::Taken(since) | State::Buried(since) = state
                 && now.duration_since(*since) >= age
             {
                 *since = now;
@@ -139,6 +155,18 @@ mod tests {
         window.forget_before(Ticket(2, 0));
         window.done(Ticket(1, 0));
         assert!(window.is_empty() && window.done_len() == 0);
+    }
+
+    #[test]
+    fn what_waits_for_its_letter_to_be_kept_is_in_hand_and_nobody_works_on_it() {
+        let mut window = window(2);
+        window.done(Ticket(1, 0));
+        assert!(window.is_at_work());
+        window.bury(Ticket(1, 1));
+        assert!(!window.is_at_work() && window.contains(Ticket(1, 1)));
+        assert_eq!(window.aged(Duration::ZERO, Instant::now()), [Ticket(1, 1)]);
+        window.done(Ticket(1, 1));
+        assert_eq!(window.remove_front(), Some(Ticket(1, 1)));
     }
 
     #[test]

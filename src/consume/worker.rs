@@ -1,7 +1,9 @@
 //! A worker: the events of its keys, one after the other, each until it is handled or given up.
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::mem;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,8 +53,8 @@ pub(super) enum Outcome {
 pub(super) struct Work {
     pub(super) handlers: Vec<Handler>,
     pub(super) max_attempts: u32,
-    /// How many events each worker remembers.
-    pub(super) duplicates: Option<usize>,
+    /// What was handled before, where that matters. What the reader of a stream has not had yet was not.
+    pub(super) seen: Option<Arc<Mutex<Duplicates>>>,
     /// Who gets what the handlers have taken, and settles it.
     pub(super) reader: Option<Sender<Receipt>>,
 }
@@ -106,24 +108,64 @@ fn add(seen: Option<&Mutex<Duplicates>>, event: &Event) {
     }
 }
 
-/// Works until there are no more jobs. Repeats have the same key, so that the same worker meets them, one after the other.
+/// What waits for a worker.
+struct Inbox {
+    waiting: VecDeque<Job>,
+    jobs: UnboundedReceiver<Vec<Job>>,
+    shared: Arc<Shared>,
+    settled: UnboundedSender<Vec<Settled>>,
+}
+
+impl Inbox {
+    /// Waits for something that takes its time. What waits behind it, and comes again after a lost connection, is given
+    /// back meanwhile: else it would pile up with each of them.
+    async fn wait_for<T>(&mut self, mut epoch: u64, mut slow: Pin<&mut impl Future<Output = T>>) -> T {
+        loop {
+            tokio::select! {
+                ended = &mut slow => return ended,
+                () = self.shared.outlived(epoch) => epoch = self.give_back(),
+            }
+        }
+    }
+
+    fn give_back(&mut self) -> u64 {
+        let epoch = self.shared.epoch();
+        while let Ok(batch) = self.jobs.try_recv() {
+            self.waiting.extend(batch);
+        }
+        let mut returned = Vec::new();
+        self.waiting.retain(|Job { entry: Entry { ticket, .. }, .. }| {
+            let stays = ticket.0 >= epoch;
+            if !stays {
+                returned.push(Settled { ticket: *ticket, outcome: Outcome::Returned });
+            }
+            stays
+        });
+        tell(&self.settled, &mut returned);
+        epoch
+    }
+}
+
+/// Works until there are no more jobs.
 pub(super) async fn work(
     work: Arc<Work>,
     shared: Arc<Shared>,
-    mut jobs: UnboundedReceiver<Vec<Job>>,
+    jobs: UnboundedReceiver<Vec<Job>>,
     settled: UnboundedSender<Vec<Settled>>,
 ) {
-    // Shared with the receipts: what its reader has not had yet was not handled.
-    let seen = work.duplicates.map(|window| Arc::new(Mutex::new(Duplicates::new(window))));
+    let seen = work.seen.as_deref();
+    let mut inbox =
+        Inbox { waiting: VecDeque::new(), jobs, shared: shared.clone(), settled: settled.clone() };
     // Told together, as long as handlers answer at once: waking who hears it costs more than most of them.
     let mut told = Vec::with_capacity(TOGETHER);
-    while let Some(batch) = jobs.recv().await {
+    while let Some(batch) = inbox.jobs.recv().await {
+        inbox.waiting.extend(batch);
         let mut told_at = Instant::now();
-        for job in batch {
+        while let Some(job) = inbox.waiting.pop_front() {
             let ticket = job.entry.ticket;
             let outcome = if ticket.0 < shared.epoch() {
                 Outcome::Returned
-            } else if knows(seen.as_deref(), &job.event) {
+            } else if knows(seen, &job.event) {
                 Outcome::Duplicate
             } else {
                 let event = job.event.clone();
@@ -132,19 +174,19 @@ pub(super) async fn work(
                     Some(outcome) => outcome,
                     None => {
                         tell(&settled, &mut told);
-                        handling.await
+                        inbox.wait_for(ticket.0, handling).await
                     }
                 };
                 match (&work.reader, &outcome) {
                     (Some(reader), Outcome::Handled) => {
                         tell(&settled, &mut told);
-                        let (seen, shared) = (seen.clone(), shared.clone());
+                        let (seen, shared) = (work.seen.clone(), shared.clone());
                         let receipt = Receipt { event, ticket, seen, shared, settled: Some(settled.clone()) };
                         // With nobody there to read, it is given back.
-                        let _ = reader.send(receipt).await;
+                        let _ = inbox.wait_for(ticket.0, pin!(reader.send(receipt))).await;
                         continue;
                     }
-                    (None, Outcome::Handled) => add(seen.as_deref(), &event),
+                    (None, Outcome::Handled) => add(seen, &event),
                     _ => {}
                 }
                 outcome

@@ -118,6 +118,22 @@ fn repeats_are_left_out_within_the_window_and_first_deliveries_never() {
     });
 }
 
+/// Without a run and a conversation nothing leads a repeat to the worker that had it before.
+#[test]
+fn a_repeat_that_another_worker_meets_is_left_out() {
+    let server = RedisServer::start();
+    let all = || (0..50).map(|n| format!(r#"{{"event_type":"token","event_id":"e{n}"}}"#));
+    add(&server, "event", all());
+    run(async {
+        let running = Running::start(consumer(&server).workers(8).skip_duplicates(1000).on("token", |_| ()));
+        running.until("all", |status| status.balance.handled == 50).await;
+        add(&server, "event", all());
+        running.until("all again", |status| status.balance.received == 100).await;
+        let status = running.stop().await;
+        assert_eq!((status.balance.handled, status.balance.duplicate), (50, 50));
+    });
+}
+
 #[test]
 fn a_repeat_of_what_was_not_handled_is_no_duplicate() {
     let server = RedisServer::start();

@@ -1,5 +1,7 @@
 //! Brokers that are frozen, full, slow, or refuse one thing alone: what a consumer does then, and how it goes on.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use streamll::ErrorClass;
@@ -234,5 +236,120 @@ fn however_late_others_are_to_be_taken_over_it_reads_at_once() {
         running.until("it has looked", |status| status.lag.is_some()).await;
         sleep(Duration::from_millis(300)).await;
         assert_eq!(running.stop().await.connections, 1);
+    });
+}
+
+#[test]
+fn a_reader_that_may_not_look_reads_each_entry_once_and_is_told_what_it_needs_to_begin_now() {
+    let server = RedisServer::start();
+    let proxy = Proxy::to(server.port());
+    add_numbers(&server, 0..10);
+    let _: String = ask(&server, &format!("ACL SETUSER app on >x ~{STREAM} +@all -xinfo"));
+    run(async {
+        let url = format!("redis://app:x@127.0.0.1:{}", proxy.port());
+        let seen = Seen::default();
+        let consumer = Consumer::connect(url.as_str(), STREAM).start(Start::Begin);
+        let running = Running::start(consumer.on("token", seen.handler()));
+        wait_for("the first", || seen.len() == 10).await;
+        proxy.reset_peers();
+        running.until("it is back", |status| status.connections == 2).await;
+        add_numbers(&server, 10..12);
+        wait_for("what came then", || seen.len() >= 12).await;
+        // Long enough to have looked how much waits.
+        sleep(Duration::from_millis(1500)).await;
+        let status = running.stop().await;
+        assert!(seen.numbers().into_iter().eq(0..12), "each once: {:?}", seen.numbers());
+        assert_eq!((status.lag, status.cursor.is_some()), (None, true), "{status:#?}");
+        let now = Running::start(Consumer::connect(url, STREAM).on("token", seen.handler()));
+        now.until("it says what is missing", says("only `+xinfo` tells")).await;
+        assert_eq!(now.stop().await.class, None);
+        assert_eq!(seen.len(), 12, "nothing is read that was there before");
+    });
+}
+
+#[test]
+fn a_group_that_is_destroyed_while_all_hands_are_full_goes_on_where_it_was() {
+    let server = RedisServer::start();
+    add_numbers(&server, 0..20);
+    run(async {
+        let (seen, gate) = (Seen::default(), Arc::new(AtomicBool::new(false)));
+        let (handler, waits) = (seen.handler(), gate.clone());
+        let consumer = Consumer::connect(server.url(), STREAM).group("g").prefetch(4);
+        let running = Running::start(consumer.on("token", move |event| {
+            let waits = waits.clone();
+            handler(event);
+            async move {
+                while !waits.load(Ordering::SeqCst) {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }));
+        running.until("its hands are full", |status| status.balance.in_flight == 4).await;
+        // It looks how things stand once a second: with its group, and without it.
+        sleep(Duration::from_millis(1500)).await;
+        let _: i64 = ask(&server, &format!("XGROUP DESTROY {STREAM} g"));
+        sleep(Duration::from_millis(1500)).await;
+        gate.store(true, Ordering::SeqCst);
+        wait_for("the rest", || seen.numbers().last() == Some(&19)).await;
+        running.stop().await;
+        assert!(seen.numbers().into_iter().eq(0..20), "each once: {:?}", seen.numbers());
+    });
+}
+
+#[test]
+fn what_a_stopping_consumer_still_handles_is_not_taken_over() {
+    let server = RedisServer::start();
+    add_numbers(&server, [0]);
+    run(async {
+        let (first, second) = (Seen::default(), Seen::default());
+        let consumer = || {
+            let consumer = Consumer::connect(server.url(), STREAM).group("g");
+            consumer.claim_after(Duration::from_secs(1)).stop_timeout(Duration::from_secs(30))
+        };
+        let handler = first.handler();
+        let stopping = Running::start(consumer().on("token", move |event| {
+            handler(event);
+            sleep(Duration::from_secs(4))
+        }));
+        wait_for("it is under way", || first.len() == 1).await;
+        let other = Running::start(consumer().on("token", second.handler()));
+        other.until("it looks for the dead", |status| status.lag.is_some()).await;
+        assert_eq!(stopping.stop().await.balance.handled, 1);
+        other.stop().await;
+        assert_eq!((second.len(), pending(&server, "g")), (0, 0));
+    });
+}
+
+/// A handler that hangs, and one connection after the other: what comes again replaces what came before.
+#[test]
+fn what_waits_behind_a_handler_that_hangs_does_not_pile_up_with_each_connection() {
+    let node = RabbitNode::shared();
+    let vhost = node.vhost();
+    let proxy = Proxy::to(node.port());
+    run(async {
+        let (_connection, channel) = channel(node, &vhost).await;
+        let url = node.url(&vhost).replace(&node.port().to_string(), &proxy.port().to_string());
+        let seen = Seen::default();
+        let handler = seen.handler();
+        let consumer = Consumer::connect(url, STREAM).group("g").prefetch(20).stop_timeout(Duration::ZERO);
+        let running = Running::start(consumer.on("token", move |event| {
+            handler(event);
+            std::future::pending::<()>()
+        }));
+        running.until("it consumes", consuming).await;
+        publish(&channel, STREAM, "ai.rag.token", (0..100).map(|n| json(n, 10))).await;
+        for connections in 2..6 {
+            running.until("its hands are full", |status| status.balance.in_flight >= 20).await;
+            proxy.reset_peers();
+            running
+                .until("it is back, with as much in hand as before and what hangs", |status| {
+                    status.connections >= connections
+                        && status.balance.received >= 20 * connections
+                        && status.balance.in_flight <= 21
+                })
+                .await;
+        }
+        assert_eq!(seen.len(), 1);
+        running.stop().await;
     });
 }

@@ -162,6 +162,26 @@ fn dead_letters_that_cannot_be_kept_wait_and_nothing_is_acknowledged_without_the
 }
 
 #[test]
+fn a_letter_that_cannot_be_kept_holds_up_nobody_however_often_its_consumer_starts() {
+    let server = RedisServer::start();
+    let _: String = crate::ask(&server, "SET poison text");
+    add(&server, "event", ["not JSON".to_owned()]);
+    run(async {
+        for life in 0..4 {
+            add_numbers(&server, life * 10..life * 10 + 10);
+            let seen = Seen::default();
+            let consumer = Consumer::connect(server.url(), STREAM).group("g").name("one");
+            let target = DeadLetters::Stream("poison".to_owned());
+            let running = Running::start(consumer.dead_letters(target).on("token", seen.handler()));
+            running.until("the rest is handled", |status| status.balance.handled == 10).await;
+            wait_for("only the letter is pending", || pending(&server, "g") == 1).await;
+            assert!(seen.numbers().into_iter().eq(life * 10..life * 10 + 10), "in life {life}");
+            running.crash().await;
+        }
+    });
+}
+
+#[test]
 fn an_event_that_ends_its_process_is_a_dead_letter_in_the_end_and_its_neighbours_are_handled() {
     let server = RedisServer::start();
     add_numbers(&server, 0..50);

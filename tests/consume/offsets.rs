@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use streamll::consume::{Consumer, ConsumerState, Start};
+use streamll::consume::{Consumer, ConsumerState, ConsumerStatus, Start};
 
 use crate::proxy::Proxy;
 use crate::servers::RabbitNode;
@@ -109,7 +109,7 @@ fn another_queue_has_no_offset_and_says_so() {
         fill(&channel, 0..10).await;
         let seen = Seen::default();
         let running = from(node.url(&vhost), Some(Start::After("7".to_owned())), &seen);
-        let told = |status: &streamll::consume::ConsumerStatus| {
+        let told = |status: &ConsumerStatus| {
             status
                 .reason
                 .as_deref()
@@ -121,6 +121,33 @@ fn another_queue_has_no_offset_and_says_so() {
         running.stop().await;
         let running = from(node.url(&vhost), None, &seen);
         wait_for("all is still there", || seen.len() == 10).await;
+        running.stop().await;
+    });
+}
+
+/// One that we made would be no stream, and the sink that declares it would be refused.
+#[test]
+fn a_stream_that_is_deleted_is_not_made_anew_as_another_queue() {
+    let node = RabbitNode::shared();
+    let vhost = node.vhost();
+    let gone = |status: &ConsumerStatus| {
+        status.reason.as_deref().is_some_and(|reason| reason.contains("`log` is gone, and is not made anew"))
+    };
+    run(async {
+        let (_connection, channel) = stream(node, &vhost).await;
+        fill(&channel, 0..10).await;
+        let seen = Seen::default();
+        let running = from(node.url(&vhost), None, &seen);
+        wait_for("the first", || seen.len() == 10).await;
+        channel.queue_delete("log".into(), Default::default()).await.unwrap();
+        running.until("it says so", gone).await;
+        let (_connection, channel) = stream(node, &vhost).await;
+        fill(&channel, 10..30).await;
+        wait_for("what comes behind its old place", || seen.numbers().last() == Some(&29)).await;
+        running.stop().await;
+        channel.queue_delete("log".into(), Default::default()).await.unwrap();
+        let running = from(node.url(&vhost), Some(Start::After("7".to_owned())), &seen);
+        running.until("it says so before there ever was one", gone).await;
         running.stop().await;
     });
 }

@@ -8,13 +8,14 @@ use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use streamll::ErrorClass;
 use streamll::consume::{Consumer, ConsumerState, ConsumerStatus, DeadLetters};
+use tokio_stream::StreamExt as _;
 
 use crate::servers::RabbitNode;
 use crate::{Running, Seen, channel, json, number, publish, run, wait_for};
 
 const EXCHANGE: &str = "ai_events";
 
-fn events(numbers: impl IntoIterator<Item = u64>) -> impl Iterator<Item = String> {
+fn events_of(numbers: impl IntoIterator<Item = u64>) -> impl Iterator<Item = String> {
     numbers.into_iter().map(|n| json(n, 10))
 }
 
@@ -33,8 +34,8 @@ fn a_group_is_a_durable_queue_that_is_made_and_bound_and_then_shared() {
         let first = Running::start(errors());
         first.until("it consumes", consuming).await;
         let (_connection, channel) = channel(node, &vhost).await;
-        publish(&channel, EXCHANGE, "ai.rag.token", events([0])).await;
-        publish(&channel, EXCHANGE, "ai.rag.error", events([1, 2])).await;
+        publish(&channel, EXCHANGE, "ai.rag.token", events_of([0])).await;
+        publish(&channel, EXCHANGE, "ai.rag.error", events_of([1, 2])).await;
         // The events name a topic of their own, which is not an error's.
         first.until("what is bound has come", |status| status.balance.filtered == 2).await;
         let status = first.stop().await;
@@ -65,21 +66,21 @@ fn a_queue_that_is_there_is_taken_as_it_is() {
         let running = Running::start(consumer().on_topic("#", seen.handler()));
         running.until("it consumes", consuming).await;
         // The exchange was made; the queue is somebody else's, and is not bound.
-        publish(&channel, EXCHANGE, "ai.rag.token", events([0])).await;
-        publish(&channel, "", "audit", events([1])).await;
+        publish(&channel, EXCHANGE, "ai.rag.token", events_of([0])).await;
+        publish(&channel, "", "audit", events_of([1])).await;
         wait_for("what was sent to it", || seen.len() == 1).await;
         running.stop().await;
         // Unless topics are asked for.
         let running = Running::start(consumer().topics(["ai.#"]).on_topic("#", seen.handler()));
         running.until("it consumes", consuming).await;
-        publish(&channel, EXCHANGE, "ai.rag.token", events([2])).await;
+        publish(&channel, EXCHANGE, "ai.rag.token", events_of([2])).await;
         wait_for("what is bound now", || seen.len() == 2).await;
         running.stop().await;
         assert_eq!(seen.numbers(), [1, 2]);
         // The default exchange: a queue alone.
         let alone = Consumer::connect(node.url(&vhost), "").group("audit").on_topic("#", seen.handler());
         let running = Running::start(alone);
-        publish(&channel, "", "audit", events([3])).await;
+        publish(&channel, "", "audit", events_of([3])).await;
         wait_for("the last", || seen.len() == 3).await;
         running.stop().await;
     });
@@ -99,7 +100,7 @@ fn without_a_group_everyone_sees_everything_from_now_on() {
             running.until("it consumes", consuming).await;
         }
         let (_connection, channel) = channel(node, &vhost).await;
-        publish(&channel, EXCHANGE, "ai.rag.token", events(0..50)).await;
+        publish(&channel, EXCHANGE, "ai.rag.token", events_of(0..50)).await;
         wait_for("both", || one.len() == 50 && other.len() == 50).await;
         assert!(one.numbers().into_iter().eq(0..50));
         first.stop().await;
@@ -124,7 +125,7 @@ fn what_is_done_behind_a_slow_event_is_acknowledged_and_prefetch_bounds_what_is_
             }
         }));
         running.until("it consumes", consuming).await;
-        publish(&channel, EXCHANGE, "ai.rag.token", events(0..200)).await;
+        publish(&channel, EXCHANGE, "ai.rag.token", events_of(0..200)).await;
         // Those that share a worker with the first fill the hand in the end.
         running.until("others are handled", |status| status.balance.handled > 30).await;
         assert!(running.status().balance.in_flight <= 40);
@@ -166,7 +167,7 @@ fn poison_is_kept_in_a_queue_beside_or_by_an_exchange_and_an_unbound_one_loses_n
                 }
             }));
             running.until("it consumes", consuming).await;
-            let bodies = events(0..10)
+            let bodies = events_of(0..10)
                 .chain(["not JSON".to_owned(), r#"{"event_type":"x","data":{"n":NaN}}"#.to_owned()]);
             publish(&channel, EXCHANGE, "ai.rag.token", bodies).await;
             let queue = match exchange {
@@ -232,13 +233,13 @@ fn a_broker_that_comes_late_is_killed_and_comes_back_is_read_to_the_end() {
         node.restart();
         running.until("it consumes", consuming).await;
         let (_connection, first) = channel(&node, &vhost).await;
-        publish(&first, EXCHANGE, "ai.rag.token", events(0..300)).await;
+        publish(&first, EXCHANGE, "ai.rag.token", events_of(0..300)).await;
         wait_for("some", || seen.len() >= 10).await;
         node.kill9();
         running.until("it noticed", |status| status.state == ConsumerState::Open).await;
         node.restart();
         let (_connection, second) = channel(&node, &vhost).await;
-        publish(&second, EXCHANGE, "ai.rag.token", events(300..600)).await;
+        publish(&second, EXCHANGE, "ai.rag.token", events_of(300..600)).await;
         let all = || {
             let seen: std::collections::HashSet<u64> = seen.numbers().into_iter().collect();
             (0..600).all(|n| seen.contains(&n))
@@ -264,7 +265,7 @@ fn a_queue_that_is_deleted_is_made_again_and_a_login_that_is_refused_says_so() {
         channel.queue_delete("g".into(), Default::default()).await.unwrap();
         running.until("it is back", |status| status.connections >= 2 && consuming(status)).await;
         assert_eq!(running.status().gaps, 1, "what was in it is gone");
-        publish(&channel, EXCHANGE, "ai.rag.token", events([1])).await;
+        publish(&channel, EXCHANGE, "ai.rag.token", events_of([1])).await;
         wait_for("what came then", || seen.len() == 1).await;
         running.stop().await;
         let url = node.url(&vhost).replace("guest:guest", "guest:canary-31");
@@ -295,7 +296,7 @@ fn an_event_under_way_when_the_connection_is_lost_is_not_acknowledged_on_the_nex
             }
         }));
         running.until("it consumes", consuming).await;
-        publish(&channel, EXCHANGE, "ai.rag.token", events(0..10)).await;
+        publish(&channel, EXCHANGE, "ai.rag.token", events_of(0..10)).await;
         wait_for("the first is under way", || seen.len() == 1).await;
         proxy.reset_peers();
         running.until("it is back", |status| status.connections >= 2 && status.balance.received >= 20).await;
@@ -308,5 +309,54 @@ fn an_event_under_way_when_the_connection_is_lost_is_not_acknowledged_on_the_nex
         assert_eq!((status.balance.handled, status.balance.returned), (11, 9), "{status:#?}");
         let list = node.ctl(&["list_queues", "-p", &vhost, "messages"]);
         assert_eq!(list.trim(), "0");
+    });
+}
+
+#[test]
+fn a_letter_that_no_queue_takes_does_not_hold_up_those_that_one_does() {
+    let node = RabbitNode::shared();
+    let vhost = node.vhost();
+    run(async {
+        let (_connection, channel) = channel(node, &vhost).await;
+        let dead = DeadLetters::Exchange("poison".to_owned());
+        // What is published to its queue itself has the queue's name as its key, and by that its letter goes on.
+        for (key, source) in [("ai.rag.error", EXCHANGE), ("g", "")] {
+            let consumer = Consumer::connect(node.url(&vhost), EXCHANGE).group("g");
+            let running = Running::start(consumer.dead_letters(dead.clone()).on("token", |_| ()));
+            running.until("it consumes", consuming).await;
+            publish(&channel, EXCHANGE, "ai.rag.token", ["no queue takes it".to_owned()]).await;
+            let unkept = |status: &ConsumerStatus| {
+                status.reason.as_ref().is_some_and(|why| why.contains("has no binding for key"))
+            };
+            running.until("its letter waits", unkept).await;
+            let (options, arguments) = (QueueDeclareOptions::default(), FieldTable::default());
+            channel.queue_declare("dead".into(), options, arguments.clone()).await.unwrap();
+            let options = QueueBindOptions::default();
+            channel.queue_bind("dead".into(), "poison".into(), key.into(), options, arguments).await.unwrap();
+            publish(&channel, source, key, ["one does".to_owned()]).await;
+            running.until("the other is kept", |status| status.balance.dead_lettered == 1).await;
+            let options = BasicGetOptions { no_ack: true };
+            let letter = channel.basic_get("dead".into(), options).await.unwrap().expect("it is there");
+            assert_eq!(letter.delivery.data, b"one does");
+            running.crash().await;
+            channel.queue_purge("g".into(), Default::default()).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_stream_of_events_is_of_all_topics_whatever_its_handlers_want() {
+    let node = RabbitNode::shared();
+    let vhost = node.vhost();
+    run(async {
+        let (_connection, channel) = channel(node, &vhost).await;
+        let consumer = Consumer::connect(node.url(&vhost), EXCHANGE).group("g");
+        let mut events = consumer.on_topic("ai.*.error", |_| ()).into_stream().unwrap();
+        let handle = events.handle();
+        wait_for("it consumes", || consuming(&handle.status())).await;
+        publish(&channel, EXCHANGE, "ai.rag.token", events_of([7])).await;
+        let next = tokio::time::timeout(crate::LONG, events.next()).await.expect("it comes");
+        assert_eq!(number(&next.unwrap()), 7);
+        events.close().await;
     });
 }

@@ -236,3 +236,23 @@ fn a_key_that_is_no_stream_ends_it_with_the_code_for_configuration() {
         output.status
     );
 }
+
+/// The pipe is full: the first lines wait to be written, and nobody has read them.
+#[test]
+fn a_group_keeps_what_was_never_shown() {
+    let server = RedisServer::start();
+    let (long, numbers) = ("x".repeat(2000), 0..200);
+    let event = |n: u64| format!(r#"{{"event_type":"token","event_id":"e{n}","data":{{"text":"{long}"}}}}"#);
+    add(&server, "event", numbers.map(event));
+    let _: String = crate::ask(&server, &format!("XGROUP CREATE {STREAM} watchers 0"));
+    let following = Following::start(&[&server.url(), "--group", "watchers", "--json"]);
+    run(wait_for("they are read", || pending(&server, "watchers") > 100));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    following.signal("INT");
+    let (shown, _, code) = following.ends();
+    let left = pending(&server, "watchers");
+    assert_eq!(code, Some(0));
+    // What was shown last may come again; what nobody has seen stays.
+    let shown = ids(&shown[..shown.rfind('\n').map_or(0, |end| end + 1)]).len() as u64;
+    assert!(left + shown >= 200, "{left} are left and {shown} were shown");
+}

@@ -185,14 +185,24 @@ fn parse(line: &[u8]) -> Result<Wire<'_>, WireError> {
     wire.map_err(|error| WireError(said(&error)))
 }
 
-/// What the JSON parser says, with the column alone: the text is one line, and which one only its reader knows.
+/// What the JSON parser says, with the column alone: the text is one line, and which one only its reader knows. Values it
+/// would show are left out: they may be anybody's words.
 fn said(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
-    match text.strip_suffix(&place) {
-        Some(what) => format!("{what} at column {}", error.column()),
-        None => text,
+    let Some(what) = text.strip_suffix(&place) else { return without_value(&text) };
+    format!("{} at column {}", without_value(what), error.column())
+}
+
+/// `invalid type: string "…", expected u64` without the string.
+fn without_value(text: &str) -> String {
+    if let Some(wrong) = text.find("invalid ")
+        && let Some((kind, rest)) = text[wrong..].split_once(['"', '`'])
+        && let Some((_, expected)) = rest.rsplit_once(", expected ")
+    {
+        return format!("{}{}, expected {expected}", &text[..wrong], kind.trim_end());
     }
+    text.to_owned()
 }
 
 /// A token in its usual form is taken apart, so that sinks need not parse it again.
@@ -479,11 +489,11 @@ mod tests {
             ("nonsense", "expected"),
             ("[]", "an event: a JSON object"),
             ("{}", "`event_type` is missing"),
-            (r#"{"event_type":3}"#, "`event_type`: invalid type: integer `3`, expected a string"),
+            (r#"{"event_type":3}"#, "`event_type`: invalid type: integer, expected a string"),
             (r#"{"event_type":"x","data":[1]}"#, "`data` must be an object, not a list"),
             (r#"{"event_type":"x","data":{"n":NaN}}"#, "expected value"),
-            (r#"{"event_type":"x","tags":{"n":1}}"#, "`tags`: invalid type: integer `1`, expected a string"),
-            (r#"{"event_type":"x","timestamp":"noon"}"#, "`timestamp`: `noon` is no time"),
+            (r#"{"event_type":"x","tags":{"n":1}}"#, "`tags`: invalid type: integer, expected a string"),
+            (r#"{"event_type":"x","timestamp":"noon"}"#, "`timestamp`: no time"),
             (r#"{"event_type":"x","event_type":"y"}"#, "`event_type` stands twice"),
             (r#"{"event_type":"x","seq":-1,"source":"s"}"#, "`seq`: invalid value"),
             (r#"{"event_type":"x"} {}"#, "trailing characters"),

@@ -33,7 +33,9 @@ impl Wanted {
             .collect::<Result<Vec<_>, _>>()?;
         // A handler of a type may want it from any topic.
         let patterns: Option<Vec<_>> = consumer.handlers.iter().map(|handler| handler.pattern()).collect();
-        let usual = match patterns.filter(|patterns| !patterns.is_empty()) {
+        // A stream is of everything, whatever its handlers want.
+        let patterns = patterns.filter(|patterns| !patterns.is_empty() && consumer.reader.is_none());
+        let usual = match patterns {
             Some(patterns) => patterns
                 .iter()
                 .map(|pattern| short("on_topic", pattern.as_str()))
@@ -48,8 +50,13 @@ impl Wanted {
         Ok(Wanted { exchange, queue, topics, usual })
     }
 
-    /// Finds or makes everything; returns a channel that can be used, the queue, and whether that was made.
-    pub(super) async fn make(&self, connection: &Connection) -> lapin::Result<(Channel, ShortString, bool)> {
+    /// Finds or makes everything; returns a channel that can be used, the queue, and whether that was made. `None` where
+    /// the queue is missing, and may not be made.
+    pub(super) async fn make(
+        &self,
+        connection: &Connection,
+        may_make: bool,
+    ) -> lapin::Result<Option<(Channel, ShortString, bool)>> {
         let mut channel = connection.create_channel().await?;
         if !self.exchange.as_str().is_empty() {
             let look = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
@@ -75,6 +82,9 @@ impl Wanted {
             }
             Some(name) => {
                 if is_missing(waiting(&channel, name).await)? {
+                    if !may_make {
+                        return Ok(None);
+                    }
                     channel = connection.create_channel().await?;
                     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
                     channel.queue_declare(name.clone(), options, FieldTable::default()).await?;
@@ -89,7 +99,7 @@ impl Wanted {
             let options = QueueBindOptions::default();
             channel.queue_bind(queue, exchange, topic.clone(), options, FieldTable::default()).await?;
         }
-        Ok((channel, queue, is_made))
+        Ok(Some((channel, queue, is_made)))
     }
 
     /// The queue that is asked for, where it has a name.

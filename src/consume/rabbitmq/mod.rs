@@ -149,7 +149,8 @@ impl RabbitMqSource {
         let (wanted, prefetch, since) = (&self.wanted, self.prefetch, Instant::now());
         let (offsets, mut vain) = (&mut self.offsets, None);
         let began = timeout(DECLARE, async {
-            let (mut channel, queue, is_made) = wanted.make(&link.connection).await?;
+            let made = wanted.make(&link.connection, !offsets.wants_stream()).await?;
+            let Some((mut channel, queue, is_made)) = made else { return Ok(None) };
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             offsets.begin(is_made);
             let consume = async |channel: &Channel, offset: Option<AMQPValue>| {
@@ -184,10 +185,16 @@ impl RabbitMqSource {
         let (channel, queue, consumer, is_made) = match began.await {
             Ok(Ok(Some(began))) => began,
             Ok(Ok(None)) => {
-                let (queue, offset) = (self.wanted.queue_name(), vain.unwrap_or_default());
-                return Err(DeliveryError::misconfigured(format!(
-                    "queue `{queue}` is no stream and has no offset {offset}: leave out `start`"
-                )));
+                let queue = self.wanted.queue_name();
+                return Err(match vain {
+                    Some(offset) => DeliveryError::misconfigured(format!(
+                        "queue `{queue}` is no stream and has no offset {offset}: leave out `start`"
+                    )),
+                    None => DeliveryError::unavailable(format!(
+                        "queue `{queue}` is gone, and is not made anew, as it is to be a stream: declare it, for example by \
+                         the sink's `queues: {{ {queue}: {{ type: stream }} }}`"
+                    )),
+                });
             }
             Ok(Err(error)) => return Err(self.explain(&error, Stage::Declare)),
             Err(_) => {
@@ -204,11 +211,10 @@ impl RabbitMqSource {
         if let Some(missed) = self.offsets.note(&delivery) {
             self.shared.gap(missed, "the stream has dropped its oldest messages before they were read");
         }
-        // Through the default exchange the key is the name of a queue, and no topic.
-        let key = (!delivery.exchange.as_str().is_empty()).then(|| Arc::from(delivery.routing_key.as_str()));
         Entry {
             ticket: Ticket(self.epoch, delivery.delivery_tag),
-            key,
+            key: Some(Arc::from(delivery.routing_key.as_str())),
+            is_routed: !delivery.exchange.as_str().is_empty(),
             payload: Payload::Body(delivery.data),
             // A quorum queue counts each way back of a message, also of one that nobody has tried: its own limit judges.
             deliveries: 0,

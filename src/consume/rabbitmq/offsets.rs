@@ -48,11 +48,17 @@ impl Offsets {
         Ok(Offsets { start, done, queue: Queue::Unknown, ..Offsets::none() })
     }
 
+    /// Whether the queue is a stream for all that is known: where it is missing, one that we made would be none.
+    pub(super) fn wants_stream(&self) -> bool {
+        self.is_stream() || matches!(self.start, Start::After(_))
+    }
+
     /// There is a new connection; `anew` when the queue had to be made, which is no stream then.
     pub(super) fn begin(&mut self, anew: bool) {
         self.under_way.clear();
         if anew {
-            (self.done, self.first, self.queue) = (None, None, Queue::Other);
+            // Another may be put in its place.
+            (self.done, self.first, self.queue) = (None, None, Queue::Unknown);
         }
         // What came and was not done comes again.
         self.expected = self.done.map(|done| done + 1).or(self.first);

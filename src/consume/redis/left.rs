@@ -22,8 +22,10 @@ impl RedisSource {
         let gone = self.standing.gone(position, read).filter(|(upto, _)| *upto > self.told);
         if let Some((upto, missed)) = gone {
             self.told = upto;
-            // Where it goes on now is counted from there.
-            self.read = self.standing.in_front();
+            if self.standing.begins_behind(position) {
+                // Where it goes on now is counted from there.
+                self.read = self.standing.in_front();
+            }
             self.shared.gap(
                 missed,
                 &format!("the stream `{}` was trimmed before all of it was read", self.place.key),

@@ -67,6 +67,8 @@ pub(super) struct RedisSource {
     most: usize,
     /// It is time to look for what is to be taken over.
     is_claiming: bool,
+    /// Nothing new is taken any more.
+    is_paused: bool,
     /// How often the entry in hand of this consumer was delivered that was delivered most often.
     most_deliveries: u64,
     shared: Arc<Shared>,
@@ -81,7 +83,7 @@ pub(super) struct RedisSource {
     standing: Standing,
     /// Since when there was a connection for the first time.
     has_begun: bool,
-    /// Nothing is in hand, so that one entry can be tried by itself.
+    /// Nobody is at work, so that one entry can be tried by itself.
     alone: bool,
 }
 
@@ -172,6 +174,7 @@ impl RedisSource {
             prefetch: consumer.prefetch,
             most: READ,
             is_claiming: false,
+            is_paused: false,
             most_deliveries: 0,
             shared: consumer.shared.clone(),
             cursor: None,
@@ -263,10 +266,7 @@ impl Source for RedisSource {
 
     async fn next(&mut self, room: usize) -> Result<Option<Vec<Entry>>, DeliveryError> {
         loop {
-            if let Some(mut found) = self.ready.pop_front() {
-                if let Some(until) = self.until {
-                    found.retain(|entry| entry.ticket <= until);
-                }
+            if let Some(found) = self.ready.pop_front() {
                 self.alone = false;
                 return Ok(Some(found));
             }
@@ -322,7 +322,6 @@ impl Source for RedisSource {
                 let cursor = format!("{}-{}", done.0, done.1);
                 self.shared.change(|status| status.cursor = Some(cursor));
             }
-            self.alone = window.is_empty();
             return Ok(());
         }
         while window.done_len() > 0 {
@@ -331,7 +330,7 @@ impl Source for RedisSource {
             self.check(&replies)?;
             window.remove(done.len());
         }
-        self.alone = window.is_empty();
+        self.alone = !window.is_at_work();
         self.claim(window).await
     }
 
@@ -372,7 +371,7 @@ impl Source for RedisSource {
     }
 
     async fn tend(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
-        self.alone = window.is_empty();
+        self.alone = !window.is_at_work();
         let now = Instant::now();
         if self.place.group.is_some() {
             let mut aged = window.aged(self.claim_after / 3, now);
@@ -384,16 +383,19 @@ impl Source for RedisSource {
             // What it had itself comes first, or what is gone of that would be told of twice.
             let has_begun = !matches!(self.phase, Phase::Pending(_));
             let is_due = self.claimed_at.is_none_or(|at| now.duration_since(at) >= self.claim_after / 2);
-            if has_begun && is_due {
+            if has_begun && is_due && !self.is_paused {
                 self.claimed_at = Some(now);
                 self.is_claiming = true;
             }
             self.claim(window).await?;
         }
         let replies = self.ask(&self.place.look()).await?;
-        self.standing = Standing::of(&replies, self.place.group.as_deref());
+        self.note_standing(&replies);
+        let may_look =
+            !matches!(replies.first(), Some(Value::ServerError(error)) if error.code() == "NOPERM");
         let lag = match self.place.group {
             Some(_) => self.standing.lag,
+            None if !may_look => None,
             None if self.standing.last <= self.cursor => Some(0),
             None => self.standing.added().zip(self.read).map(|(added, read)| added.saturating_sub(read)),
         };
@@ -402,7 +404,7 @@ impl Source for RedisSource {
     }
 
     async fn pause(&mut self) -> Vec<Entry> {
-        self.is_claiming = false;
+        (self.is_claiming, self.is_paused) = (false, true);
         let client = self.links.as_ref().and_then(|links| links.client);
         if let Some(client) = client.filter(|_| self.is_reading()) {
             // A read that blocks ends at once; what it brings at the last moment is ours to handle.

@@ -11,6 +11,7 @@ use crate::consume::consumer::Start;
 use crate::consume::source::Ticket;
 use crate::consume::window::Window;
 use crate::sinks::redis::connect::ANSWER;
+use crate::sinks::redis::error::Failure;
 
 impl RedisSource {
     /// The group, made where it is missing; or the place to read from.
@@ -50,6 +51,13 @@ impl RedisSource {
         }
         let standing = Standing::of(&look, None);
         let last = standing.last.unwrap_or(Ticket(0, 0));
+        if self.cursor.is_none() && self.start == Start::Now && !is_known {
+            return Err(Failure::misconfigured(format!(
+                "where `{}` ends now only `+xinfo` tells: allow it, or set `start` to the beginning or behind an id",
+                self.place.key
+            ))
+            .at(&self.shown));
+        }
         if self.until == Some(LAST) && is_known {
             self.until = Some(last);
         }
@@ -57,7 +65,7 @@ impl RedisSource {
             (None, Start::Begin) => (self.cursor, self.read) = (Some(Ticket(0, 0)), standing.in_front()),
             (None, Start::Now) => (self.cursor, self.read) = (Some(last), standing.added()),
             (None, Start::After(text)) => self.cursor = id(text.as_bytes()),
-            (Some(cursor), _) if last < cursor => {
+            (Some(cursor), _) if is_known && last < cursor => {
                 // Its server has forgotten some: it began anew, or is a replica that lagged behind.
                 (self.cursor, self.read) = (Some(last), standing.added());
                 self.shared.change(|status| status.cursor = Some(text(last)));
@@ -73,6 +81,13 @@ impl RedisSource {
         // What was read and is not taken yet is read again.
         self.phase = Phase::New;
         Ok(())
+    }
+
+    /// Takes in a look at the stream and its group; of one that is gone, what it was given stays known.
+    pub(super) fn note_standing(&mut self, replies: &[Value]) {
+        let before = self.standing.delivered;
+        self.standing = Standing::of(replies, self.place.group.as_deref());
+        self.standing.delivered = self.standing.delivered.or(before);
     }
 
     /// Where a group goes on that was there before and is gone: behind what it was given, unless the stream is another one.
@@ -138,8 +153,11 @@ impl RedisSource {
         }
         let mut found = entries(read);
         if phase == Phase::New {
-            self.standing = Standing::of(&replies, self.place.group.as_deref());
+            self.note_standing(&replies);
             self.tell_gap();
+        }
+        if let Some(until) = self.until {
+            found.retain(|entry| entry.ticket <= until);
         }
         match phase {
             Phase::Pending(_) => {

@@ -49,7 +49,7 @@ fn entry(value: Value) -> Option<Entry> {
         }
         _ => Payload::Gone,
     };
-    Some(Entry { ticket: id(&name)?, key: None, payload, deliveries: 0 })
+    Some(Entry { ticket: id(&name)?, key: None, is_routed: false, payload, deliveries: 0 })
 }
 
 /// How often each entry was delivered: `[[id, consumer, idle, times], …]`.
@@ -119,6 +119,12 @@ impl Standing {
         self.added?.checked_sub(self.length?)
     }
 
+    /// Whether the first entry that it still has is behind a reader.
+    pub(super) fn begins_behind(&self, position: Ticket) -> bool {
+        let first = if self.length == Some(0) { self.last } else { self.first };
+        first.is_some_and(|first| first > position)
+    }
+
     /// Which entries are gone that a reader at `position` has not read: up to where, and how many, as far as that is
     /// known; `read` is how many it has.
     pub(super) fn gone(&self, position: Ticket, read: Option<u64>) -> Option<(Ticket, u64)> {
@@ -127,6 +133,9 @@ impl Standing {
             return None;
         }
         let first = if self.length? == 0 { self.last } else { self.first };
+        if self.in_front() == Some(0) {
+            return None;
+        }
         let missed = self.in_front().zip(read).map(|(in_front, read)| in_front.saturating_sub(read));
         let trimmed = first.filter(|first| *first > position && missed != Some(0));
         let deleted = self.last_deleted.filter(|deleted| *deleted > position);
@@ -210,6 +219,10 @@ mod tests {
         assert_eq!(at(6, Some(9)), None, "trimmed behind the reader");
         assert_eq!(at(9, None), None, "everything was read");
         assert_eq!(at(0, None), None, "a reader at the beginning takes what there is");
+        let whole = reply(
+            "*8 $6 length :5 $17 last-generated-id $3 9-0 $23 recorded-first-entry-id $3 5-0 $13 entries-added :5 ",
+        );
+        assert_eq!(Standing::of(&[whole], None).gone(Ticket(2, 0), None), None, "nothing was ever in front");
         assert_eq!(Standing::of(&[], Some("g")).gone(Ticket(1, 0), None), None);
     }
 
