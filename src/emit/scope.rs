@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::ambient::{Ambient, Left, Level, surface, swap};
 use super::early::Early;
+use super::instrumented::render;
 use super::{emit_to, in_context, is_heard};
 
 /// Begins a scope named `operation`: a step inside of the enclosing scope, with the same `execution_id`; without one it is
@@ -236,12 +237,12 @@ impl Scope {
 
     /// Emits an event made elsewhere, where this scope does.
     pub(crate) fn emit_event(&self, event: Event) -> Emitted {
-        // Handed to another run, it takes none of the ids there.
+        // Handed to another run, or out of its own, it takes none of the ids there.
         let run = &event.step().parts().execution_id;
-        let foreign = Ambient::read(|around| {
-            around.scope.as_ref().is_some_and(|scope| scope.step().parts().execution_id != *run)
+        let own = Ambient::read(|around| {
+            around.scope.as_ref().is_some_and(|scope| scope.step().parts().execution_id == *run)
         });
-        let event = if foreign == Some(true) { event } else { in_context(event) };
+        let event = if own == Some(true) { in_context(event) } else { event };
         emit_to(self.0.emitter.as_ref(), event)
     }
 
@@ -256,9 +257,10 @@ impl Scope {
         self.state().outputs.set(key, value);
     }
 
-    /// Makes it end with `error` instead of `end`.
+    /// Makes it end with `error` instead of `end`. Of a message longer than 4 KiB it has the beginning.
     pub fn fail(&self, error_type: impl Into<String>, message: impl fmt::Display) {
-        self.state().failure = Some((error_type.into(), message.to_string()));
+        let message = render::message(format_args!("{message}"));
+        self.state().failure = Some((error_type.into(), message.unwrap_or_default()));
     }
 
     /// Lays ids and tags over those that its events carry from now on.

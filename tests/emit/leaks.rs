@@ -132,21 +132,28 @@ fn a_scope_that_is_used_in_another_request_takes_none_of_its_ids() {
     let (give, take) = std::sync::mpsc::channel::<Scope>();
     let there = handle.clone();
     let other = std::thread::spawn(move || {
-        let _other = trace("other").to(there.emitter()).context(context! { user = "other" }).enter();
-        take.recv().unwrap().emit("note", json!({}));
+        {
+            let _other = trace("other").to(there.emitter()).context(context! { user = "other" }).enter();
+            take.recv().unwrap().emit("note", json!({}));
+        }
+        // A request whose ids are laid around it, and that has no scope of its own.
+        with_context_sync(&context! { user = "other" }, || take.recv().unwrap().emit("remark", json!({})));
     });
     let scope = mine.enter();
     // What is laid over the ids inside of its own run is on its events, too.
     with_context_sync(&context! { turn = 1 }, || scope.emit("own", json!({})));
     give.send(scope.clone()).unwrap();
+    give.send(scope.clone()).unwrap();
     other.join().unwrap();
     drop(scope);
     let events = end(&handle, &kept);
     assert_eq!(one(&events, "own", "mine")["data"]["turn"], 1);
-    let note = one(&events, "note", "mine");
-    assert_eq!(
-        (&note["data"]["request_id"], &note["data"]["user"]),
-        (&json!("mine"), &Value::Null),
-        "{note}"
-    );
+    for kind in ["note", "remark"] {
+        let note = one(&events, kind, "mine");
+        assert_eq!(
+            (&note["data"]["request_id"], &note["data"]["user"]),
+            (&json!("mine"), &Value::Null),
+            "{note}"
+        );
+    }
 }

@@ -71,6 +71,8 @@ fn an_error_and_what_kind_of_it_is_the_end_of_a_scope_that_fails() {
         block_on(there(&handle, "plain").try_run(|_| async { Err("no".into()) }));
     assert!(refused.is_err());
     there(&handle, "said").enter().fail("Timeout", "upstream took 30 s");
+    // A response that somebody put into an error whole, and that no event could hold.
+    there(&handle, "long").enter().fail("Refused", "ö".repeat(1 << 20));
     let events = end(&handle, &kept);
     let expected = [
         ("parse", "ParseIntError", "invalid digit found in string"),
@@ -85,8 +87,10 @@ fn an_error_and_what_kind_of_it_is_the_end_of_a_scope_that_fails() {
         );
         assert!(error["data"]["duration"].is_f64(), "{error}");
     }
+    let long = one(&events, "error", "long")["data"]["error_message"].as_str().unwrap().to_owned();
+    assert!(long.len() < 5000 && long.starts_with("öö") && long.ends_with('…'), "{}", long.len());
     one(&events, "end", "fine");
-    assert_eq!(events.len(), 8, "each ends once: {:?}", told(&events));
+    assert_eq!(events.len(), 10, "each ends once: {:?}", told(&events));
 }
 
 #[test]

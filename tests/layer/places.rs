@@ -89,6 +89,27 @@ fn an_explicit_parent_wins_over_where_the_code_is() {
 }
 
 #[test]
+fn a_span_of_one_request_that_is_opened_in_another_has_the_ids_of_its_parent() {
+    let events = seen(|handle| {
+        let mine = with_context_sync(&context! { user = "mine" }, agent);
+        let open = || {
+            drop(info_span!(parent: &mine, "c", gen_ai.operation.name = "chat", gen_ai.request.model = "m"))
+        };
+        with_context_sync(&context! { user = "other", turn = 1 }, || {
+            open();
+            let _other = trace("other").to(handle.emitter()).enter();
+            open();
+        });
+    });
+    let chats: Vec<_> = events.iter().filter(|e| e.kind() == "llm_start").collect();
+    assert_eq!(chats.len(), 2);
+    for chat in chats {
+        let data = &chat.json["data"];
+        assert!(data["user"] == "mine" && data["turn"].is_null(), "{data}");
+    }
+}
+
+#[test]
 fn whatever_order_spans_and_scopes_are_left_in_nothing_stays_behind() {
     let (handle, journal) = topology();
     tracing::dispatcher::with_default(&subscriber(&handle, |layer| layer), || {

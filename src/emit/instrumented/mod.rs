@@ -2,7 +2,7 @@
 
 mod items;
 mod probe;
-mod render;
+pub(super) mod render;
 
 pub use items::AsToken;
 pub use probe::{error_type, outcome, probe, problem};

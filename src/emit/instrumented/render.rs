@@ -50,7 +50,7 @@ pub(super) fn formatted(value: fmt::Arguments<'_>) -> Option<Rendered> {
 }
 
 /// The message of an error: an ellipsis stands where it was cut.
-pub(super) fn message(error: fmt::Arguments<'_>) -> Option<String> {
+pub(in crate::emit) fn message(error: fmt::Arguments<'_>) -> Option<String> {
     let Rendered { value: Value::String(mut message), cut } = formatted(error)? else { return None };
     if cut {
         message.push('…');

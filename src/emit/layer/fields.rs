@@ -211,7 +211,7 @@ impl Fields {
                 self.error_type = Some(text(value));
                 self.failed = true;
             }
-            Some(Known::ErrorMessage) => self.error_message = Some(text(value)),
+            Some(Known::ErrorMessage) => self.error_message = Some(message(value)),
             Some(Known::Status) => self.failed |= text(value).eq_ignore_ascii_case("error"),
             Some(Known::Data(key)) => keep(&mut self.data, key, structured(key, value)),
             Some(Known::Answer(key)) => {
@@ -220,7 +220,7 @@ impl Fields {
             }
             Some(Known::Content(key)) => keep(&mut self.once, key, structured(key, value)),
             None if name == "error" => {
-                self.error_message = Some(text(value));
+                self.error_message = Some(message(value));
                 self.failed = true;
             }
             None => keep(&mut self.once, name, value),
@@ -252,6 +252,16 @@ fn structured(key: &str, value: Value) -> Value {
         return parsed;
     }
     if key == "finish_reasons" { Value::Array(vec![value]) } else { value }
+}
+
+/// An ellipsis stands where it was cut.
+fn message(value: Value) -> String {
+    let mut text = text(value);
+    if text.len() > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text.push('…');
+    }
+    text
 }
 
 fn text(value: Value) -> String {

@@ -164,7 +164,14 @@ where
         let span_is_nearer =
             attributes.parent().is_some() || entered::innermost(around.scope.as_ref()).is_some();
         let enclosing = if span_is_nearer { of_span.or(of_scope) } else { of_scope.or(of_span) };
-        let open = Open::new(attributes.metadata(), enclosing, &around.context, outer, emitter, self.content);
+        // With a parent of its own choice it may be opened inside of another run, whose ids are not for it.
+        let run = |step: &streamll_actors::event::Step| step.parts().execution_id.clone();
+        let is_foreign = attributes.parent().is_some()
+            && enclosing.is_some()
+            && enclosing.as_ref().map(run) != around.scope.as_ref().map(|scope| run(&scope.step()));
+        let none = streamll_actors::event::Context::empty();
+        let context = if is_foreign { &none } else { &around.context };
+        let open = Open::new(attributes.metadata(), enclosing, context, outer, emitter, self.content);
         open.record(|said| attributes.record(said));
         let open = (self.id, Arc::new(open));
         let mut extensions = span.extensions_mut();

@@ -480,6 +480,11 @@ impl RabbitMqSink {
             // A channel that first met a quorum queue while its leader was down refuses whatever is for it, for good:
             // the next attempt is made on another.
             self.channel = None;
+            if nacked == sent.len() && self.targets.len() > 1 {
+                // It may be cut off from the majority, which the others are not.
+                self.disconnect();
+                self.turn_away();
+            }
             let vhost = self.targets.get(self.current).map(Target::vhost).unwrap_or_default();
             return Err(DeliveryError::overload(format!(
                 "a queue behind {} in vhost `{vhost}` refused {nacked} of {} events: it is full (`x-overflow: \

@@ -60,9 +60,7 @@ impl Map {
         for answer in &answers {
             match answer {
                 Value::ServerError(error) if error.code() == "NOPERM" => {
-                    return Err(Failure::misconfigured(
-                        "the user of url may not ask where keys are: allow it `+cluster|slots +cluster|info`",
-                    ));
+                    return Err(error::no_cluster_info());
                 }
                 Value::ServerError(error) => {
                     return Err(error::reply(error.code(), error.details().unwrap_or_default(), "*"));

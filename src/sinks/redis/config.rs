@@ -143,6 +143,9 @@ impl RedisConfig {
     pub fn build(&self) -> Result<RedisSink, String> {
         let parse = |url| Address::parse(url).map_err(|why| format!("url: {why}"));
         let addresses = self.url.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        if addresses.is_empty() {
+            return Err("url: is missing; write `redis://user:password@host:6379`".to_owned());
+        }
         if self.cluster == Some(false) && addresses.len() > 1 {
             return Err(
                 "cluster: several servers are those of a cluster; leave out `cluster: false`, or name \
@@ -196,7 +199,9 @@ mod tests {
     fn what_cannot_be_right_is_refused_at_its_key() {
         let good = RedisConfig::new("redis://:hunter2@h");
         assert!(good.build().is_ok());
+        let none = serde_json::from_value(serde_json::json!({ "url": [] })).unwrap();
         for (bad, key) in [
+            (none, "url: is missing"),
             (RedisConfig::new("redis://:hunter2@h:99999"), "url: "),
             (good.clone().stream_key("chat:{data.id"), "stream_key: "),
             (RedisConfig::new("redis://:hunter2@h,redis://:hunter2@h:99999"), "url: "),

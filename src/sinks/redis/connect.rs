@@ -24,7 +24,7 @@ use super::look::{self, Look};
 use super::wire::{Tapped, Wire};
 
 /// For everything from the name lookup to the look around. The library's own deadline is twice hidden retries long.
-const CONNECT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT: Duration = Duration::from_secs(3);
 /// For TLS, of that.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// For an answer. What comes later counts as unknown, as it may still be carried out.

@@ -260,6 +260,13 @@ pub(crate) fn no_master(slot: u16) -> Failure {
     ))
 }
 
+/// Whether it is a cluster cannot be known, or not where its keys are.
+pub(crate) fn no_cluster_info() -> Failure {
+    Failure::misconfigured(
+        "the user of url may not ask where keys are: allow it `+cluster|slots +cluster|info`",
+    )
+}
+
 /// The user may not follow a slot on its way.
 pub(super) fn no_asking() -> Failure {
     Failure::misconfigured("the user of url may not write to slots that are on their way: allow it `+asking`")

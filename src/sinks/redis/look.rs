@@ -39,6 +39,8 @@ pub(super) struct Look {
     pub(super) findings: Vec<String>,
     /// It is a node of a cluster.
     pub(super) in_cluster: bool,
+    /// Whether it says so to this user.
+    pub(super) may_ask: bool,
 }
 
 /// What the user may not ask stays unknown, quietly.
@@ -103,7 +105,9 @@ pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Resul
     }
     let in_cluster = answers.get(CLUSTER).is_some_and(|info| text(info).is_some())
         || matches!(answers.get(TYPE), Some(Value::ServerError(error)) if of_cluster(error.code()));
-    Ok(Look { findings: found, in_cluster })
+    let may_ask =
+        !matches!(answers.get(CLUSTER), Some(Value::ServerError(error)) if error.code() == "NOPERM");
+    Ok(Look { findings: found, in_cluster, may_ask })
 }
 
 /// Whether only a node of a cluster says this of a key.

@@ -19,7 +19,7 @@ use super::connect::Link;
 use super::error::{Failure, no_asking, no_master};
 use super::look::Look;
 use super::sink::{RedisSink, Undone};
-use super::transaction::redirection;
+use super::transaction::{Verdict, read, redirection};
 use super::wire::Wire;
 
 /// How often one batch is sent on to where its slots went.
@@ -44,6 +44,19 @@ struct Portion {
     to: Option<Address>,
     /// The slot is on its way there.
     asking: bool,
+}
+
+/// How far a batch has come.
+#[derive(Default)]
+struct Progress {
+    /// For the next round.
+    waiting: Vec<Portion>,
+    failed: Vec<Undone>,
+    /// Where some keys hold no stream, with the replies: whose trouble that is shows when all of them are known, as each
+    /// slot's part is a transaction of its own.
+    refused: Vec<(Vec<usize>, Vec<Value>)>,
+    /// Whether anything arrived in another.
+    has_arrived: bool,
 }
 
 impl Cluster {
@@ -112,13 +125,13 @@ impl RedisSink {
         mut cluster: Cluster,
         batch: &mut Deliveries,
     ) -> Result<(), Failure> {
-        let (mut failed, mut moved) = (Vec::<Undone>::new(), None);
-        let mut waiting = self.portions(0..batch.len(), batch, slot);
+        let (mut progress, mut moved) = (Progress::default(), None);
+        progress.waiting = self.portions(0..batch.len(), batch, slot);
         if let Err(failure) = self.prolong_in(&mut cluster).await {
-            failed.push(Undone::of(failure));
+            progress.failed.push(Undone::of(failure));
         }
         for round in 0..ROUNDS {
-            if waiting.is_empty() || !failed.is_empty() {
+            if progress.waiting.is_empty() || !progress.failed.is_empty() {
                 break;
             }
             // Whoever sends on says where to; only who is sent on again waits until the nodes agree.
@@ -126,14 +139,14 @@ impl RedisSink {
                 sleep(PAUSE * (1 << round)).await;
             }
             let mut under_way = FuturesUnordered::new();
-            for request in self.requests(&mut cluster, std::mem::take(&mut waiting), batch).await {
+            for request in self.requests(&mut cluster, std::mem::take(&mut progress.waiting), batch).await {
                 match request {
                     Ok(request) => under_way.push(async move {
                         let Request { node, portions, mut connection, commands, wire, before } = request;
                         let replies = connection.send_packed_commands(&commands, 0, commands.len()).await;
                         (node, portions, wire, before, replies)
                     }),
-                    Err(undone) => failed.push(undone),
+                    Err(undone) => progress.failed.push(undone),
                 }
             }
             while let Some((node, portions, wire, before, replies)) = under_way.next().await {
@@ -143,10 +156,15 @@ impl RedisSink {
                         for portion in portions {
                             let (mine, others) = rest.split_at(portion.replies().min(rest.len()));
                             rest = others;
-                            self.read(portion, &node, mine, batch, &mut waiting, &mut failed);
+                            self.read(portion, &node, mine, batch, &mut progress);
                         }
                         let target = |portion: &&Portion| !portion.asking && portion.to.is_some();
-                        moved = waiting.iter().find(target).and_then(|portion| portion.to.clone()).or(moved);
+                        moved = progress
+                            .waiting
+                            .iter()
+                            .find(target)
+                            .and_then(|portion| portion.to.clone())
+                            .or(moved);
                     }
                     Err(error) => {
                         let events = portions.iter().flat_map(|portion| portion.events.clone()).collect();
@@ -156,13 +174,22 @@ impl RedisSink {
                         cluster.links.retain(|(known, _)| !known.is(&node));
                         if undone.unwritten {
                             // It had hung up meanwhile, which only showed now.
-                            waiting.extend(portions);
+                            progress.waiting.extend(portions);
                         } else {
-                            failed.push(Undone { failure: undone.failure.of_node(&node), ..undone });
+                            progress.failed.push(Undone { failure: undone.failure.of_node(&node), ..undone });
                         }
                     }
                 }
             }
+        }
+        let Progress { waiting, mut failed, refused, has_arrived } = progress;
+        let judged: Vec<_> = refused.iter().map(|(events, replies)| (&events[..], &replies[..])).collect();
+        let theirs = self.are_theirs(&judged, batch, has_arrived);
+        for (events, replies) in refused {
+            let mut taken = Vec::new();
+            let settled = self.settle(events, &replies, batch, theirs, &mut taken);
+            self.owe(batch, &taken);
+            failed.extend(settled.err());
         }
         if let Some(first) = waiting.first().filter(|_| failed.is_empty()) {
             let at = self.key_of(batch, first.events[0]);
@@ -271,12 +298,11 @@ impl RedisSink {
         node: &Address,
         replies: &[Value],
         batch: &mut Deliveries,
-        waiting: &mut Vec<Portion>,
-        failed: &mut Vec<Undone>,
+        progress: &mut Progress,
     ) {
         let replies = match replies.split_first() {
             Some((Value::ServerError(error), _)) if portion.asking && error.code() == "NOPERM" => {
-                failed.push(Undone { events: portion.events, ..Undone::of(no_asking()) });
+                progress.failed.push(Undone { events: portion.events, ..Undone::of(no_asking()) });
                 return;
             }
             Some((_, rest)) if portion.asking => rest,
@@ -284,13 +310,19 @@ impl RedisSink {
         };
         let found = redirection(replies, |code, detail| Redirect::read(code, detail, node));
         match found {
+            None if matches!(read(replies), Verdict::Partly(_)) => {
+                progress.refused.push((portion.events, replies.to_vec()));
+            }
             None => {
                 let mut taken = Vec::new();
-                let settled = self.settle(portion.events, replies, batch, &mut taken);
+                let settled = self.settle(portion.events, replies, batch, false, &mut taken);
+                progress.has_arrived |= !taken.is_empty();
                 self.owe(batch, &taken);
-                failed.extend(settled.err());
+                progress.failed.extend(settled.err());
             }
-            Some(Redirect::Moved(to)) => waiting.push(Portion { to: Some(to), asking: false, ..portion }),
+            Some(Redirect::Moved(to)) => {
+                progress.waiting.push(Portion { to: Some(to), asking: false, ..portion });
+            }
             Some(redirect) => {
                 let keys = self.portions(portion.events.iter().copied(), batch, str::to_owned);
                 let one = keys.len() == 1;
@@ -300,7 +332,7 @@ impl RedisSink {
                     if let (true, Redirect::Ask(to)) = (one, &redirect) {
                         (key.to, key.asking) = (Some(to.clone()), true);
                     }
-                    waiting.push(key);
+                    progress.waiting.push(key);
                 }
             }
         }
@@ -322,11 +354,35 @@ impl RedisSink {
         let told = nodes.iter().map(async |(node, keys)| {
             let link = cluster.links.iter().find(|(known, _)| known.is(node)).map(|(_, link)| link);
             let Some(link) = link else { return Ok(Vec::new()) };
-            let told = self.prolong_some(link, keys).await.map_err(|failure| failure.of_node(node))?;
-            Ok(keys.iter().zip(told).filter(|(_, told)| *told).map(|(key, _)| key.clone()).collect())
+            let told = self.prolong_some(link, node, keys, false).await;
+            let told = told.map_err(|failure| failure.of_node(node))?;
+            Ok(keys.iter().cloned().zip(told).collect())
         });
-        for key in try_join_all(told).await?.into_iter().flatten() {
-            self.owed.remove(&key);
+        let (mut on_their_way, mut moved) = (Vec::<(Address, Vec<String>)>::new(), None);
+        for (key, redirect) in try_join_all(told).await?.into_iter().flatten() {
+            match redirect {
+                None => drop(self.owed.remove(&key)),
+                Some(Redirect::Ask(to)) => match on_their_way.iter_mut().find(|(node, _)| node.is(&to)) {
+                    Some((_, keys)) => keys.push(key),
+                    None => on_their_way.push((to, vec![key])),
+                },
+                Some(Redirect::Moved(to)) => moved = Some(to),
+                Some(Redirect::Split) => {}
+            }
+        }
+        // A slot may stay on its way for long, and a stream of it would end meanwhile.
+        for (node, keys) in on_their_way {
+            let link = cluster.link(self, &node).await.map_err(Failure::of_prolonging)?;
+            let told = self.prolong_some(link, &node, &keys, true).await;
+            let told = told.map_err(|failure| failure.of_node(&node))?;
+            for (key, _) in keys.iter().zip(told).filter(|(_, redirect)| redirect.is_none()) {
+                self.owed.remove(key);
+            }
+        }
+        if let Some(node) = moved {
+            cluster.link(self, &node).await.map_err(Failure::of_prolonging)?;
+            cluster.learn(&node).await;
+            self.remember(&cluster.map);
         }
         Ok(())
     }

@@ -14,9 +14,11 @@ use tracing::warn;
 use super::Ordering;
 use super::address::Address;
 use super::blame::Blame;
-use super::cluster::{Map, several};
-use super::connect::Link;
-use super::error::{Failure, NO_CLUSTER, Scene, Stage, explain, no_pexpire, reply, wrong_type};
+use super::cluster::{Map, Redirect, several};
+use super::connect::{CONNECT, Link};
+use super::error::{
+    Failure, NO_CLUSTER, Scene, Stage, explain, no_cluster_info, no_pexpire, reply, wrong_type,
+};
 use super::look::Look;
 use super::nodes::Cluster;
 use super::transaction::{Entry, Refusal, Verdict, read};
@@ -48,7 +50,7 @@ pub struct RedisSink {
     /// Where to connect, in the order in which it is tried: nodes of a cluster that were found come behind.
     places: Vec<Address>,
     in_cluster: Option<bool>,
-    /// It had a cluster since it last waited for one in vain.
+    /// It had a cluster since it was last opened in vain.
     is_patient: bool,
     ctx: Option<SinkContext>,
     /// What the last look found.
@@ -69,7 +71,22 @@ impl Sink for RedisSink {
     async fn open(&mut self, ctx: &SinkContext) -> Result<(), DeliveryError> {
         self.reach = None;
         self.ctx = Some(ctx.clone());
-        let reach = self.connect().await.map_err(|failure| self.shown(failure))?;
+        // Nothing is sent behind it: all of the time but for one more try, which may be met by silence.
+        let time = ctx.deliver_timeout();
+        let patience = time.saturating_sub(3 * CONNECT).max(time / 2);
+        let until = Instant::now() + if self.is_patient { patience } else { Duration::ZERO };
+        let reach = loop {
+            match self.connect().await {
+                // A cluster that worked elects another master within seconds: the circuit's pauses are made for longer.
+                Err(failure) if failure.class == ErrorClass::Unavailable && Instant::now() < until => {
+                    sleep(ELECTION).await;
+                }
+                reach => break reach,
+            }
+        };
+        // Once in vain is enough: then it is the circuit that waits.
+        self.is_patient &= reach.is_ok();
+        let reach = reach.map_err(|failure| self.shown(failure))?;
         self.reach = Some(reach);
         Ok(())
     }
@@ -105,20 +122,7 @@ impl RedisSink {
     }
 
     async fn connect(&mut self) -> Result<Reach, Failure> {
-        let deliver_timeout = self.ctx.as_ref().map(SinkContext::deliver_timeout);
-        let patience = deliver_timeout.filter(|_| self.is_patient).unwrap_or_default() / 2;
-        let until = Instant::now() + patience;
-        let reached = loop {
-            match self.reach_one().await {
-                // A cluster that worked elects another master within seconds: the circuit's pauses are made for longer.
-                Err(failure) if failure.class == ErrorClass::Unavailable && Instant::now() < until => {
-                    sleep(ELECTION).await;
-                }
-                reached => break reached,
-            }
-        };
-        self.is_patient &= reached.is_ok();
-        match reached {
+        match self.reach_one().await {
             Ok((reach, findings)) => {
                 let name = self.ctx.as_ref().map_or("", SinkContext::name);
                 for finding in findings.iter().filter(|finding| !self.told.contains(finding)) {
@@ -139,13 +143,14 @@ impl RedisSink {
     async fn reach_one(&mut self) -> Result<(Reach, Vec<String>), Failure> {
         let (places, mut failed, mut maps) = (self.places.clone(), None, 0);
         for place in &places {
+            // Should this be dropped half-way, it begins with the next one.
+            self.put_last(place);
             match self.reach(place, &mut maps).await {
                 Ok(reached) => return Ok(reached),
                 Err(failure) => {
                     let failure = if places.len() > 1 { failure.of_node(place) } else { failure };
-                    // Also when this is dropped half-way, it begins with the next one.
-                    self.places.retain(|known| !known.is(place));
-                    self.places.push(place.clone());
+                    // Its map may have brought it to the front again.
+                    self.put_last(place);
                     // One that answers knows more than one that does not.
                     if failure.keep || failed.is_none() {
                         failed = Some(failure);
@@ -160,6 +165,11 @@ impl RedisSink {
         Err(failed.unwrap_or_else(|| Failure::unavailable("there is no address")))
     }
 
+    fn put_last(&mut self, place: &Address) {
+        self.places.retain(|known| !known.is(place));
+        self.places.push(place.clone());
+    }
+
     /// Counts in `maps` that a place knew its cluster.
     async fn reach(&mut self, place: &Address, maps: &mut u32) -> Result<(Reach, Vec<String>), Failure> {
         let key = self.settings.entry.keys.one().map(str::to_owned);
@@ -167,7 +177,10 @@ impl RedisSink {
         let (mut link, look) = self.link(place, key).await?;
         let in_cluster = self.in_cluster.unwrap_or(look.in_cluster);
         if !in_cluster && self.settings.addresses.len() > 1 {
-            return Err(Failure::misconfigured(NO_CLUSTER));
+            return Err(match look.may_ask {
+                true => Failure::misconfigured(NO_CLUSTER),
+                false => no_cluster_info(),
+            });
         }
         if !in_cluster {
             self.prolong(&link).await?;
@@ -197,6 +210,8 @@ impl RedisSink {
     }
 
     pub(super) fn keep(&mut self, cluster: Cluster) {
+        // A node that had hung up is connected again.
+        self.connected(true);
         self.reach = Some(Reach::Cluster(cluster));
     }
 
@@ -249,7 +264,11 @@ impl RedisSink {
             let Some((range, before, replies)) = under_way.next().await else { break };
             let mut taken = Vec::new();
             let settled = match &replies {
-                Ok(replies) => self.settle(range.collect(), replies, batch, &mut taken),
+                Ok(replies) => {
+                    let events: Vec<_> = range.collect();
+                    let theirs = self.are_theirs(&[(&events, replies)], batch, false);
+                    self.settle(events, replies, batch, theirs, &mut taken)
+                }
                 Err(error) => {
                     let first = range.start == 0;
                     let undone = self.lost(range.collect(), error, link.wire(), before);
@@ -301,12 +320,36 @@ impl RedisSink {
             .unwrap_or_default()
     }
 
-    /// Marks what became of the events of one transaction.
+    /// Whether keys that hold no stream are the trouble of those events alone that named them, in transactions that are
+    /// judged together; `others` says whether events of the same batch arrived beside them.
+    pub(super) fn are_theirs(
+        &mut self,
+        transactions: &[(&[usize], &[Value])],
+        batch: &Deliveries,
+        others: bool,
+    ) -> bool {
+        let (mut keys, mut others) = (HashSet::new(), others);
+        for (events, replies) in transactions {
+            let Verdict::Partly(refused) = read(replies) else { continue };
+            if refused.iter().any(|refusal| refusal.code != "WRONGTYPE") {
+                return false;
+            }
+            others |= refused.len() < events.len();
+            keys.extend(
+                refused.iter().filter_map(|refusal| Some(self.key_of(batch, *events.get(refusal.at)?))),
+            );
+        }
+        self.settings.entry.keys.one().is_none() && !keys.is_empty() && self.blame.is_theirs(&keys, others)
+    }
+
+    /// Marks what became of the events of one transaction; those whose key holds no stream are bad where that is
+    /// `theirs`.
     pub(super) fn settle(
         &mut self,
         events: Vec<usize>,
         replies: &[Value],
         batch: &mut Deliveries,
+        theirs: bool,
         taken: &mut Vec<usize>,
     ) -> Result<(), Undone> {
         // `EXEC` itself concerns all of them, the first as well as any.
@@ -336,11 +379,6 @@ impl RedisSink {
             }
             Verdict::Partly(refused) => {
                 let bad: HashSet<usize> = refused.iter().map(|refusal| event(refusal.at)).collect();
-                let wrong_type = refused.iter().all(|refusal| refusal.code == "WRONGTYPE");
-                let theirs = wrong_type && by_event && {
-                    let keys = bad.iter().map(|i| self.key_of(batch, *i)).collect();
-                    self.blame.is_theirs(&keys, bad.len() < events.len())
-                };
                 for i in &events {
                     if !bad.contains(i) {
                         batch.delivered(*i);
@@ -369,7 +407,7 @@ impl RedisSink {
 
     /// What a refusal means. Who was taken for a single server may turn out to be a node of a cluster.
     fn refused(&mut self, code: &str, detail: &str, key: &str) -> Failure {
-        if ["MOVED", "ASK"].contains(&code) && self.settings.cluster.is_none() {
+        if ["MOVED", "ASK", "CROSSSLOT"].contains(&code) && self.settings.cluster.is_none() {
             self.in_cluster = Some(true);
             return Failure::unavailable("is a node of a cluster: the others are looked for");
         }
@@ -390,14 +428,24 @@ impl RedisSink {
             return Ok(());
         }
         let keys: Vec<_> = self.owed.iter().cloned().collect();
-        self.prolong_some(link, &keys).await?;
+        let told = self.prolong_some(link, &self.settings.addresses[0], &keys, false).await?;
+        if told.iter().any(Option::is_some) {
+            // A node of a cluster by now: the next event is told so.
+            return Ok(());
+        }
         self.owed.clear();
         Ok(())
     }
 
-    /// Says of each stream whether it was told; one that is on its way from node to node was not.
-    pub(super) async fn prolong_some(&self, link: &Link, keys: &[String]) -> Result<Vec<bool>, Failure> {
-        let commands = self.settings.entry.prolong(keys);
+    /// Says of each stream where `node` sent it on to, if it did; `asking` where its slot is on its way to that node.
+    pub(super) async fn prolong_some(
+        &self,
+        link: &Link,
+        node: &Address,
+        keys: &[String],
+        asking: bool,
+    ) -> Result<Vec<Option<Redirect>>, Failure> {
+        let commands = self.settings.entry.prolong(keys, asking);
         let replies = link.connection().send_packed_commands(&commands, 0, commands.len()).await;
         let key = self.settings.entry.keys.one().unwrap_or("*");
         let replies = replies.map_err(|error| {
@@ -405,13 +453,15 @@ impl RedisSink {
             let scene = Scene { stage: Stage::Prolonging, last_words: &last_words, key };
             explain(&error, &scene).of_prolonging()
         })?;
-        let told = replies.iter().map(|told| match told {
-            Value::ServerError(error) => match error.code() {
-                "MOVED" | "ASK" | "TRYAGAIN" => Ok(false),
-                "NOPERM" => Err(no_pexpire(key).of_prolonging()),
-                code => Err(reply(code, error.details().unwrap_or_default(), key).of_prolonging()),
-            },
-            _ => Ok(true),
+        let told = replies.iter().skip(usize::from(asking)).step_by(1 + usize::from(asking));
+        let told = told.map(|told| {
+            let Value::ServerError(error) = told else { return Ok(None) };
+            let (code, detail) = (error.code(), error.details().unwrap_or_default());
+            match Redirect::read(code, detail, node) {
+                Some(redirect) => Ok(Some(redirect)),
+                None if code == "NOPERM" => Err(no_pexpire(key).of_prolonging()),
+                None => Err(reply(code, detail, key).of_prolonging()),
+            }
         });
         told.collect()
     }

@@ -81,9 +81,12 @@ impl Entry {
 
     /// A `PEXPIRE` for each of these streams. Behind the transaction: in it, it would also meet a key of somebody else's,
     /// which refused its `XADD`.
-    pub(super) fn prolong(&self, streams: &[String]) -> Pipeline {
+    pub(super) fn prolong(&self, streams: &[String], asking: bool) -> Pipeline {
         let mut commands = Pipeline::with_capacity(streams.len());
         for (key, expire) in streams.iter().zip(self.expire.iter().cycle()) {
+            if asking {
+                commands.cmd("ASKING");
+            }
             commands.cmd("PEXPIRE").arg(key).arg(expire);
         }
         commands
