@@ -245,10 +245,12 @@ fn a_group_keeps_what_was_never_shown() {
     let event = |n: u64| format!(r#"{{"event_type":"token","event_id":"e{n}","data":{{"text":"{long}"}}}}"#);
     add(&server, "event", numbers.map(event));
     let _: String = crate::ask(&server, &format!("XGROUP CREATE {STREAM} watchers 0"));
-    let following = Following::start(&[&server.url(), "--group", "watchers", "--json"]);
+    let mut following = Following::start(&[&server.url(), "--group", "watchers", "--json"]);
     run(wait_for("they are read", || pending(&server, "watchers") > 100));
     std::thread::sleep(std::time::Duration::from_millis(500));
     following.signal("INT");
+    // Nobody reads until it has ended.
+    following.process.0.wait().unwrap();
     let (shown, _, code) = following.ends();
     let left = pending(&server, "watchers");
     assert_eq!(code, Some(0));
