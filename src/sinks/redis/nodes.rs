@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, Value};
-use streamll_actors::sink::{Deliveries, ErrorClass};
+use streamll_actors::sink::Deliveries;
 use tokio::time::sleep;
 
 use super::address::Address;
@@ -18,7 +18,7 @@ use super::cluster::{Map, Redirect, slot};
 use super::connect::Link;
 use super::error::{Failure, no_asking, no_master};
 use super::look::Look;
-use super::sink::{RedisSink, Undone};
+use super::sink::{RedisSink, Undone, conclude};
 use super::transaction::{Verdict, read, redirection};
 use super::wire::Wire;
 
@@ -207,16 +207,11 @@ impl RedisSink {
         }
         // What nobody knows of is told before what is known; what is unmarked then may have arrived.
         failed.sort_by_key(|undone| undone.failure.unsent);
-        let mut failed = failed.into_iter();
-        let Some(first) = failed.next() else {
+        let Some((first, keep)) = conclude(batch, failed) else {
             self.keep(cluster);
             return Ok(());
         };
-        let rejected = first.failure.class == ErrorClass::Rejected;
-        let certain = Some(&first).filter(|_| !rejected).into_iter().chain(failed.as_slice());
-        let certain = certain.filter(|undone| undone.failure.unsent);
-        certain.flat_map(|undone| &undone.events).for_each(|i| batch.unsent(*i));
-        if first.failure.keep && failed.as_slice().iter().all(|undone| undone.failure.keep) {
+        if keep {
             self.keep(cluster);
         }
         Err(first.failure)

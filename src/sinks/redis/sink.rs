@@ -284,29 +284,20 @@ impl RedisSink {
             // The events have arrived: none of them may be sent again for this.
             failed.push(Undone::of(failure));
         }
-        let mut failed = failed.into_iter();
+        if failed.first().is_some_and(|first| first.unwritten) {
+            return Err(failed.swap_remove(0));
+        }
         // The first is the cause, the next its consequence.
-        let Some(mut undone) = failed.next() else {
+        let Some((mut undone, keep)) = conclude(batch, failed) else {
             self.reach = Some(Reach::Server(link));
             return Ok(());
         };
-        if undone.unwritten {
-            return Err(undone);
-        }
-        // The machine searches what is bad among the unmarked, so those of a rejection stay so.
-        let first = Some(&undone).filter(|undone| undone.failure.class != ErrorClass::Rejected);
-        let certain = first.into_iter().chain(failed.as_slice()).filter(|undone| undone.failure.unsent);
-        certain
-            .flat_map(|undone| undone.events.iter().copied())
-            .chain(next..batch.len())
-            .for_each(|i| batch.unsent(i));
+        (next..batch.len()).for_each(|i| batch.unsent(i));
         if let Some(key) = &undone.wrong_type
             && let Some(failure) = name_the_type(&mut link, key).await
         {
             undone.failure = failure;
         }
-        // One that has not answered may still carry it out: what is sent then comes twice.
-        let keep = undone.failure.keep && failed.as_slice().iter().all(|undone| undone.failure.keep);
         self.reach = Some(Reach::Server(link)).filter(|_| keep);
         Err(undone)
     }
@@ -492,6 +483,17 @@ impl Undone {
     pub(super) fn of(failure: Failure) -> Undone {
         Undone { failure, events: Vec::new(), wrong_type: None, unwritten: false }
     }
+}
+
+/// Marks what is known never to have been carried out. Returns the first failure, which is to be told, and whether the
+/// connection is good for more: one that has not answered may still carry it out, and what is sent then comes twice.
+pub(super) fn conclude(batch: &mut Deliveries, failed: Vec<Undone>) -> Option<(Undone, bool)> {
+    let keep = failed.iter().all(|undone| undone.failure.keep);
+    // The machine searches what is bad among the unmarked, so those of a rejection stay so.
+    let is_rejected = failed.first()?.failure.class == ErrorClass::Rejected;
+    let certain = failed.iter().skip(usize::from(is_rejected)).filter(|undone| undone.failure.unsent);
+    certain.flat_map(|undone| &undone.events).for_each(|i| batch.unsent(*i));
+    failed.into_iter().next().map(|first| (first, keep))
 }
 
 /// Marks all events as never sent, which the failure tells of.
