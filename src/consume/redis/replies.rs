@@ -121,8 +121,12 @@ impl Standing {
 
     /// Whether the first entry that it still has is behind a reader.
     pub(super) fn begins_behind(&self, position: Ticket) -> bool {
-        let first = if self.length == Some(0) { self.last } else { self.first };
-        first.is_some_and(|first| first > position)
+        self.begins().is_some_and(|first| first > position)
+    }
+
+    /// The first entry that it still has; of one that is empty, that is still to come.
+    fn begins(&self) -> Option<Ticket> {
+        if self.length? == 0 { self.last } else { self.first }
     }
 
     /// Which entries are gone that a reader at `position` has not read: up to where, and how many, as far as that is
@@ -132,12 +136,11 @@ impl Standing {
         if position == Ticket(0, 0) || self.last? <= position {
             return None;
         }
-        let first = if self.length? == 0 { self.last } else { self.first };
         if self.in_front() == Some(0) {
             return None;
         }
         let missed = self.in_front().zip(read).map(|(in_front, read)| in_front.saturating_sub(read));
-        let trimmed = first.filter(|first| *first > position && missed != Some(0));
+        let trimmed = self.begins().filter(|first| *first > position && missed != Some(0));
         let deleted = self.last_deleted.filter(|deleted| *deleted > position);
         trimmed.max(deleted).map(|upto| (upto, missed.unwrap_or(1).max(1)))
     }

@@ -230,10 +230,7 @@ impl Fields {
 
 fn keep(kept: &mut Map<String, Value>, key: &str, mut value: Value) {
     let is_cut = match &mut value {
-        Value::String(text) if text.len() > LONGEST => {
-            text.truncate(text.floor_char_boundary(LONGEST));
-            true
-        }
+        Value::String(text) => cut(text),
         _ => false,
     };
     kept.insert(key.to_owned(), value);
@@ -257,11 +254,17 @@ fn structured(key: &str, value: Value) -> Value {
 /// An ellipsis stands where it was cut.
 fn message(value: Value) -> String {
     let mut text = text(value);
-    if text.len() > LONGEST {
-        text.truncate(text.floor_char_boundary(LONGEST));
+    if cut(&mut text) {
         text.push('…');
     }
     text
+}
+
+/// Whether it was too long.
+fn cut(text: &mut String) -> bool {
+    let is_long = text.len() > LONGEST;
+    text.truncate(text.floor_char_boundary(LONGEST));
+    is_long
 }
 
 fn text(value: Value) -> String {

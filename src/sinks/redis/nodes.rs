@@ -183,11 +183,18 @@ impl RedisSink {
             }
         }
         let Progress { waiting, mut failed, refused, has_arrived } = progress;
-        let judged: Vec<_> = refused.iter().map(|(events, replies)| (&events[..], &replies[..])).collect();
-        let theirs = self.are_theirs(&judged, batch, has_arrived);
+        let theirs = {
+            let judged = refused.iter().filter_map(|(events, replies)| match read(replies) {
+                Verdict::Partly(refused) => Some((events, refused)),
+                _ => None,
+            });
+            let judged: Vec<_> = judged.collect();
+            let judged: Vec<_> = judged.iter().map(|(events, refused)| (&events[..], &refused[..])).collect();
+            self.are_theirs(&judged, batch, has_arrived)
+        };
         for (events, replies) in refused {
             let mut taken = Vec::new();
-            let settled = self.settle(events, &replies, batch, theirs, &mut taken);
+            let settled = self.settle(events, read(&replies), batch, theirs, &mut taken);
             self.owe(batch, &taken);
             failed.extend(settled.err());
         }
@@ -305,16 +312,16 @@ impl RedisSink {
         };
         let found = redirection(replies, |code, detail| Redirect::read(code, detail, node));
         match found {
-            None if matches!(read(replies), Verdict::Partly(_)) => {
-                progress.refused.push((portion.events, replies.to_vec()));
-            }
-            None => {
-                let mut taken = Vec::new();
-                let settled = self.settle(portion.events, replies, batch, false, &mut taken);
-                progress.has_arrived |= !taken.is_empty();
-                self.owe(batch, &taken);
-                progress.failed.extend(settled.err());
-            }
+            None => match read(replies) {
+                Verdict::Partly(_) => progress.refused.push((portion.events, replies.to_vec())),
+                verdict => {
+                    let mut taken = Vec::new();
+                    let settled = self.settle(portion.events, verdict, batch, false, &mut taken);
+                    progress.has_arrived |= !taken.is_empty();
+                    self.owe(batch, &taken);
+                    progress.failed.extend(settled.err());
+                }
+            },
             Some(Redirect::Moved(to)) => {
                 progress.waiting.push(Portion { to: Some(to), asking: false, ..portion });
             }

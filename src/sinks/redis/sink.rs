@@ -265,9 +265,12 @@ impl RedisSink {
             let mut taken = Vec::new();
             let settled = match &replies {
                 Ok(replies) => {
-                    let events: Vec<_> = range.collect();
-                    let theirs = self.are_theirs(&[(&events, replies)], batch, false);
-                    self.settle(events, replies, batch, theirs, &mut taken)
+                    let (events, verdict): (Vec<_>, _) = (range.collect(), read(replies));
+                    let theirs = match &verdict {
+                        Verdict::Partly(refused) => self.are_theirs(&[(&events, refused)], batch, false),
+                        _ => false,
+                    };
+                    self.settle(events, verdict, batch, theirs, &mut taken)
                 }
                 Err(error) => {
                     let first = range.start == 0;
@@ -315,13 +318,12 @@ impl RedisSink {
     /// judged together; `others` says whether events of the same batch arrived beside them.
     pub(super) fn are_theirs(
         &mut self,
-        transactions: &[(&[usize], &[Value])],
+        transactions: &[(&[usize], &[Refusal<'_>])],
         batch: &Deliveries,
         others: bool,
     ) -> bool {
         let (mut keys, mut others) = (HashSet::new(), others);
-        for (events, replies) in transactions {
-            let Verdict::Partly(refused) = read(replies) else { continue };
+        for (events, refused) in transactions {
             if refused.iter().any(|refusal| refusal.code != "WRONGTYPE") {
                 return false;
             }
@@ -338,7 +340,7 @@ impl RedisSink {
     pub(super) fn settle(
         &mut self,
         events: Vec<usize>,
-        replies: &[Value],
+        verdict: Verdict<'_>,
         batch: &mut Deliveries,
         theirs: bool,
         taken: &mut Vec<usize>,
@@ -346,7 +348,7 @@ impl RedisSink {
         // `EXEC` itself concerns all of them, the first as well as any.
         let event = |at: usize| events.get(at).or(events.first()).copied().unwrap_or_default();
         let by_event = self.settings.entry.keys.one().is_none();
-        match read(replies) {
+        match verdict {
             Verdict::Done => {
                 if by_event {
                     for at in [0, events.len() - 1] {

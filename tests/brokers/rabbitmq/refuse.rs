@@ -1,6 +1,7 @@
 //! Brokers that refuse: users without rights, queues that are full or not there, messages that are too large.
 
 use super::*;
+use crate::proxy::Proxy;
 use streamll::sinks::rabbitmq::{Argument, ExchangeType, Ordering};
 
 #[tokio::test]
@@ -127,6 +128,26 @@ async fn a_full_queue_that_refuses_is_overload_and_what_it_took_is_delivered() {
     let mut rest = Deliveries::new(rest.into_iter().take(3).cloned().collect());
     sink.deliver(&mut rest).await.unwrap();
     assert_eq!(room.take("full"), refused[..3]);
+}
+
+/// A node that is cut off from the majority of a quorum queue refuses everything for as long as the connection lives.
+#[tokio::test]
+async fn who_refuses_everything_is_left_for_the_next_address() {
+    let room = Room::shared();
+    let full = QueueConfig { max_length: Some(1), ..QueueConfig::bound(["#"]) }
+        .argument("x-overflow", Argument::Text("reject-publish".to_owned()));
+    let (first, second) = (Proxy::to(room.node.port()), Proxy::to(room.node.port()));
+    let [one, two] = [&first, &second].map(|proxy| room.url_at(proxy.port()));
+    let config = sinks::rabbitmq(format!("{one},{two}"));
+    let mut sink = opened(&config.bind("full", full)).await;
+    sink.deliver(&mut batch([0])).await.unwrap();
+    let mut refused = batch([1]);
+    let error = sink.deliver(&mut refused).await.unwrap_err();
+    says(&error, ErrorClass::Overload, &["refused 1 of 1 events"]);
+    assert_eq!(room.take("full"), [0]);
+    sink.deliver(&mut refused).await.unwrap();
+    assert_eq!((first.connections(), second.connections()), (1, 1));
+    assert_eq!(room.take("full"), [1]);
 }
 
 #[tokio::test]
