@@ -65,13 +65,13 @@ fn a_cluster_loses_its_leader_its_node_and_its_majority() {
         let at = |what: &str| println!("{:.1} s: {what}", begun.elapsed().as_secs_f64());
         let cluster = RabbitCluster::start();
         at("the cluster runs");
-        let [first, second] = [1, 1].map(|leader| Joined::on(&cluster).led_by(leader));
+        let [first, second, late] = [1; 3].map(|leader| Joined::on(&cluster).led_by(leader));
         // A node that is killed within half a second forgets a queue that it has just been given.
         std::thread::sleep(SECOND);
         the_leader_is_killed_and_then_the_node_of_the_sink(&cluster, &first);
         at("the leader and the node of the sink were killed");
         a_login_that_is_refused_is_passed_by_and_told(&cluster, &second);
-        the_majority_is_away(&cluster, &second);
+        the_majority_is_away(&cluster, &second, &late);
         at("the majority was away");
     });
 }
@@ -95,7 +95,7 @@ fn the_leader_is_killed_and_then_the_node_of_the_sink(cluster: &RabbitCluster, j
 }
 
 /// The first node is away already.
-fn the_majority_is_away(cluster: &RabbitCluster, joined: &Joined<'_>) {
+fn the_majority_is_away(cluster: &RabbitCluster, joined: &Joined<'_>, late: &Joined<'_>) {
     name_fault("rabbitmq::the majority of a quorum queue is away");
     let logs = Logs::keep();
     let outage = Outage::of_few(joined);
@@ -105,7 +105,8 @@ fn the_majority_is_away(cluster: &RabbitCluster, joined: &Joined<'_>) {
     cluster.nodes[2].kill9();
     let lost = Instant::now();
     outage.breaks("majority");
-    let url = cluster.nodes[1].url(&joined.rabbit.vhost);
+    // A queue of its own, for what was refused may be taken all the same once the majority is back.
+    let url = cluster.nodes[1].url(&late.rabbit.vhost);
     let config = sinks::rabbitmq(url).exchange("events");
     let quorum = || QueueConfig::bound(["#"]).kind(QueueType::Quorum);
     run(async {
