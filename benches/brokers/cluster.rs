@@ -1,7 +1,7 @@
 //! One Redis server beside a cluster of three masters, with the same memory in all.
 
 use super::{Rate, Table, alone, conversations, token};
-use crate::servers::{RedisServer, free_port};
+use crate::servers::RedisServer;
 use streamll::BatchPolicy;
 use streamll::sinks;
 
@@ -51,9 +51,8 @@ fn clear(servers: &[&RedisServer]) {
 fn servers(count: usize) -> Vec<&'static RedisServer> {
     let memory = format!("{}mb", MEMORY / count);
     let server = || {
-        let bus = free_port().to_string();
-        let cluster = ["--cluster-enabled", if count > 1 { "yes" } else { "no" }, "--cluster-port", &bus];
-        RedisServer::start_with(&[&cluster[..], &["--maxmemory", &memory]].concat())
+        let start = if count > 1 { RedisServer::start_for_cluster } else { RedisServer::start_with };
+        start(&["--maxmemory", &memory])
     };
     // Leaked: they end with the process.
     let servers: Vec<&'static RedisServer> = (0..count).map(|_| &*Box::leak(Box::new(server()))).collect();

@@ -10,6 +10,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::outage::wait_until;
+use crate::servers::with_ports;
 
 /// Says in which process a test is.
 const ALONE: &str = "STREAMLL_TEST_ALONE";
@@ -22,7 +23,8 @@ pub(crate) fn alone(name: &str, body: impl FnOnce()) {
         return body();
     }
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    let output = command.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().expect("it starts");
+    command.args(["--exact", name, "--nocapture"]).env(ALONE, "1");
+    let output = with_ports(&mut command).output().expect("it starts");
     let out = String::from_utf8_lossy(&output.stdout);
     let err = String::from_utf8_lossy(&output.stderr);
     // A client may run threads of its own, whose panics fail no test.

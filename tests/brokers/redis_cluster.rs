@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::servers::{RedisServer, free_port};
+use crate::servers::RedisServer;
 
 /// After so long without an answer a node counts as gone, and a replica takes its place soon after.
 pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,12 +44,11 @@ impl RedisCluster {
 
     pub(crate) fn start_with(args: &[&str]) -> RedisCluster {
         let node = || {
-            let (bus, timeout) = (free_port().to_string(), NODE_TIMEOUT.as_millis().to_string());
+            let timeout = NODE_TIMEOUT.as_millis().to_string();
             let password = format!(">{}", LOGIN[1]);
-            let ours =
-                ["--cluster-enabled", "yes", "--cluster-node-timeout", &timeout, "--cluster-port", &bus];
+            let ours = ["--cluster-node-timeout", &timeout];
             let kept = ["--appendonly", "yes", "--appendfsync", "always", "--user", LOGIN[0], &password];
-            RedisServer::start_with(&[&ours[..], &kept[..], &RULES[..], args].concat())
+            RedisServer::start_for_cluster(&[&ours[..], &kept[..], &RULES[..], args].concat())
         };
         let nodes: Vec<_> = (0..6).map(|_| node()).collect();
         let places: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();

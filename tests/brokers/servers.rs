@@ -103,15 +103,27 @@ impl Drop for Keeper {
     }
 }
 
+/// Says where a process that a test starts looks for its ports.
+const PORTS: &str = "STREAMLL_TEST_PORTS";
+
+fn next_port() -> &'static AtomicU16 {
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    // Else far from those of the process with the next number, which may run at the same time.
+    let given = || std::env::var(PORTS).ok()?.parse().ok();
+    let first = || given().unwrap_or((std::process::id().wrapping_mul(7919) % 11_000) as u16);
+    NEXT.get_or_init(|| AtomicU16::new(first()))
+}
+
+/// Gives a process that is to be started ports that nothing else of this test takes, also while a server is down.
+pub(crate) fn with_ports(command: &mut Command) -> &mut Command {
+    command.env(PORTS, next_port().fetch_add(100, Ordering::Relaxed).to_string())
+}
+
 /// A port of the loopback that is free and stays so while its server is down: below those that the system hands out,
 /// where an attempt to connect can meet itself.
 pub(crate) fn free_port() -> u16 {
-    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
-    // Far from those of the process with the next number, which may run at the same time.
-    let first = || (std::process::id().wrapping_mul(7919) % 11_000) as u16;
-    let next = NEXT.get_or_init(|| AtomicU16::new(first()));
     loop {
-        let port = 20_000 + next.fetch_add(1, Ordering::Relaxed) % 12_000;
+        let port = 20_000 + next_port().fetch_add(1, Ordering::Relaxed) % 12_000;
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
         }
@@ -158,6 +170,13 @@ impl RedisServer {
     /// One that keeps nothing on disk.
     pub(crate) fn start() -> RedisServer {
         RedisServer::start_with(&[])
+    }
+
+    /// One that may become a node of a cluster. Left to itself, it would listen to other nodes 10,000 ports above its own,
+    /// where the system hands ports out.
+    pub(crate) fn start_for_cluster(args: &[&str]) -> RedisServer {
+        let bus = free_port().to_string();
+        RedisServer::start_with(&[&["--cluster-enabled", "yes", "--cluster-port", &bus], args].concat())
     }
 
     /// One with these arguments of `redis-server` besides.
@@ -394,8 +413,9 @@ impl RabbitCluster {
                 scope.spawn(|| self.nodes[*node].restart());
             }
         });
-        let running = self.nodes[0].ctl(&["eval", "length(rabbit_nodes:all_running())."]);
-        assert_eq!(running, "3", "they do not find each other");
+        self.nodes[0].keeper.wait("the cluster", Duration::from_secs(60), || {
+            self.nodes[0].ctl(&["eval", "length(rabbit_nodes:all_running())."]) == "3"
+        });
     }
 
     /// One address for each node, separated by commas.
@@ -403,21 +423,24 @@ impl RabbitCluster {
         self.nodes.each_ref().map(|node| node.url(vhost)).join(",")
     }
 
-    /// The node that leads a quorum queue, as a node that runs knows it.
-    #[track_caller]
-    pub(crate) fn leader(&self, asked: &RabbitNode, vhost: &str, queue: &str) -> usize {
+    /// The node that leads a quorum queue, as a node that runs knows it; it may learn of another some time later.
+    pub(crate) fn leader(&self, asked: &RabbitNode, vhost: &str, queue: &str) -> Option<usize> {
         let leaders = asked.ctl(&["list_queues", "-p", vhost, "name", "leader"]);
         let leader = leaders.lines().find_map(|line| line.strip_prefix(queue)).unwrap_or_default().trim();
-        let number = RabbitCluster::NAMES.iter().position(|name| *name == leader);
-        number.unwrap_or_else(|| panic!("`{queue}` has no leader: {leaders}"))
+        RabbitCluster::NAMES.iter().position(|name| *name == leader)
     }
 
     /// Has another node lead a quorum queue.
     pub(crate) fn lead(&self, asked: &RabbitNode, vhost: &str, queue: &str, node: usize) {
-        let [from, to] = [self.leader(asked, vhost, queue), node]
-            .map(|node| format!("{{'{vhost}_{queue}', '{}'}}", RabbitCluster::NAMES[node]));
-        asked.ctl(&["eval", &format!("ra:transfer_leadership({from}, {to}).")]);
-        assert_eq!(self.leader(asked, vhost, queue), node);
+        asked.keeper.wait("the other leader", Duration::from_secs(60), || {
+            let leader = self.leader(asked, vhost, queue);
+            if let Some(from) = leader.filter(|leader| *leader != node) {
+                let [from, to] = [from, node]
+                    .map(|node| format!("{{'{vhost}_{queue}', '{}'}}", RabbitCluster::NAMES[node]));
+                asked.ctl(&["eval", &format!("ra:transfer_leadership({from}, {to}).")]);
+            }
+            leader == Some(node)
+        });
     }
 }
 
@@ -469,7 +492,7 @@ mod tests {
             "servers::tests::servers_end_with_their_test_however_it_ends",
             "--nocapture",
         ]);
-        let mut inside = inside.env(INSIDE, "1").stdout(Stdio::piped()).spawn().unwrap();
+        let mut inside = with_ports(&mut inside).env(INSIDE, "1").stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(inside.stdout.take().unwrap()).lines();
         let line = lines.find_map(|line| line.ok().filter(|line| line.starts_with('/'))).expect("they start");
         inside.kill().unwrap();

@@ -197,7 +197,7 @@ fn a_majority_is_gone(cluster: &RedisCluster) {
 /// What is told of a `url` or a `cluster` that does not fit.
 #[test]
 fn wrong_use_is_told() {
-    let (server, node) = (RedisServer::start(), RedisServer::start_with(&["--cluster-enabled", "yes"]));
+    let (server, node) = (RedisServer::start(), RedisServer::start_for_cluster(&[]));
     assert_eq!(node.cli(&["ACL", "SETUSER", "app", "on", ">x", "~*", "+@all", "-cluster"]), "OK");
     let unasked = node.url().replace("redis://", "redis://app:x@");
     let open = |config: sinks::RedisConfig| {
@@ -399,19 +399,10 @@ fn a_cluster_speaks_tls() {
     let certificate = authority.certificate_for("127.0.0.1", false);
     let nodes: Vec<_> = (0..3)
         .map(|_| {
-            let [bus, tls] = [(); 2].map(|()| free_port().to_string());
+            let tls = free_port().to_string();
             // Without `tls-cluster`, Redis 7.0 tells nobody of the port for TLS.
-            let cluster = [
-                "--cluster-enabled",
-                "yes",
-                "--tls-cluster",
-                "yes",
-                "--cluster-port",
-                &bus,
-                "--tls-port",
-                &tls,
-            ];
-            let server = RedisServer::start_with(&[&cluster[..], &certificate.args()].concat());
+            let cluster = ["--tls-cluster", "yes", "--tls-port", &tls];
+            let server = RedisServer::start_for_cluster(&[&cluster[..], &certificate.args()].concat());
             (server, tls)
         })
         .collect();

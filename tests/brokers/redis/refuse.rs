@@ -309,12 +309,13 @@ fn a_connection_on_which_the_second_transaction_has_no_answer_is_never_used_agai
 
 #[test]
 fn a_cluster_is_noticed() {
-    let args = ["--cluster-enabled", "yes"];
-    let (a, b) = (RedisServer::start_with(&args), RedisServer::start_with(&args));
+    let (a, b) = (RedisServer::start_for_cluster(&[]), RedisServer::start_for_cluster(&[]));
     assert_told(told(run(open(&sink(&a))).unwrap_err()), Unavailable, "its cluster is down");
     a.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "8191"]);
     b.cli(&["CLUSTER", "ADDSLOTSRANGE", "8192", "16383"]);
-    a.cli(&["CLUSTER", "MEET", "127.0.0.1", &b.port().to_string()]);
+    let bus = b.cli(&["CONFIG", "GET", "cluster-port"]);
+    let bus = bus.lines().last().unwrap();
+    a.cli(&["CLUSTER", "MEET", "127.0.0.1", &b.port().to_string(), bus]);
     for node in [&a, &b] {
         wait_until("the cluster is up", || {
             let info = node.cli(&["CLUSTER", "INFO"]);
