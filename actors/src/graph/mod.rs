@@ -640,6 +640,7 @@ fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sink::SinkState;
     use crate::supervise::{Abandon, Exit};
     use crate::testkit::{Act, Journal, Rig, run, settle};
 
@@ -668,5 +669,37 @@ mod tests {
                 assert_eq!(journal.opened_and_closed(), (11, 1));
             });
         }
+    }
+
+    /// Orders and deliveries tell of the circuit at the same time: what is told last is how it is.
+    #[test]
+    fn what_is_published_is_how_the_circuit_is_whoever_publishes() {
+        const ROUNDS: u32 = 20_000;
+        run(async {
+            let rig = Rig::start(Plan::new("test").sink(Journal::new([]).spec("live", Duration::ZERO))).await;
+            let Some(live) = rig.graph.sink("live") else { panic!("it has this sink") };
+            let worker = &live.0.worker;
+            let together = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        together.wait();
+                        worker.publish(None);
+                        together.wait();
+                    }
+                });
+                let mut wrong = 0;
+                for _ in 0..ROUNDS {
+                    live.force_close();
+                    together.wait();
+                    live.force_open();
+                    together.wait();
+                    let is_open = worker.buffer.is_open() && worker.cell.state().0 == SinkState::Open;
+                    wrong += u32::from(!is_open);
+                }
+                assert_eq!(wrong, 0, "of {ROUNDS}");
+            });
+            rig.end().await;
+        });
     }
 }

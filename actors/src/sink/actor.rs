@@ -73,21 +73,20 @@ impl Worker {
 
     /// Publishes the circuit's state, with a reason where there is a new one.
     pub(crate) fn publish(&self, reason: Option<String>) {
+        // Held to the end: whoever gives orders publishes, too, and the last word must be the last state.
+        let circuit = self.circuit();
         if self.cell.state().0 == SinkState::Failed {
             // For good: no order can bring it back.
             return;
         }
-        let (state, failures) = {
-            let circuit = self.circuit();
-            (circuit.state(), circuit.failures())
-        };
-        let state = match state {
+        let state = match circuit.state() {
             CircuitState::Closed => SinkState::Closed,
             CircuitState::Open => SinkState::Open,
             CircuitState::HalfOpen => SinkState::HalfOpen,
         };
+        // First the reason, then what wakes those who may ask for it.
+        self.cell.set_state(state, reason, circuit.failures());
         self.buffer.set_open(state != SinkState::Closed, false);
-        self.cell.set_state(state, reason, failures);
     }
 }
 
@@ -109,8 +108,10 @@ impl Observer for Worker {
     }
 
     fn gave_up(&self, exit: &Exit) {
-        self.cell.set_state(SinkState::Failed, Some(exit.to_string()), self.circuit().failures());
+        let circuit = self.circuit();
+        self.cell.set_state(SinkState::Failed, Some(exit.to_string()), circuit.failures());
         self.buffer.set_open(true, true);
+        drop(circuit);
         self.ended.notify_waiters();
     }
 }
