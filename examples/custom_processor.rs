@@ -52,7 +52,7 @@ impl Merge {
 }
 
 fn main() -> Result<(), StartFailure> {
-    let merge = || Merge { window: Duration::from_millis(40), open: Vec::new() };
+    let merge = || Merge { window: Duration::from_millis(100), open: Vec::new() };
     let handle =
         Topology::builder("rag-api").processor("merge", merge).sink("console", sinks::terminal()).start()?;
 

@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -180,7 +180,15 @@ fn main() -> Outcome {
                 );
                 return Ok(());
             };
-            let _server = Server(server);
+            let mut server = Server(server);
+            while TcpStream::connect(("127.0.0.1", port)).is_err() {
+                if let Some(status) = server.0.try_wait()? {
+                    return Err(
+                        format!("redis-server does not start ({status}): is port {port} taken?").into()
+                    );
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
             together(&format!("redis://127.0.0.1:{port}"))
         }
     }

@@ -100,7 +100,7 @@ fn the_search_finds_exactly_the_bad_events_and_says_why_they_are_dead() {
 #[test]
 fn many_dead_letters_are_few_lines_in_the_log_which_tell_of_all() {
     let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let _guard = lines.listen();
     run(async {
         let data = tempfile::tempdir().unwrap();
         let journal = Journal::new([]).whenever(|n| n % 2 == 0, Act::Rejected);
@@ -119,7 +119,7 @@ fn many_dead_letters_are_few_lines_in_the_log_which_tell_of_all() {
 #[test]
 fn a_wrong_password_for_hours_loses_nothing_and_logs_a_line_for_each_try() {
     let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(lines.clone());
+    let _guard = lines.listen();
     run(async {
         let data = tempfile::tempdir().unwrap();
         let journal = Journal::new([]).opening([Act::Misconfigured; 50]);
@@ -143,6 +143,13 @@ fn a_wrong_password_for_hours_loses_nothing_and_logs_a_line_for_each_try() {
 struct Lines(Arc<Mutex<Vec<HashMap<&'static str, String>>>>);
 
 impl Lines {
+    /// On this thread. With one subscriber alone, whether anybody listens to a line of the code would be asked on the thread
+    /// that gets there first, which may be that of another test: hence two.
+    fn listen(&self) -> (tracing::subscriber::DefaultGuard, tracing::Dispatch) {
+        let second = tracing::Dispatch::new(self.clone());
+        (tracing::subscriber::set_default(self.clone()), second)
+    }
+
     fn all(&self) -> usize {
         self.0.lock().unwrap().len()
     }

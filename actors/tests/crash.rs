@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use actix::prelude::{
@@ -424,8 +424,8 @@ fn a_sink_whose_thread_is_gone_gets_another_one() {
     });
 }
 
-/// Blocks its thread at the first delivery, longer than the watchdog's patience.
-struct Blocking(Scripted, Arc<AtomicU32>);
+/// Blocks its thread at the first delivery, until it is let go.
+struct Blocking(Scripted, Arc<AtomicU32>, Arc<AtomicBool>);
 
 impl Sink for Blocking {
     async fn open(&mut self, _: &SinkContext) -> Result<(), DeliveryError> {
@@ -434,7 +434,9 @@ impl Sink for Blocking {
 
     async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
         if self.1.fetch_add(1, Ordering::Relaxed) == 0 {
-            std::thread::sleep(Duration::from_secs(6));
+            while !self.2.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
         self.0.deliver(batch).await
     }
@@ -444,8 +446,11 @@ impl Sink for Blocking {
 fn a_thread_that_does_not_move_is_given_up_and_what_it_says_later_changes_nothing() {
     actix_rt::System::new().block_on(async {
         let (journal, deliveries) = (Journal::new([]), Arc::new(AtomicU32::new(0)));
-        let inner = journal.clone();
-        let spec = SinkSpec::new("live", move || Blocking(inner.sink(Duration::ZERO), deliveries.clone()));
+        let (inner, let_go) = (journal.clone(), Arc::new(AtomicBool::new(false)));
+        let go = let_go.clone();
+        let spec = SinkSpec::new("live", move || {
+            Blocking(inner.sink(Duration::ZERO), deliveries.clone(), go.clone())
+        });
         let mut plan = Plan::new("test").sink(spec);
         plan.watchdog = Duration::ZERO; // its least
         let graph = GraphHandle::start(plan, Threads::Several).await.unwrap();
@@ -453,8 +458,14 @@ fn a_thread_that_does_not_move_is_given_up_and_what_it_says_later_changes_nothin
         for n in 0..10 {
             graph.emitter().emit(Event::new(&step, "start").with("n", n));
         }
-        sleep(Duration::from_millis(5500)).await;
+        for _ in 0..6000 {
+            if journal.numbers() == all(10) {
+                break;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
         assert_eq!(journal.numbers(), all(10), "the next incarnation has delivered");
+        let_go.store(true, Ordering::Relaxed);
         sleep(Duration::from_secs(1)).await;
         for n in 10..20 {
             graph.emitter().emit(Event::new(&step, "start").with("n", n));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::alone::{Holdings, Logs, alone};
 use crate::brokers::{Broker, PASSWORD, Rabbit, Redis, USER};
 use crate::oracle::Odd;
-use crate::outage::{Expected, Outage};
+use crate::outage::{Expected, HASTY, Outage, PATIENT};
 use crate::proxy::Proxy;
 use crate::servers::RabbitNode;
 
@@ -34,7 +34,7 @@ fn it_is_healthy(broker: &dyn Broker) {
 /// The way to the broker is cut off, and heals; nobody is told of either.
 fn the_network_swallows_everything(broker: &dyn Broker) {
     let proxy = Proxy::to(broker.port());
-    let outage = Outage::behind(proxy.port(), broker);
+    let outage = Outage::behind(proxy.port(), broker, HASTY);
     outage.flows();
     proxy.blackhole();
     outage.breaks("");
@@ -46,7 +46,7 @@ fn the_network_swallows_everything(broker: &dyn Broker) {
 
 fn the_network_resets_everything_again_and_again(broker: &dyn Broker) {
     let proxy = Proxy::to(broker.port());
-    let outage = Outage::behind(proxy.port(), broker);
+    let outage = Outage::behind(proxy.port(), broker, HASTY);
     outage.flows();
     for _ in 0..10 {
         outage.lasts(SECOND / 3);
@@ -59,7 +59,7 @@ fn the_network_resets_everything_again_and_again(broker: &dyn Broker) {
 /// Cut inside a frame, at many places.
 fn the_network_cuts_inside_a_frame(broker: &dyn Broker) {
     let proxy = Proxy::to(broker.port());
-    let outage = Outage::behind(proxy.port(), broker);
+    let outage = Outage::behind(proxy.port(), broker, HASTY);
     outage.flows();
     for n in 0..20 {
         proxy.limit_data(1 + n * 397);
@@ -72,7 +72,7 @@ fn the_network_cuts_inside_a_frame(broker: &dyn Broker) {
 
 fn the_network_is_slow(broker: &dyn Broker) {
     let proxy = Proxy::to(broker.port());
-    let outage = Outage::behind(proxy.port(), broker);
+    let outage = Outage::behind(proxy.port(), broker, PATIENT);
     outage.flows();
     proxy.latency(SECOND / 20, SECOND / 30);
     outage.lasts(SECOND);
@@ -89,7 +89,7 @@ fn the_network_is_slow(broker: &dyn Broker) {
 fn a_wrong_password(broker: &dyn Broker, mend: impl FnOnce()) {
     let (logs, begun) = (Logs::keep(), tokio::time::Instant::now());
     let proxy = Proxy::to(broker.port());
-    let outage = Outage::behind(proxy.port(), broker);
+    let outage = Outage::behind(proxy.port(), broker, PATIENT);
     outage.breaks("password");
     outage.lasts(8 * SECOND);
     let (tries, took) = (proxy.connections(), begun.elapsed());

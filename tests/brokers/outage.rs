@@ -17,6 +17,10 @@ use crate::oracle::{Books, Load, Odd, id_of};
 
 /// More time than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
+/// How long a delivery may take where the brokers answer, whatever they answer: none is to be cut off.
+pub(crate) const PATIENT: Duration = Duration::from_secs(30);
+/// How long a delivery may take where a broker falls silent.
+pub(crate) const HASTY: Duration = Duration::from_secs(3);
 /// What each producer waits after an event.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -78,33 +82,34 @@ pub(crate) struct Expected {
 impl<'b> Outage<'b> {
     /// With each broker on its own port.
     pub(crate) fn of(brokers: &[&'b dyn Broker]) -> Outage<'b> {
-        Outage::start(brokers, None, PAUSE, |_| None)
+        Outage::start(brokers, None, PATIENT, PAUSE, |_| None)
     }
 
     /// With about 5,000 events a second.
-    pub(crate) fn fast(broker: &'b dyn Broker) -> Outage<'b> {
-        Outage::start(&[broker], None, PAUSE / 6, |_| None)
+    pub(crate) fn fast(broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
+        Outage::start(&[broker], None, patience, PAUSE / 6, |_| None)
     }
 
     /// With fewer events, for brokers that need the processor for themselves.
-    pub(crate) fn of_few(broker: &'b dyn Broker) -> Outage<'b> {
-        Outage::start(&[broker], None, 5 * PAUSE, |_| None)
+    pub(crate) fn of_few(broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
+        Outage::start(&[broker], None, patience, 5 * PAUSE, |_| None)
     }
 
-    /// With the broker behind a proxy.
-    pub(crate) fn behind(port: u16, broker: &'b dyn Broker) -> Outage<'b> {
-        Outage::start(&[broker], Some(port), PAUSE, |_| None)
+    /// With the broker on this port: behind a proxy.
+    pub(crate) fn behind(port: u16, broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
+        Outage::start(&[broker], Some(port), patience, PAUSE, |_| None)
     }
 
     /// With events among the others that can never arrive.
     pub(crate) fn poisoned(broker: &'b dyn Broker, odd: fn(u64) -> Option<Odd>) -> Outage<'b> {
         // Fewer: each poison costs several attempts, and RabbitMQ a channel each.
-        Outage::start(&[broker], None, 10 * PAUSE, odd)
+        Outage::start(&[broker], None, PATIENT, 10 * PAUSE, odd)
     }
 
     fn start(
         brokers: &[&'b dyn Broker],
         port: Option<u16>,
+        patience: Duration,
         pause: Duration,
         odd: fn(u64) -> Option<Odd>,
     ) -> Outage<'b> {
@@ -113,7 +118,7 @@ impl<'b> Outage<'b> {
         let mut yaml = format!("service: faults\ndata_dir: {path}\nalert_after: 1h\nsinks:\n");
         for broker in brokers {
             yaml += &format!("  {}:\n{}", broker.name(), broker.keys(port.unwrap_or(broker.port())));
-            yaml += &format!("    batch: {{ max_events: {WINDOW} }}\n    deliver_timeout: 3s\n");
+            yaml += &format!("    batch: {{ max_events: {WINDOW} }}\n    deliver_timeout: {patience:?}\n");
             yaml +=
                 "    circuit_breaker: { failure_threshold: 2, recovery_timeout: 200ms, recovery_max: 1s }\n";
             yaml += &format!("    buffer: {{ type: {} }}\n", buffer());
@@ -194,15 +199,43 @@ impl<'b> Outage<'b> {
     /// What people read of each broker's sink begins so.
     #[track_caller]
     pub(crate) fn says(&self, beginning: &str) {
-        for broker in &self.brokers {
-            let text = self.sink(broker.name()).to_string();
-            assert!(text.starts_with(beginning), "{text}");
-        }
+        // Now and then it is being probed.
+        self.wait(beginning, |status| status.to_string().starts_with(beginning));
     }
 
     /// Leaves everything as it is for a while.
     pub(crate) fn lasts(&self, time: Duration) {
         thread::sleep(time);
+    }
+
+    /// Waits until more events wait for the first broker than ever do when it is well.
+    #[track_caller]
+    pub(crate) fn falls_behind(&self) {
+        self.wait("many events wait", |status| status.balance.waiting > 1000);
+    }
+
+    /// Waits until the first of those that wait have arrived.
+    #[track_caller]
+    pub(crate) fn moves(&self) {
+        let before: Vec<_> =
+            self.brokers.iter().map(|broker| self.sink(broker.name()).balance.delivered).collect();
+        let delivered = |status: &SinkStatus| status.balance.delivered;
+        self.wait("some arrive", |status| before.iter().all(|before| delivered(status) > *before));
+    }
+
+    /// Waits until so many events are dead-lettered.
+    #[track_caller]
+    pub(crate) fn buries(&self, count: u64) {
+        self.wait("events are dead-lettered", |status| status.balance.dead_lettered >= count);
+    }
+
+    /// Waits until the sink beside gets half as many events in a while as it did `before`.
+    #[track_caller]
+    pub(crate) fn beside_keeps_half(&self, before: u64, time: Duration) {
+        wait_until("the sink beside is not held up", || {
+            let meanwhile = self.beside_gets_in(time);
+            if meanwhile * 2 > before { Ok(()) } else { Err(format!("{before}, and {meanwhile} meanwhile")) }
+        });
     }
 
     /// How many events the sink beside gets in a while.

@@ -192,6 +192,17 @@ fn says(error: &DeliveryError, class: ErrorClass, words: &[&str]) {
     assert!(!line.contains('\n') && !line.contains(CANARY), "{line}");
 }
 
+/// Delivers one event after the other until the broker takes no more, which it may be late to show.
+async fn fails(sink: &mut RabbitMqSink) -> DeliveryError {
+    for _ in 0..1200 {
+        if let Err(error) = sink.deliver(&mut batch([1])).await {
+            return error;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it takes everything");
+}
+
 /// Waits until something becomes true, for as long as a test may last.
 async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -60,17 +60,19 @@ fn a_living_consumer_keeps_what_it_has_in_hand_however_long_that_takes() {
     run(async {
         let (slow, other) = (Seen::default(), Seen::default());
         let handler = slow.handler();
-        let keeps = Running::start(consumer(&server).on("token", move |event| {
+        // More than a busy machine keeps a healthy process waiting.
+        let claim_after = Duration::from_secs(3);
+        let keeps = Running::start(consumer(&server).claim_after(claim_after).on("token", move |event| {
             let first = number(&event) == 0;
             handler(event);
             async move {
                 if first {
-                    tokio::time::sleep(4 * IDLE).await;
+                    tokio::time::sleep(Duration::from_secs(5)).await;
                 }
             }
         }));
         keeps.until("it has all in hand", |status| status.balance.in_flight == 20).await;
-        let idle = Running::start(consumer(&server).on("token", other.handler()));
+        let idle = Running::start(consumer(&server).claim_after(claim_after).on("token", other.handler()));
         idle.until("it reads", |status| status.state == ConsumerState::Consuming).await;
         wait_for("all", || slow.len() == 20).await;
         idle.stop().await;

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use streamll::consume::Consumer;
+use streamll::consume::{Consumer, ConsumerState};
 use streamll::{Emitted, Event, Step, Topology, context, sinks};
 
 use crate::redis_cluster::RedisCluster;
 use crate::servers::RabbitCluster;
 use crate::{
-    Process, Running, STREAM, Seen, add_numbers, channel, entries, field, json, number, pending, publish,
-    run, wait_for, wait_until,
+    Process, Running, STREAM, Seen, add_numbers, channel, entries, field, json, members, number, pending,
+    publish, run, wait_for, wait_until,
 };
 
 /// The place of the stream, as one of the replicas or masters sees it that are still there.
@@ -59,6 +59,8 @@ fn a_group_goes_on_when_its_master_dies_and_when_its_slot_moves() {
         let grave = cluster.master_of(&dead, first);
         assert_ne!(grave, first, "the dead letters are on another node: else this shows nothing");
         assert_eq!(field(&entries(&cluster.nodes[grave], &dead)[0], "reason"), "it is poison");
+        // Else the master may die with it, and it would come again.
+        wait_for("all is acknowledged", || pending(&cluster.nodes[first], "g") == 0).await;
 
         cluster.nodes[first].kill9();
         let second = elected(&cluster, first);
@@ -126,7 +128,20 @@ fn queues_on_three_nodes_are_read_on_when_the_node_of_their_consumers_is_killed(
             Running::start(consumer.on_topic("#", seen.handler()))
         };
         let (work, log) = (Seen::default(), Seen::default());
-        let running = [start("work", &work), start("log", &log)];
+        let running = loop {
+            let running = [start("work", &work), start("log", &log)];
+            for running in &running {
+                running.until("it consumes", |status| status.state == ConsumerState::Consuming).await;
+            }
+            let nodes = cluster.nodes[1].ctl(&["list_connections", "node"]);
+            if nodes.lines().filter(|node| node.trim() == "a@localhost").count() == 2 {
+                break running;
+            }
+            // A node that has just begun may be too busy to be waited for.
+            for running in running {
+                running.stop().await;
+            }
+        };
         let fill = async |numbers: std::ops::Range<u64>| {
             for queue in ["work", "log"] {
                 publish(&channel, "", queue, numbers.clone().map(|n| json(n, 10))).await;
@@ -196,12 +211,15 @@ fn process(test: &str, url: &str, variable: &str, value: &Path) -> Process {
 
 #[test]
 fn four_processes_write_three_read_one_is_killed_and_every_event_is_handled() {
-    let cluster = RedisCluster::start();
+    // Nothing fails here: a disk that is slow for once is not to look like a dead master.
+    let cluster = RedisCluster::start_with(&["--appendonly", "no", "--cluster-node-timeout", "15000"]);
     let folder = tempfile::tempdir().unwrap();
     let files: Vec<PathBuf> = (0..3).map(|i| folder.path().join(format!("{i}"))).collect();
     // Each knows another node.
     let reader = |i: usize| process("cluster::one_that_reads", &cluster.url(i), FILE, &files[i]);
     let mut readers: Vec<Process> = (0..3).map(reader).collect();
+    // Each gets a share, also where one begins late.
+    run(wait_for("all read", || members(&cluster.nodes[home(&cluster)]) == 3));
     let writer = |i: usize| process("cluster::one_that_writes", &cluster.url(i), PRODUCER, Path::new("yes"));
     let mut writers: Vec<Process> = (2..6).map(writer).collect();
     let handled = |file: &PathBuf| fs::read_to_string(file).unwrap_or_default().lines().count();

@@ -127,6 +127,12 @@ fn pending(server: &RedisServer, group: &str) -> u64 {
     pending
 }
 
+/// How many consumers the group `g` has.
+fn members(server: &RedisServer) -> usize {
+    let names = server.cli(&["XINFO", "CONSUMERS", STREAM, "g"]);
+    names.lines().filter(|line| *line == "name").count()
+}
+
 /// A channel of `guest`'s, with confirms.
 async fn channel(node: &RabbitNode, vhost: &str) -> (Connection, Channel) {
     let connection = Connection::connect(&node.url(vhost), ConnectionProperties::default()).await.unwrap();

@@ -1,5 +1,7 @@
 //! Queues of RabbitMQ that are streams: read from an offset, by everyone for himself.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
@@ -81,7 +83,9 @@ fn a_lost_connection_goes_on_where_it_was() {
         }));
         for n in [100, 200, 300] {
             wait_for("some of it", || seen.len() >= n).await;
+            let connections = running.status().connections;
             proxy.reset_peers();
+            running.until("it is back", |status| status.connections > connections).await;
         }
         fill(&channel, 500..600).await;
         wait_for("all of it", || seen.len() == 600).await;
@@ -117,7 +121,8 @@ fn another_queue_has_no_offset_and_says_so() {
         };
         running.until("it is told", told).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
-        assert!(told(&running.status()) && running.status().connections == 0, "{:#?}", running.status());
+        running.until("it is still told", told).await;
+        assert_eq!(running.status().connections, 0);
         running.stop().await;
         let running = from(node.url(&vhost), None, &seen);
         wait_for("all is still there", || seen.len() == 10).await;
@@ -165,16 +170,25 @@ fn what_came_and_was_not_done_comes_again_also_where_it_began_now() {
         let (seen, begun) = (Seen::default(), Seen::default());
         let consumer = Consumer::connect(url, "").group("log").start(Start::Now);
         let (handler, first) = (seen.handler(), begun.handler());
+        let gate = Arc::new(AtomicBool::new(false));
+        let opened = gate.clone();
         let running = Running::start(consumer.on("token", move |event: streamll::Event| {
             let is_first = event.seq() == Some(10);
             first(event.clone());
             handler(event);
-            tokio::time::sleep(Duration::from_millis(if is_first { 500 } else { 0 }))
+            let opened = opened.clone();
+            async move {
+                while is_first && !opened.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
         }));
         running.until("it consumes", |status| status.state == ConsumerState::Consuming).await;
         fill(&channel, 10..15).await;
         wait_for("the first is in hand", || begun.len() == 1).await;
         proxy.reset_peers();
+        running.until("it is back", |status| status.connections >= 2).await;
+        gate.store(true, Ordering::SeqCst);
         fill(&channel, 15..20).await;
         wait_for("all since then", || seen.numbers().iter().filter(|n| **n == 19).count() == 1).await;
         let status = running.stop().await;

@@ -105,7 +105,8 @@ fn without_a_group_everyone_sees_everything_from_now_on() {
         assert!(one.numbers().into_iter().eq(0..50));
         first.stop().await;
         second.stop().await;
-        assert_eq!(node.ctl(&["list_queues", "-p", &vhost, "name"]).trim(), "", "their queues are gone");
+        let queues = || node.ctl(&["list_queues", "-p", &vhost, "name"]);
+        wait_for("their queues are gone", || queues().trim().is_empty()).await;
     });
 }
 
@@ -115,7 +116,7 @@ fn what_is_done_behind_a_slow_event_is_acknowledged_and_prefetch_bounds_what_is_
     let vhost = node.vhost();
     run(async {
         let (_connection, channel) = channel(node, &vhost).await;
-        let consumer = Consumer::connect(node.url(&vhost), EXCHANGE).group("g").prefetch(40).workers(10);
+        let consumer = Consumer::connect(node.url(&vhost), EXCHANGE).group("g").prefetch(40).workers(64);
         let running = Running::start(consumer.stop_timeout(Duration::ZERO).on("token", |event| {
             let hangs = number(&event) == 0;
             async move {
@@ -298,6 +299,7 @@ fn an_event_under_way_when_the_connection_is_lost_is_not_acknowledged_on_the_nex
         running.until("it consumes", consuming).await;
         publish(&channel, EXCHANGE, "ai.rag.token", events_of(0..10)).await;
         wait_for("the first is under way", || seen.len() == 1).await;
+        running.until("all are in hand", |status| status.balance.received == 10).await;
         proxy.reset_peers();
         running.until("it is back", |status| status.connections >= 2 && status.balance.received >= 20).await;
         gate.store(true, Ordering::SeqCst);

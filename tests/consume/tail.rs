@@ -134,9 +134,9 @@ fn a_group_shares_and_acknowledges_what_was_shown() {
     let mut following = Following::start(&[&server.url(), "--group", "watchers", "--json"]);
     let lines: Vec<String> = (0..10).map(|_| following.line()).collect();
     assert_eq!(ids(&lines.join("\n")).len(), 10);
+    run(wait_for("all are acknowledged", || pending(&server, "watchers") == 0));
     following.signal("INT");
     assert_eq!(following.ends().2, Some(0));
-    assert_eq!(pending(&server, "watchers"), 0);
 }
 
 #[test]
@@ -160,8 +160,8 @@ fn it_watches_an_exchange_without_taking_anything_away() {
         assert_eq!(ids(&following.line()), ["e1"]);
         following.signal("INT");
         assert_eq!(following.ends().2, Some(0));
-        let left = node.ctl(&["list_queues", "-p", &vhost, "name", "messages"]);
-        assert_eq!(left.trim(), "kept\t2", "its own queue is gone, the other whole");
+        let left = || node.ctl(&["list_queues", "-p", &vhost, "name", "messages"]);
+        wait_for("its own queue is gone, the other whole", || left().trim() == "kept\t2").await;
     });
 }
 
@@ -218,8 +218,15 @@ fn a_reader_that_stands_still_does_not_keep_it_from_ending() {
     // The pipe is full by now.
     std::thread::sleep(Duration::from_millis(500));
     following.signal("INT");
-    std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(following.process.0.try_wait().unwrap().expect("it has ended").code(), Some(0));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let ended = loop {
+        match following.process.0.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None => assert!(tokio::time::Instant::now() < deadline, "it does not end"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn what_did_not_arrive_is_in_the_log_when_the_guard_goes() {
     // A folder is there where the file should be.
     production(folder.path(), "topologies");
     let yaml = folder.path().join("topologies/production.yaml");
-    let quick = fs::read_to_string(&yaml).unwrap() + "shutdown: { timeout: 300ms }\n";
+    let quick = fs::read_to_string(&yaml).unwrap() + "shutdown: { timeout: 5s }\n";
     fs::write(&yaml, quick).unwrap();
     if !is_alone("what_did_not_arrive_is_in_the_log_when_the_guard_goes", folder.path(), PRODUCTION) {
         return;

@@ -95,6 +95,9 @@ struct Log(Arc<Mutex<Vec<String>>>);
 impl Log {
     fn of(run: impl FnOnce()) -> Vec<String> {
         let log = Log::default();
+        // With one subscriber alone, whether anybody listens to a line of the code would be asked on the thread that gets
+        // there first, which may be that of another test.
+        let _second = tracing::Dispatch::new(log.clone());
         tracing::subscriber::with_default(log.clone(), run);
         log.0.lock().unwrap().clone()
     }

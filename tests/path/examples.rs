@@ -78,7 +78,7 @@ fn failing_sink() {
     );
     let turns = |name: &str| out.lines().filter(|l| l.starts_with("after") && l.contains(name)).count();
     assert_eq!(turns("healthy"), 1, "nothing ever changes for the healthy sink:\n{out}");
-    assert!(turns("fails") >= 3 && turns("panics") >= 3 && turns("hangs") >= 3, "{out}");
+    assert!(turns("fails") >= 3 && turns("panics") >= 2 && turns("hangs") >= 3, "{out}");
 }
 
 #[test]

@@ -18,6 +18,9 @@ fn progress(step: &Step, numbers: std::ops::Range<u64>) -> impl Iterator<Item = 
 fn the_status_says_what_holds_a_sink_up_and_what_waits() {
     let (handle, kept) = topology();
     let step = streamll::step("RagPipeline");
+    while !handle.status().sink("kept").unwrap().running {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     handle.sink("kept").unwrap().force_open();
     progress(&step, 0..3).for_each(|event| {
         handle.emit(event);
@@ -114,6 +117,9 @@ fn a_shutdown_ends_at_its_deadline_and_says_what_is_left() {
     progress(&step, 0..10).for_each(|event| {
         handle.emit(event);
     });
+    while handle.status().sink("kept").unwrap().balance.accepted < 10 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let drained = block_on(handle.shutdown(Duration::from_millis(50)));
     let numbers = drained.status.sink("kept").unwrap().balance;
     assert!(!drained.complete && drained.status.balances(), "{drained:#?}");

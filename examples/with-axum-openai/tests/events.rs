@@ -8,7 +8,9 @@ use serde_json::Value;
 #[test]
 fn every_token_has_its_conversation() {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("with-axum-openai");
-    let events = golden::events(&mut Command::new(env!("CARGO_BIN_EXE_with-axum-openai")), &scratch);
+    let mut chat = Command::new(env!("CARGO_BIN_EXE_with-axum-openai"));
+    // Slow enough for a reader to leave in the middle of an answer, also on a busy machine.
+    let events = golden::events(chat.env("OPENAI_STUB_DELAY_MS", "20"), &scratch);
     let of = |who: &str| -> Vec<Value> {
         events.iter().filter(|event| event["data"]["conversation_id"] == who).cloned().collect()
     };

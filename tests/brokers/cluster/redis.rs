@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::brokers::Broker;
 use crate::oracle::Copy;
-use crate::outage::{Expected, Outage, wait_until};
+use crate::outage::{Expected, HASTY, Outage, PATIENT, wait_until};
 use crate::redis::run;
 use crate::redis::tls::Authority;
 use crate::redis_cluster::{NODE_TIMEOUT, RedisCluster};
@@ -37,7 +37,9 @@ impl Streams<'_> {
 
     /// The entries of one stream, wherever it is.
     fn stream(&self, key: &str) -> Vec<Copy> {
-        let node = self.cluster.master_of(key, self.cluster.anybody());
+        let find = || self.cluster.master_of(key, self.cluster.anybody());
+        self.cluster.wait("its slot has a master", || find() != usize::MAX);
+        let node = find();
         let client = ::redis::Client::open(self.cluster.nodes[node].url()).expect("an address");
         let mut redis = client.get_connection().expect("it answers");
         let entries: Vec<(String, HashMap<String, Vec<u8>>)> =
@@ -98,13 +100,13 @@ fn lost(connections: usize) -> Expected {
 
 /// A master is gone; a replica takes its place, and events flow again.
 fn fails_over(streams: &Streams<'_>, outage: &Outage<'_>, gone: usize) {
-    outage.breaks("");
     let (cluster, key) = (streams.cluster, streams.key(0));
     let witness = (0..6).find(|i| *i != gone).expect("there are six");
     cluster.wait("a replica is master", || ![gone, usize::MAX].contains(&cluster.master_of(&key, witness)));
     let elected = Instant::now();
-    outage.recovers();
+    outage.moves();
     assert!(elected.elapsed() < RECOVERY, "{:?} after the election", elected.elapsed());
+    outage.recovers();
 }
 
 /// One cluster, as it takes its time to start; its masters change, and each part finds them as they are then.
@@ -115,9 +117,10 @@ fn a_cluster_loses_masters_and_moves_slots_under_load() {
     // The node that `url` names is the one that goes: the others are known by then.
     let seed = cluster.master_of("killed:conv_0", 1);
     let streams = Streams { cluster, prefix: "killed", seed };
-    let outage = Outage::fast(&streams);
+    let outage = Outage::fast(&streams, HASTY);
     outage.flows();
     cluster.nodes[seed].kill9();
+    outage.breaks("");
     fails_over(&streams, &outage, seed);
     cluster.nodes[seed].restart();
     outage.flows();
@@ -125,26 +128,30 @@ fn a_cluster_loses_masters_and_moves_slots_under_load() {
     cluster.wait("the node is a replica", || cluster.cli(seed, "ROLE").starts_with("slave"));
 
     let streams = Streams { cluster, prefix: "frozen", seed };
-    let outage = Outage::fast(&streams);
+    let outage = Outage::fast(&streams, HASTY);
     outage.flows();
     let master = cluster.master_of(&streams.key(0), 1);
     cluster.nodes[master].freeze();
+    // Another may be elected before the circuit opens.
+    outage.falls_behind();
     fails_over(&streams, &outage, master);
     cluster.nodes[master].thaw();
     outage.flows();
     outage.ends(&lost(1));
 
     let streams = Streams { cluster, prefix: "moved", seed: 5 };
-    let outage = Outage::fast(&streams);
+    let outage = Outage::fast(&streams, PATIENT);
     outage.flows();
     for conversation in 0..8 {
         move_slot(&streams, &outage, conversation);
     }
     outage.flows();
-    // Once it has been sent on, it knows.
-    let moved = errors(cluster, "MOVED");
-    outage.flows();
-    assert_eq!(errors(cluster, "MOVED"), moved, "each batch is sent on");
+    wait_until("once it has been sent on, it knows", || {
+        let moved = errors(cluster, "MOVED");
+        outage.flows();
+        let more = errors(cluster, "MOVED") - moved;
+        if more == 0 { Ok(()) } else { Err(format!("{more} times in a hundred events")) }
+    });
     outage.ends(&lost(0));
 
     nobody_sent_a_transaction_across_slots(cluster);
@@ -184,7 +191,7 @@ fn nobody_sent_a_transaction_across_slots(cluster: &RedisCluster) {
 fn a_majority_is_gone(cluster: &RedisCluster) {
     let streams = Streams { cluster, prefix: "minority", seed: 0 };
     let masters: Vec<_> = (0..6).filter(|i| cluster.cli(*i, "ROLE").starts_with("master")).collect();
-    let outage = Outage::of(&[&streams]);
+    let outage = Outage::behind(streams.port(), &streams, HASTY);
     outage.flows();
     masters[..2].iter().for_each(|node| cluster.nodes[*node].kill9());
     outage.breaks("its cluster is down (CLUSTERDOWN)");
@@ -294,7 +301,9 @@ fn the_usual_circuit_does_not_sleep_through_an_election() {
     wait_until("it works again", || {
         if delivered() == 2 { Ok(()) } else { Err(format!("{:#?}", handle.status())) }
     });
-    assert!(elected.elapsed() < RECOVERY, "{:?} after the election", elected.elapsed());
+    // A first vote that failed takes longer than the sink waits for.
+    let slow = elected - killed > Duration::from_secs(20);
+    assert!(slow || elected.elapsed() < RECOVERY, "{:?} after the election", elected.elapsed());
     assert!(handle.shutdown_blocking(RECOVERY).complete);
 }
 
@@ -308,9 +317,13 @@ fn keys_that_hold_no_stream_are_the_trouble_of_their_events_alone(cluster: &Redi
     let good = (0..50).map(|n| n + 1000);
     let sink = sinks::redis(cluster.url(node)).stream_key("taken:{data.n}");
     let handle = Topology::builder("rag-api").sink("live", sink).start().expect("it starts");
+    // All in one batch.
+    let live = handle.sink("live").expect("it is there");
+    live.force_open();
     for n in good.chain(taken) {
         handle.emitter().emit(Event::new(&Step::new("M"), "start").with("n", n));
     }
+    live.auto();
     wait_until("all are settled", || {
         let status = handle.status();
         let balance = status.sink("live").expect("it is there").balance;

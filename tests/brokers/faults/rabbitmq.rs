@@ -101,7 +101,7 @@ fn its_binding_is_gone_for_a_while() {
         channel.queue_unbind("all".into(), "events".into(), "#".into(), unbind).await
     };
     rabbit.admin(gone).expect("unbound");
-    outage.lasts(12 * SECOND);
+    outage.buries(300);
     outage.never_broke(&since);
     let back = async |channel: &lapin::Channel| {
         let options = QueueBindOptions::default();
@@ -194,7 +194,7 @@ fn both_appear_after_the_start(node: &RabbitNode) {
     redis.server.kill9();
     node.kill9();
     let outage = Outage::of(&[&redis, &rabbit]);
-    assert!(outage.started_in < SECOND, "it took {:?}", outage.started_in);
+    assert!(outage.started_in < 10 * SECOND, "it took {:?}", outage.started_in);
     outage.breaks("refused");
     outage.says("open (not sending since ");
     redis.server.restart();
@@ -217,13 +217,13 @@ fn it_is_killed_under_load(node: &RabbitNode) {
 fn it_freezes(node: &RabbitNode) {
     let rabbit = Rabbit::on(node);
     let proxy = Proxy::to(node.port());
-    let outage = Outage::behind(proxy.port(), &rabbit);
+    let outage = Outage::behind(proxy.port(), &rabbit, HASTY);
     outage.flows();
     let before = outage.beside_gets_in(2 * SECOND);
     node.freeze();
     outage.breaks("");
-    let meanwhile = outage.beside_gets_in(2 * SECOND);
-    assert!(before > 100 && meanwhile * 2 > before, "{before}, and {meanwhile} in as long meanwhile");
+    assert!(before > 100, "{before}");
+    outage.beside_keeps_half(before, 2 * SECOND);
     outage.lasts(2 * SECOND);
     node.thaw();
     outage.recovers();
@@ -234,7 +234,7 @@ fn it_freezes(node: &RabbitNode) {
 fn it_is_blocked(node: &RabbitNode, block: &[&str], unblock: &[&str], reason: &str) {
     let rabbit = Rabbit::on(node);
     let proxy = Proxy::to(node.port());
-    let outage = Outage::behind(proxy.port(), &rabbit);
+    let outage = Outage::behind(proxy.port(), &rabbit, PATIENT);
     outage.flows();
     node.ctl(block);
     outage.breaks(reason);
@@ -273,7 +273,9 @@ fn two_events_of_a_hundred_are_too_long_for_it(node: &RabbitNode) {
     let since = outage.since();
     (0..6).for_each(|_| outage.flows());
     outage.never_broke(&since);
-    let letters = outage.ends(&Expected { losses: 1, ..NO_LOSS });
+    // Each that is too long costs a channel, with what was under way there.
+    let losses = outage.load() / 100;
+    let letters = outage.ends(&Expected { losses: losses as usize, ..NO_LOSS });
     for words in ["max_message_size", "its type has 300 bytes"] {
         let says =
             |letter: &&serde_json::Value| letter["reason"].as_str().is_some_and(|why| why.contains(words));

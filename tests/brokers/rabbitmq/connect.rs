@@ -143,7 +143,7 @@ fn sinks_that_are_dropped_without_a_word_leave_nothing_behind() {
         run(async {
             let mut sink = opened(&room.sink()).await;
             node.ctl(&["set_vm_memory_high_watermark", "0.0000001"]);
-            sink.deliver(&mut batch([1])).await.unwrap_err();
+            fails(&mut sink).await;
             let other = opened(&room.sink()).await;
             node.freeze();
             drop((sink, other));
@@ -165,8 +165,7 @@ fn nothing_that_is_logged_holds_a_payload_or_a_password() {
             let event = event(1).with("question", "canary-question");
             sink.deliver(&mut Deliveries::new(vec![Delivery::new(event, "ai.no".into())])).await.unwrap();
             room.node.ctl(&["delete_user", &format!("logged-{}", room.vhost)]);
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            sink.deliver(&mut batch([2])).await.unwrap_err();
+            fails(&mut sink).await;
             sink.open(&SinkContext::detached("records")).await.unwrap_err();
         });
         let lines = logs.lines();

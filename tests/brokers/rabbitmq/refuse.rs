@@ -77,9 +77,7 @@ async fn a_user_that_is_deleted_while_connected_is_the_reason() {
     let mut sink = opened(&sinks::rabbitmq(url).bind("all", QueueConfig::bound(["#"]))).await;
     sink.deliver(&mut batch([1])).await.unwrap();
     room.node.ctl(&["delete_user", &format!("leaver-{}", room.vhost)]);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let error = sink.deliver(&mut batch([2])).await.unwrap_err();
-    says(&error, ErrorClass::Misconfigured, &["leaver"]);
+    says(&fails(&mut sink).await, ErrorClass::Misconfigured, &["leaver"]);
 }
 
 #[tokio::test]
@@ -167,9 +165,10 @@ async fn what_no_queue_takes_is_tried_five_times_and_then_everything_of_its_key_
             5 => {
                 assert_eq!(marks(&rest), all("Poison", 2));
                 let room_name = &room.vhost;
-                for words in ["`ai_events`", "`ai.no`", room_name, "has had no binding", "for 2s"] {
+                for words in ["`ai_events`", "`ai.no`", room_name, "has had no binding"] {
                     assert!(text.contains(words), "{text}");
                 }
+                assert!((2..60).any(|n| text.contains(&format!("for {n}s"))), "{text}");
             }
             _ => assert_eq!(marks(&rest), all("Retry", 2)),
         }

@@ -26,7 +26,7 @@ fn emit(handle: &Handle, module: &str, number: u64) {
 }
 
 fn ends(handle: &Handle) {
-    let ended = handle.shutdown_blocking(Duration::from_secs(60));
+    let ended = handle.shutdown_blocking(Duration::from_secs(300));
     let waits = ended.status.sinks().iter().map(|sink| sink.balance.waiting).sum::<u64>();
     assert!(waits == 0 && ended.status.balances(), "{:#?}", ended.status);
 }
