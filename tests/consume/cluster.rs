@@ -16,8 +16,8 @@ use streamll::{Emitted, Event, Step, Topology, context, sinks};
 use crate::redis_cluster::RedisCluster;
 use crate::servers::RabbitCluster;
 use crate::{
-    Process, Running, STREAM, Seen, add_numbers, channel, entries, field, json, members, number, pending,
-    publish, run, wait_for, wait_until,
+    Process, Running, STREAM, Seen, add_numbers, channel, entries, field, json, number, pending, publish,
+    reading, run, wait_for, wait_until,
 };
 
 /// The place of the stream, as one of the replicas or masters sees it that are still there.
@@ -133,8 +133,8 @@ fn queues_on_three_nodes_are_read_on_when_the_node_of_their_consumers_is_killed(
             for running in &running {
                 running.until("it consumes", |status| status.state == ConsumerState::Consuming).await;
             }
-            let nodes = cluster.nodes[1].ctl(&["list_connections", "node"]);
-            if nodes.lines().filter(|node| node.trim() == "a@localhost").count() == 2 {
+            let connections = cluster.nodes[1].ctl(&["list_connections", "pid"]);
+            if connections.lines().filter(|pid| pid.starts_with("<a@localhost.")).count() == 2 {
                 break running;
             }
             // A node that has just begun may be too busy to be waited for.
@@ -219,7 +219,7 @@ fn four_processes_write_three_read_one_is_killed_and_every_event_is_handled() {
     let reader = |i: usize| process("cluster::one_that_reads", &cluster.url(i), FILE, &files[i]);
     let mut readers: Vec<Process> = (0..3).map(reader).collect();
     // Each gets a share, also where one begins late.
-    run(wait_for("all read", || members(&cluster.nodes[home(&cluster)]) == 3));
+    run(wait_for("all read", || reading(&cluster.nodes[home(&cluster)]) == 3));
     let writer = |i: usize| process("cluster::one_that_writes", &cluster.url(i), PRODUCER, Path::new("yes"));
     let mut writers: Vec<Process> = (2..6).map(writer).collect();
     let handled = |file: &PathBuf| fs::read_to_string(file).unwrap_or_default().lines().count();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use streamll::consume::Consumer;
 
 use crate::servers::RedisServer;
-use crate::{Process, STREAM, add, json, members, number, pending, run, wait_for, wait_until};
+use crate::{Process, STREAM, add, json, number, pending, reading, run, wait_for, wait_until};
 
 /// What a consumer process is told: the server, and the file for the numbers that it has handled.
 const URL: &str = "STREAMLL_TEST_URL";
@@ -52,7 +52,7 @@ fn of_three_consumers_one_is_killed_and_every_event_is_handled() {
     let mut processes: Vec<Process> = files.iter().map(|file| process(&server, file)).collect();
     run(async {
         // Each gets a share, also where one begins late.
-        wait_for("all read", || members(&server) == 3).await;
+        wait_for("all read", || reading(&server) == 3).await;
         let all = || files.iter().flat_map(|file| handled(file)).collect::<Vec<_>>();
         // Half of it is there, and the one to be killed has some of that in hand.
         add(&server, "event", (0..EVENTS / 2).map(|n| json(n, 100)));

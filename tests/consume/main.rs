@@ -127,10 +127,9 @@ fn pending(server: &RedisServer, group: &str) -> u64 {
     pending
 }
 
-/// How many consumers the group `g` has.
-fn members(server: &RedisServer) -> usize {
-    let names = server.cli(&["XINFO", "CONSUMERS", STREAM, "g"]);
-    names.lines().filter(|line| *line == "name").count()
+/// How many clients wait for entries, in a group.
+fn reading(server: &RedisServer) -> usize {
+    server.cli(&["CLIENT", "LIST"]).lines().filter(|line| line.contains(" cmd=xreadgroup ")).count()
 }
 
 /// A channel of `guest`'s, with confirms.
