@@ -59,7 +59,7 @@ fn overloaded(buffer: &str) {
     let step = streamll::step("Overload");
     let (mut tokens, mut others, mut looks) = (0_u64, 0_u64, 0);
     let (began, mut due) = (Instant::now(), 0.0);
-    while began.elapsed() < span() {
+    while began.elapsed() < span() || looks < 20 {
         // Twenty times what it takes, in small portions; one in a hundred is no token.
         due += TAKES as f64 * 20.0 * 0.005;
         while (tokens + others) < due as u64 {
@@ -86,7 +86,7 @@ fn overloaded(buffer: &str) {
         let next = Duration::from_secs_f64(due / (TAKES as f64 * 20.0));
         std::thread::sleep(next.saturating_sub(began.elapsed()));
     }
-    assert!(looks >= 10, "{looks}");
+    assert_eq!(looks, 20);
     let drained = handle.shutdown_blocking(Duration::from_secs(600));
     let status = &drained.status;
     assert!(status.balances());
