@@ -32,9 +32,9 @@
 //!   flush, shutdown).
 //! * Read: [`consume`], on the other side of a broker.
 //! * Extend: [`Sink`], [`Processor`], actors that take a [`Batch`], and the [`Registry`] that gives them names in YAML.
-//! * Test what you wrote: [`testkit`].
-//! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers), and
-//!   [past one machine](guide::scaling).
+//! * Test what you wrote: [`testing`] for code that emits and for topologies, [`testkit`] for sinks and processors.
+//! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers),
+//!   [running it](guide::running), [testing](guide::testing), and [past one machine](guide::scaling).
 //!
 //! # Features
 //!
@@ -60,6 +60,7 @@ pub mod guide;
 pub mod processors;
 mod runtime;
 pub mod sinks;
+pub mod testing;
 pub mod topology;
 mod units;
 

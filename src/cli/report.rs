@@ -5,7 +5,29 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::{Drained, GraphStatus, SinkStatus};
+use crate::{Drained, GraphStatus, SinkStatus, Timestamp};
+
+/// What a status is the status of.
+#[derive(Clone, Copy)]
+pub(super) struct Whose<'a> {
+    pub(super) service: &'a str,
+    pub(super) environment: &'a str,
+}
+
+/// What `json` says, and when and by which process: what a dead process has left must not pass for its health.
+pub(super) fn current(status: &GraphStatus, whose: Whose<'_>) -> Value {
+    let mut current = json!({
+        "at": Timestamp::now().to_string(),
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "service": whose.service,
+        "environment": whose.environment,
+    });
+    if let (Value::Object(current), Value::Object(status)) = (&mut current, json(status)) {
+        current.extend(status);
+    }
+    current
+}
 
 /// One JSON object: the totals, and an object per sink under `sinks`.
 pub(super) fn json(status: &GraphStatus) -> Value {

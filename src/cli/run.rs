@@ -12,7 +12,8 @@ use streamll_actors::ingress::Patience;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::{Choice, Format, INCOMPLETE, USAGE, input::Input, refuse, report};
+use super::report::{self, Whose};
+use super::{Choice, Format, INCOMPLETE, USAGE, input::Input, refuse};
 use crate::topology::{Registry, Topology};
 use crate::{Drained, Handle, SinkState};
 
@@ -73,7 +74,10 @@ impl Run {
         }
         let served = topology.start().map_err(|e| e.to_string()).and_then(|handle| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.and_then(|runtime| runtime.block_on(self.serve(&handle))).map_err(|e| e.to_string())
+            let whose = Whose { service: topology.service(), environment: topology.environment() };
+            runtime
+                .and_then(|runtime| runtime.block_on(self.serve(&handle, whose)))
+                .map_err(|e| e.to_string())
         });
         match served {
             Ok(code) => code,
@@ -84,7 +88,7 @@ impl Run {
         }
     }
 
-    async fn serve(&self, handle: &Handle) -> io::Result<ExitCode> {
+    async fn serve(&self, handle: &Handle, whose: Whose<'_>) -> io::Result<ExitCode> {
         let mut signals = Signals::new()?;
         let stop = Arc::new(AtomicBool::new(false));
         let (mut reader, printed) = self.start_reader(handle, stop.clone())?;
@@ -99,7 +103,7 @@ impl Run {
                     break Ok(());
                 }
                 _ = status.tick() => {
-                    self.write_status(handle);
+                    self.write_status(handle, whose);
                     let status = handle.status();
                     if status.sinks().iter().all(|sink| sink.state == SinkState::Failed) {
                         stop.store(true, Ordering::Relaxed);
@@ -125,7 +129,7 @@ impl Run {
                         self.say(&ended);
                         return Ok(ExitCode::from(code));
                     }
-                    _ = status.tick() => self.write_status(handle),
+                    _ = status.tick() => self.write_status(handle, whose),
                     _ = progress.tick() => {
                         let _ = io::stderr().write_all(report::progress(&handle.status()).as_bytes());
                     }
@@ -134,7 +138,7 @@ impl Run {
         };
         // A reader that waits for input is left behind, and with it whoever prints.
         let _ = tokio::time::timeout(LAST_LINE, printed).await;
-        self.write_status(handle);
+        self.write_status(handle, whose);
         self.say(&drained);
         Ok(if read.is_err() { ExitCode::from(INCOMPLETE) } else { super::code(&drained) })
     }
@@ -161,9 +165,9 @@ impl Run {
         Ok((ending, printing))
     }
 
-    fn write_status(&self, handle: &Handle) {
+    fn write_status(&self, handle: &Handle, whose: Whose<'_>) {
         let Some(path) = &self.status_file else { return };
-        let written = report::write(path, &format!("{}\n", report::json(&handle.status())));
+        let written = report::write(path, &format!("{}\n", report::current(&handle.status(), whose)));
         // One word for each change, not one a second.
         if self.status_fails.replace(written.is_err()) != written.is_err() {
             match written {

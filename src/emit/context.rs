@@ -1,6 +1,7 @@
 //! Ids on every event below: a snapshot that follows a future from thread to thread, and reaches no other.
 
 use streamll_actors::event::Context;
+use streamll_actors::ingress::Emitter;
 use tracing::warn;
 
 use super::ambient::{Ambient, Level};
@@ -34,7 +35,21 @@ pub fn with_context_sync<T>(context: &Context, run: impl FnOnce() -> T) -> T {
     Ambient::current().with(context).enter(run)
 }
 
+/// Runs a future that emits there, outside of everything that is around this call.
+pub(crate) fn to<F: Future>(emitter: &Emitter, future: F) -> impl Future<Output = F::Output> {
+    Ambient::of(emitter).carry(future)
+}
+
+/// Like [`to`], for code that does not await.
+pub(crate) fn to_sync<T>(emitter: &Emitter, run: impl FnOnce() -> T) -> T {
+    Ambient::of(emitter).enter(run)
+}
+
 impl Ambient {
+    fn of(emitter: &Emitter) -> Ambient {
+        Ambient { emitter: Some(emitter.clone()), level: Level::Context, ..Ambient::default() }
+    }
+
     fn with(self, context: &Context) -> Ambient {
         Ambient { context: self.context.merged(context), level: Level::Context, ..self }
     }

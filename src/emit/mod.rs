@@ -14,6 +14,7 @@ mod tokens;
 pub use context::{
     __value, Captured, capture, carry, current_context, set_context, with_context, with_context_sync,
 };
+pub(crate) use context::{to, to_sync};
 pub use instrumented::AsToken;
 #[cfg(feature = "tracing")]
 pub use layer::{LayerExt, SpanFilter, SpanLayer, Spans, layer};

@@ -17,3 +17,11 @@ pub mod consumers {}
 #[doc = include_str!("scaling.md")]
 #[cfg(all(feature = "redis", feature = "rabbitmq"))]
 pub mod scaling {}
+
+/// In production: the end of a process, disks, deploys that overlap, threads, what to alert on.
+#[doc = include_str!("running.md")]
+pub mod running {}
+
+/// Tests of code that emits, of topologies, and of sinks and processors of your own.
+#[doc = include_str!("testing.md")]
+pub mod testing {}

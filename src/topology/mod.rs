@@ -111,6 +111,11 @@ impl Topology {
         &self.environment
     }
 
+    /// The name of the application; empty if unset variables were allowed, and there are some.
+    pub fn service(&self) -> &str {
+        self.plan.as_ref().map_or("", |plan| &plan.service)
+    }
+
     /// What the machine runs; `None` if unset variables were allowed, and there are some.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()

@@ -173,6 +173,23 @@ fn a_status_file_that_cannot_be_written_is_wrong_usage() {
 }
 
 #[test]
+fn the_status_file_says_when_and_by_which_process_it_was_written() {
+    let folder = Folder::with(FILE);
+    let file = folder.path("status").display().to_string();
+    let mut child =
+        streamll(&folder.path(""), &["run", "--env", "test", "--status-file", &file]).spawn().unwrap();
+    let read = || serde_json::from_str::<serde_json::Value>(&folder.read("status")).unwrap_or_default();
+    wait_until("the status is there", || read()["at"].is_string());
+    let first = read();
+    assert_eq!(first["pid"], child.id());
+    assert_eq!(first["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&first["service"], &first["environment"]), (&"streamll".into(), &"test".into()), "{first}");
+    wait_until("it is written again", || read()["at"].as_str() > first["at"].as_str());
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn a_signal_ends_the_input_and_delivers_what_came_in() {
     let folder = Folder::with(FILE);
     for name in ["TERM", "INT"] {

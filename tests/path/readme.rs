@@ -42,7 +42,9 @@ fn its_yaml_loads_without_a_warning() {
 /// All blocks of YAML in the guide: each is a topology.
 #[test]
 fn the_yaml_of_the_guide_loads_without_a_warning() {
-    let guide = ["sinks", "delivery", "scaling"].map(|page| read(&format!("src/guide/{page}.md"))).concat();
+    let guide = ["sinks", "delivery", "scaling", "running"]
+        .map(|page| read(&format!("src/guide/{page}.md")))
+        .concat();
     let blocks: Vec<&str> =
         guide.split("```yaml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0)).collect();
     assert!(blocks.len() >= 6, "{} blocks", blocks.len());
