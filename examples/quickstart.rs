@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde_json::json;
-use streamll::{StartFailure, TokenStream as _, Topology, context, sinks, trace, with_context};
+use streamll::{StartFailure, TokenStream as _, Topology, context, instrument, sinks, trace, with_context};
 use tokio_stream::StreamExt as _;
 
+#[instrument(module = "RagPipeline")]
 async fn answer(question: &str) {
-    trace("retrieval").input("question", question).enter().emit("docs_found", json!({ "count": 3 }));
+    trace("retrieval").enter().emit("docs_found", json!({ "count": 3 }));
     let model = tokio_stream::iter(["The answer", " is", " forty", "-two."]); // a client of yours
     let mut tokens = model.tokens("answer", |text| Some(*text)).operation("llm_call");
     while let Some(_for_the_user) = tokens.next().await {
@@ -19,8 +20,7 @@ async fn answer(question: &str) {
 async fn main() -> Result<(), StartFailure> {
     let handle = Topology::builder("rag-api").sink("console", sinks::terminal()).start()?;
     streamll::install(&handle);
-    let run = trace("answer").module("RagPipeline").run(|_| answer("What is six times seven?"));
-    with_context(context! { conversation_id = "conv_42" }, run).await;
+    with_context(context! { conversation_id = "conv_42" }, answer("What is six times seven?")).await;
     let ended = streamll::shutdown().await;
     println!("everything arrived: {}", ended.is_some_and(|ended| ended.complete));
     Ok(())
