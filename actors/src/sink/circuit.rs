@@ -5,6 +5,7 @@ use std::mem;
 
 use tokio::time::Instant;
 
+use super::Cost;
 use super::breaker::{Breaker, BreakerPolicy, Closed};
 
 /// The name of a breaker's state, as status and logs have it.
@@ -69,8 +70,8 @@ pub enum Permit {
 pub enum Outcome {
     /// Everything arrived.
     Success,
-    /// It failed, and may go better next time.
-    Failure,
+    /// It failed, at such a cost, and may go better next time.
+    Failure(Cost),
     /// It failed so that trying again at once is pointless: opens at once.
     Trip,
 }
@@ -147,10 +148,17 @@ impl Circuit {
         self.step(|breaker| match (breaker, outcome) {
             (Breaker::Closed(closed), Outcome::Success) => Breaker::Closed(closed.succeed()),
             (Breaker::Closed(closed), _) if force == Force::Closed => Breaker::Closed(closed.count_failure()),
-            (Breaker::Closed(closed), Outcome::Failure) => closed.fail(now, jitter, &policy),
-            (Breaker::Closed(closed), Outcome::Trip) => Breaker::Open(closed.trip(now, jitter, &policy)),
+            (Breaker::Closed(closed), Outcome::Failure(cost)) => closed.fail(cost, now, jitter, &policy),
+            (Breaker::Closed(closed), Outcome::Trip) => {
+                Breaker::Open(closed.trip(Cost::Something, now, jitter, &policy))
+            }
             (Breaker::HalfOpen(half_open), Outcome::Success) => Breaker::Closed(half_open.succeed(now)),
-            (Breaker::HalfOpen(half_open), _) => Breaker::Open(half_open.fail(now, jitter, &policy)),
+            (Breaker::HalfOpen(half_open), Outcome::Failure(cost)) => {
+                Breaker::Open(half_open.fail(cost, now, jitter, &policy))
+            }
+            (Breaker::HalfOpen(half_open), Outcome::Trip) => {
+                Breaker::Open(half_open.fail(Cost::Something, now, jitter, &policy))
+            }
             (open @ Breaker::Open(_), _) => open,
         })
     }
@@ -162,8 +170,10 @@ impl Circuit {
         }
         let policy = self.policy;
         self.step(|breaker| match breaker {
-            Breaker::Closed(closed) => Breaker::Open(closed.trip(now, jitter, &policy)),
-            Breaker::HalfOpen(half_open) => Breaker::Open(half_open.fail(now, jitter, &policy)),
+            Breaker::Closed(closed) => Breaker::Open(closed.trip(Cost::Something, now, jitter, &policy)),
+            Breaker::HalfOpen(half_open) => {
+                Breaker::Open(half_open.fail(Cost::Something, now, jitter, &policy))
+            }
             open @ Breaker::Open(_) => open,
         })
     }
@@ -277,6 +287,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const MIDDLE: f64 = 0.5;
+    const FAILURE: Outcome = Outcome::Failure(Cost::Something);
+    const REFUSED: Outcome = Outcome::Failure(Cost::Nothing);
     const POLICY: BreakerPolicy = BreakerPolicy {
         failure_threshold: 3,
         recovery_timeout: SECOND,
@@ -311,7 +323,8 @@ mod tests {
         for c in run.chars() {
             let outcome = match c {
                 's' => Outcome::Success,
-                'f' => Outcome::Failure,
+                'f' => FAILURE,
+                'r' => REFUSED,
                 _ => Outcome::Trip,
             };
             attempt(&mut circuit, outcome, now);
@@ -326,6 +339,10 @@ mod tests {
         outcomes("fff", CircuitState::Open, 3);
         outcomes("ffsff", CircuitState::Closed, 2);
         outcomes("ffsfff", CircuitState::Open, 3);
+        outcomes("rr", CircuitState::Closed, 2);
+        outcomes("rrr", CircuitState::Open, 3);
+        outcomes("frr", CircuitState::Open, 3);
+        outcomes("rrsrr", CircuitState::Closed, 2);
         outcomes("t", CircuitState::Open, 1);
         outcomes("sst", CircuitState::Open, 1);
     }
@@ -381,9 +398,52 @@ mod tests {
             let until = circuit.until().unwrap();
             waits.push((until - now).as_secs());
             now = until;
-            attempt(&mut circuit, Outcome::Failure, now);
+            attempt(&mut circuit, FAILURE, now);
         }
         assert_eq!(waits, [1, 2, 4, 8, 8, 8]);
+    }
+
+    /// The pauses, in milliseconds, that follow the failures of a run: `f` cost something, `r` nothing, `t` trips, and `s`
+    /// is a probe that arrives, with three failures behind it.
+    #[track_caller]
+    fn pauses(recovery_timeout: Duration, run: &str, expected: &[u128]) {
+        let policy = BreakerPolicy { recovery_timeout, recovery_max: 10 * recovery_timeout, ..POLICY };
+        let (mut circuit, mut now, mut waits) = (Circuit::new(policy), Instant::now(), vec![]);
+        for c in run.chars() {
+            let outcome = match c {
+                'f' => FAILURE,
+                'r' => REFUSED,
+                't' => Outcome::Trip,
+                _ => Outcome::Success,
+            };
+            for _ in 0..3 {
+                attempt(&mut circuit, outcome, now);
+                if circuit.state() == CircuitState::Open {
+                    break;
+                }
+            }
+            if let Some(until) = circuit.until() {
+                waits.push((until - now).as_millis());
+                now = until;
+            }
+        }
+        assert_eq!(waits, expected, "{run}");
+    }
+
+    #[test]
+    fn a_broker_that_refuses_is_asked_again_within_seconds_for_as_long_as_it_does() {
+        let half_a_minute = Duration::from_secs(30);
+        pauses(half_a_minute, "rrrrrrrr", &[1000, 2000, 2000, 2000, 2000, 2000, 2000, 2000]);
+        pauses(half_a_minute, "fff", &[30_000, 60_000, 120_000]);
+        pauses(half_a_minute, "tt", &[30_000, 60_000]);
+        // After each success it begins anew; what was refused before makes silence no dearer, nor the other way round.
+        pauses(half_a_minute, "rrsrr", &[1000, 2000, 1000, 2000]);
+        pauses(half_a_minute, "fsf", &[30_000, 60_000]);
+        pauses(half_a_minute, "ffrrff", &[30_000, 60_000, 1000, 2000, 30_000, 60_000]);
+        pauses(half_a_minute, "ffsrsf", &[30_000, 60_000, 1000, 30_000]);
+        // A shorter time of recovery holds for both.
+        pauses(Duration::from_millis(1500), "rrrf", &[1000, 1500, 1500, 1500]);
+        pauses(Duration::from_millis(200), "rrrff", &[200, 200, 200, 200, 400]);
     }
 
     #[track_caller]
@@ -407,7 +467,7 @@ mod tests {
     fn recovers(policy: (u64, u64), trips: u32, jitter: f64, expected_ms: u128) {
         let (first, max) = (Duration::from_secs(policy.0), Duration::from_secs(policy.1));
         let policy = BreakerPolicy { failure_threshold: 3, recovery_timeout: first, recovery_max: max };
-        assert_eq!(policy.recovery(trips, jitter).as_millis(), expected_ms);
+        assert_eq!(policy.recovery(Cost::Something, trips, jitter).as_millis(), expected_ms);
     }
 
     #[test]
@@ -421,6 +481,8 @@ mod tests {
         recovers((30, 300), 1, f64::NAN, 30_000);
         recovers((600, 300), 5, 0.5, 600_000);
         recovers((0, 0), 5, 0.5, 0);
+        let free = |trips, jitter| BreakerPolicy::default().recovery(Cost::Nothing, trips, jitter).as_millis();
+        assert_eq!([free(1, 0.0), free(1, 1.0), free(2, 0.5), free(u32::MAX, 1.0)], [800, 1200, 2000, 2400]);
     }
 
     #[test]
@@ -437,7 +499,7 @@ mod tests {
     #[test]
     fn a_threshold_of_zero_trips_at_the_first_failure() {
         let mut circuit = Circuit::new(BreakerPolicy { failure_threshold: 0, ..POLICY });
-        attempt(&mut circuit, Outcome::Failure, Instant::now());
+        attempt(&mut circuit, FAILURE, Instant::now());
         assert_eq!(circuit.state(), CircuitState::Open);
     }
 
@@ -448,7 +510,7 @@ mod tests {
         let (_, slow, _) = go(&mut circuit, now);
         circuit.trip(now, MIDDLE);
         circuit.unblock();
-        for outcome in [Outcome::Success, Outcome::Failure, Outcome::Trip] {
+        for outcome in [Outcome::Success, FAILURE, REFUSED, Outcome::Trip] {
             assert_eq!(circuit.record(slow, outcome, now, MIDDLE), None);
             assert_eq!((circuit.state(), circuit.failures()), (CircuitState::HalfOpen, 0));
         }
@@ -474,13 +536,14 @@ mod tests {
         let mut circuit = tripped(now);
         assert!(circuit.force_close(now).is_some());
         for _ in 0..10 {
-            assert_eq!(attempt(&mut circuit, Outcome::Failure, now), None);
+            assert_eq!(attempt(&mut circuit, FAILURE, now), None);
+            assert_eq!(attempt(&mut circuit, REFUSED, now), None);
         }
         assert_eq!(attempt(&mut circuit, Outcome::Trip, now), None);
         assert_eq!(circuit.trip(now, MIDDLE), None);
-        assert_eq!((circuit.state(), circuit.failures()), (CircuitState::Closed, 12));
+        assert_eq!((circuit.state(), circuit.failures()), (CircuitState::Closed, 22));
         assert_eq!(circuit.auto(), None);
-        assert!(attempt(&mut circuit, Outcome::Failure, now).is_some());
+        assert!(attempt(&mut circuit, FAILURE, now).is_some());
     }
 
     #[test]
@@ -502,20 +565,42 @@ mod tests {
         row: u32,
         until: Option<u64>,
         limit: u128,
+        /// Trips in a row that cost something, and that cost nothing: one of the two is zero.
         trips: u32,
+        refusals: u32,
         closed_at: Option<u64>,
     }
+
+    /// Long enough that refusals are asked sooner.
+    const LONGER: BreakerPolicy = BreakerPolicy {
+        failure_threshold: 3,
+        recovery_timeout: Duration::from_secs(4),
+        recovery_max: Duration::from_secs(16),
+    };
 
     impl Model {
         fn new() -> Model {
             Model { state: "closed", force: "auto", limit: u128::from(u64::MAX), ..Model::default() }
         }
 
-        fn open(&mut self, now: u64) {
-            let forgotten = self.state == "closed" && self.closed_at.is_none_or(|at| now - at > 8);
-            self.trips = if forgotten { 1 } else { self.trips + 1 };
-            self.state = "open";
-            self.until = Some(now + 2u64.pow(self.trips.min(10) - 1).min(8));
+        fn open(&mut self, cost: Cost, now: u64) {
+            if self.state == "closed" {
+                self.refusals = 0;
+                if self.closed_at.is_none_or(|at| now - at > 16) {
+                    self.trips = 0;
+                }
+            }
+            let pause = match cost {
+                Cost::Something => {
+                    (self.trips, self.refusals) = (self.trips + 1, 0);
+                    (4 * 2u64.pow(self.trips.min(10) - 1)).min(16)
+                }
+                Cost::Nothing => {
+                    (self.trips, self.refusals) = (0, self.refusals + 1);
+                    u64::from(self.refusals.min(2))
+                }
+            };
+            (self.state, self.until) = ("open", Some(now + pause));
         }
 
         fn close(&mut self, now: u64) {
@@ -537,14 +622,16 @@ mod tests {
             self.row = if outcome == Outcome::Success { 0 } else { self.row + 1 };
             match (self.state, outcome) {
                 ("half_open", Outcome::Success) => self.close(now),
-                ("half_open", _) => self.open(now),
+                ("half_open", Outcome::Failure(cost)) => self.open(cost, now),
+                ("half_open", Outcome::Trip) => self.open(Cost::Something, now),
                 (_, Outcome::Success) => {
                     (self.failures, self.limit) = (0, (self.limit * 2).min(u64::MAX.into()))
                 }
                 (_, outcome) => {
                     self.failures += 1;
+                    let cost = if let Outcome::Failure(cost) = outcome { cost } else { Cost::Something };
                     if self.force != "closed" && (outcome == Outcome::Trip || self.failures >= 3) {
-                        self.open(now);
+                        self.open(cost, now);
                     }
                 }
             }
@@ -565,11 +652,11 @@ mod tests {
     }
 
     fn action() -> impl Strategy<Value = Action> {
-        let outcome = || proptest::sample::select(&[Outcome::Success, Outcome::Failure, Outcome::Trip][..]);
+        let outcome = || proptest::sample::select(&[Outcome::Success, FAILURE, REFUSED, Outcome::Trip][..]);
         prop_oneof![
             8 => outcome().prop_map(Action::Attempt),
             2 => outcome().prop_map(Action::Stale),
-            4 => (0u64..12).prop_map(Action::Pass),
+            4 => (0u64..24).prop_map(Action::Pass),
             1 => Just(Action::Trip),
             1 => Just(Action::Unblock),
             1 => Just(Action::ForceOpen),
@@ -585,7 +672,7 @@ mod tests {
         #[test]
         fn it_agrees_with_its_model(actions in proptest::collection::vec(action(), 1..60)) {
             let (start, mut now) = (Instant::now(), 0u64);
-            let (mut circuit, mut model) = (Circuit::new(POLICY), Model::new());
+            let (mut circuit, mut model) = (Circuit::new(LONGER), Model::new());
             let mut stale = None;
             for action in actions {
                 let at = start + Duration::from_secs(now);
@@ -616,7 +703,9 @@ mod tests {
                     },
                     Action::Pass(seconds) => now += seconds,
                     Action::Trip => {
-                        if model.force != "closed" && model.state != "open" { model.open(now) }
+                        if model.force != "closed" && model.state != "open" {
+                            model.open(Cost::Something, now);
+                        }
                         circuit.trip(at, MIDDLE);
                     }
                     Action::Unblock => {
@@ -624,7 +713,7 @@ mod tests {
                         circuit.unblock();
                     }
                     Action::ForceOpen => {
-                        if model.state == "closed" { model.trips = 0 }
+                        if model.state == "closed" { (model.trips, model.refusals) = (0, 0) }
                         (model.force, model.state) = ("open", "open");
                         circuit.force_open();
                     }
@@ -664,9 +753,9 @@ mod tests {
                 recovery_max: Duration::from_millis(max),
                 ..POLICY
             };
-            prop_assert!(policy.recovery(trips, jitter) <= policy.recovery(trips + 1, jitter));
-            prop_assert!(policy.recovery(trips, jitter) <= policy.longest().mul_f64(1.2));
-            prop_assert!(policy.recovery(trips, jitter) >= policy.recovery_timeout.mul_f64(0.799));
+            prop_assert!(policy.recovery(Cost::Something, trips, jitter) <= policy.recovery(Cost::Something, trips + 1, jitter));
+            prop_assert!(policy.recovery(Cost::Something, trips, jitter) <= policy.longest().mul_f64(1.2));
+            prop_assert!(policy.recovery(Cost::Something, trips, jitter) >= policy.recovery_timeout.mul_f64(0.799));
         }
     }
 }
