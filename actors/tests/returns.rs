@@ -255,7 +255,11 @@ fn at_an_end_a_sink_that_takes_dead_letters_is_tried_for_as_long_as_others_give_
         let numbers = |name: &str| drained.status.sink(name).unwrap().balance;
         assert_eq!((numbers("live").dead_lettered, numbers("live").waiting), (5, 0));
         let kinds = letters.journal.kinds();
-        assert_eq!((kinds.iter().filter(|k| *k == "dead_letter").count(), numbers("letters").waiting), (5, 0), "{kinds:?}");
+        assert_eq!(
+            (kinds.iter().filter(|k| *k == "dead_letter").count(), numbers("letters").waiting),
+            (5, 0),
+            "{kinds:?}"
+        );
         assert!(drained.status.balances());
     });
 }

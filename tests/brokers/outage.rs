@@ -131,7 +131,10 @@ impl<'b> Outage<'b> {
         let mut yaml = format!("service: faults\ndata_dir: {path}\nalert_after: 1h\nsinks:\n");
         for broker in brokers {
             yaml += &format!("  {}:\n{}", broker.name(), broker.keys(port.unwrap_or(broker.port())));
-            yaml += &format!("    batch: {{ max_events: {WINDOW} }}\n{settings}    buffer: {{ type: {} }}\n", buffer());
+            yaml += &format!(
+                "    batch: {{ max_events: {WINDOW} }}\n{settings}    buffer: {{ type: {} }}\n",
+                buffer()
+            );
         }
         yaml += &format!("  beside: {{ type: file, path: {path}/beside.ndjson }}\n");
         fs::write(folder.path().join("faults.yaml"), yaml).expect("a file");

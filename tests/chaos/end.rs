@@ -78,10 +78,8 @@ impl Run {
         );
         fs::write(folder.path().join("chaos.yaml"), yaml).expect("a file");
         let status = folder.path().join("status").display().to_string();
-        let mut command = streamll(
-            folder.path(),
-            &["run", "--env", "chaos", "--report", "json", "--status-file", &status],
-        );
+        let mut command =
+            streamll(folder.path(), &["run", "--env", "chaos", "--report", "json", "--status-file", &status]);
         // What it logs stays apart from its report.
         command.env("STREAMLL_LOG", "off").stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the command starts");

@@ -49,9 +49,13 @@ fn restarts(
         let before = sink().balance.delivered;
         thread::sleep(AWAY.mul_f64(fastrand::f64()));
         thread::scope(|scope| {
-            scope.spawn(&restart);
-            let is_open = || TcpStream::connect((Ipv4Addr::LOCALHOST, broker.port()));
-            wait_until("its port is open", || is_open().map(drop).map_err(|error| error.to_string()));
+            let restarting = scope.spawn(&restart);
+            // As long as its start takes, which has a limit of its own.
+            while TcpStream::connect((Ipv4Addr::LOCALHOST, broker.port())).is_err()
+                && !restarting.is_finished()
+            {
+                thread::sleep(MOMENT / 100);
+            }
             let open = Instant::now();
             wait_until("the first arrives", || {
                 let sink = sink();

@@ -118,7 +118,11 @@ pub(crate) fn explain(error: &lapin::Error, stage: Stage, place: Place<'_>) -> D
     };
     let said = quote(&said);
     let class = class(error.kind(), &said, stage);
-    of(class, line(error.kind(), code, &said, class, stage, place)).with_cost(cost(error.kind(), class, stage))
+    of(class, line(error.kind(), code, &said, class, stage, place)).with_cost(cost(
+        error.kind(),
+        class,
+        stage,
+    ))
 }
 
 /// What an error of the client cost. A node that starts or ends refuses, hangs up, or says that a vhost is down; what it
@@ -230,7 +234,8 @@ fn explain_tls(error: &io::Error, place: Place<'_>) -> DeliveryError {
     let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {
         let line =
             format!("{target} closed the connection before TLS was agreed: {error}; is it a TLS port?");
-        return DeliveryError::unavailable(line).with_cost(Cost::of(ErrorClass::Unavailable, Some(error.kind())));
+        return DeliveryError::unavailable(line)
+            .with_cost(Cost::of(ErrorClass::Unavailable, Some(error.kind())));
     };
     DeliveryError::misconfigured(match cause {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {

@@ -64,7 +64,8 @@ fn what_no_queue_takes_is_left_with_that_reason_where_the_end_comes_first() {
     let config = sinks::rabbitmq(room.url()).bind("good", QueueConfig::bound(["ai.good.#"]));
     let handle = topology(folder.path()).sink("records", config).start().unwrap();
     emit(&handle, "lost", 1);
-    let shown = "closed (no queue takes events with the key `ai.lost.start`: they are tried again; 1 waiting)";
+    let shown =
+        "closed (no queue takes events with the key `ai.lost.start`: they are tried again; 1 waiting)";
     wait_until("it shows why", || {
         let status = handle.sink("records").unwrap().status().to_string();
         if status == shown { Ok(()) } else { Err(status) }
