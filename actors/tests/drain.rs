@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use streamll_actors::graph::Plan;
+use streamll_actors::graph::{Drained, Plan};
 use streamll_actors::sink::BufferPolicy;
 use streamll_actors::testkit::{Act, Journal, Rig, run};
 use tokio::time::{Instant, sleep};
@@ -62,7 +62,35 @@ fn history() -> impl Strategy<Value = History> {
     (lives, rounds, 0_u64..60_000).prop_map(|(lives, rounds, deadline)| History { lives, rounds, deadline })
 }
 
-async fn check(history: History) {
+/// A sink that fails at times, but never hangs, and never loses anything.
+fn failing_life() -> impl Strategy<Value = Life> {
+    let act = || {
+        prop_oneof![
+            2 => Just(Act::Deliver),
+            1 => (0_usize..20).prop_map(Act::Unavailable),
+            1 => (0_usize..20).prop_map(Act::Unknown),
+            1 => (0_usize..20).prop_map(Act::Cut),
+            1 => Just(Act::Overload),
+            1 => Just(Act::Misconfigured),
+        ]
+    };
+    let acts = || proptest::collection::vec(act(), 0..15);
+    (acts(), acts(), 1_u32..5).prop_map(|(opens, acts, threshold)| Life {
+        opens,
+        acts,
+        is_on_disk: false,
+        threshold,
+    })
+}
+
+/// With a minute for the end: each failure takes a second of it at the most.
+fn failing_history() -> impl Strategy<Value = History> {
+    let lives = proptest::collection::vec(failing_life(), 1..4);
+    let rounds = proptest::collection::vec((0_u64..60, 0_u64..20_000), 1..6);
+    (lives, rounds).prop_map(|(lives, rounds)| History { lives, rounds, deadline: 60_000 })
+}
+
+async fn check(history: History) -> Drained {
     let data = tempfile::tempdir().expect("a folder");
     let mut plan = Plan::new("test");
     plan.data_dir = data.path().into();
@@ -110,6 +138,7 @@ async fn check(history: History) {
         assert!(seen.len() as u64 >= numbers.delivered, "{} arrived, {numbers:?}", seen.len());
     }
     assert_eq!(drained.complete, lost == 0, "{status:#?}");
+    drained
 }
 
 proptest! {
@@ -118,5 +147,11 @@ proptest! {
     #[test]
     fn an_end_is_in_time_and_its_report_is_true(history in history()) {
         run(check(history));
+    }
+
+    #[test]
+    fn an_end_with_time_left_leaves_nothing_behind(history in failing_history()) {
+        let drained = run(check(history));
+        assert!(drained.complete, "{:#?}", drained.status);
     }
 }

@@ -327,7 +327,7 @@ fn whoever_sends_waits_neither_for_an_open_sink_nor_for_a_failed_one() {
 #[test]
 fn with_patience_it_waits_for_an_open_sink_too_but_never_for_a_failed_one() {
     run(async {
-        let journal = Journal::new([]).opening([Act::Unavailable(0); 3]);
+        let journal = Journal::new([]).opening([Act::Misconfigured; 3]);
         let rig = Rig::start(Plan::new("test").sink(small(&journal, Duration::ZERO))).await;
         let began = Instant::now();
         for n in 0..100 {

@@ -69,7 +69,7 @@ impl Replay {
             Ok((drained, read)) => {
                 let text = match self.report {
                     Format::Text => report::text(&drained),
-                    Format::Json => format!("{}\n", report::json(&drained.status)),
+                    Format::Json => format!("{}\n", report::last_json(&drained.status)),
                 };
                 let _ = io::stderr().write_all(text.as_bytes());
                 if read { super::code(&drained) } else { ExitCode::from(INCOMPLETE) }

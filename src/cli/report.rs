@@ -45,6 +45,25 @@ pub(super) fn json(status: &GraphStatus) -> Value {
     report
 }
 
+/// The same, for the last time: what is left has its reason.
+pub(super) fn last_json(status: &GraphStatus) -> Value {
+    let mut report = json(status);
+    for (place, sinks) in [("sinks", status.sinks()), ("removed", status.removed())] {
+        for sink in sinks {
+            if let Some(shown) = report.get_mut(place).and_then(|sinks| sinks.get_mut(&*sink.name)) {
+                shown["reason"] = last_reason(sink).into();
+            }
+        }
+    }
+    report
+}
+
+/// Why a sink did not deliver everything; where nothing was wrong with it, the end came too early.
+fn last_reason(sink: &SinkStatus) -> Option<&str> {
+    let too_early = (sink.balance.in_memory() > 0).then_some("the end came before they were sent");
+    sink.reason.as_deref().or(too_early)
+}
+
 fn sink_json(sink: &SinkStatus) -> Value {
     let numbers = &sink.balance;
     let mut object = json!({
@@ -78,6 +97,8 @@ fn sink_json(sink: &SinkStatus) -> Value {
         ("failed", processed.failed),
     ];
     if let Value::Object(object) = &mut object {
+        let failing = sink.failing_since.map(|since| ("failing_since".to_owned(), since.to_string().into()));
+        object.extend(failing);
         object.extend(sink.disk_trouble.iter().map(|why| ("disk_trouble".to_owned(), why.as_str().into())));
         object.extend(rare.into_iter().filter(|(_, n)| *n > 0).map(|(key, n)| (key.to_owned(), n.into())));
     }
@@ -129,7 +150,7 @@ pub(super) fn text(drained: &Drained) -> String {
             ("restarts", sink.restarts.into()),
         ];
         let _ = write!(out, "  {}: {}", sink.name, listed(&numbers));
-        if let Some(reason) = &sink.reason {
+        if let Some(reason) = last_reason(sink) {
             let _ = write!(out, "; {}: {reason}", sink.state.as_str());
         }
         out.push('\n');

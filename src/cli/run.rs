@@ -182,7 +182,7 @@ impl Run {
     fn say(&self, drained: &Drained) {
         let text = match self.report {
             Format::Text => report::text(drained),
-            Format::Json => format!("{}\n", report::json(&drained.status)),
+            Format::Json => format!("{}\n", report::last_json(&drained.status)),
         };
         let _ = io::stderr().write_all(text.as_bytes());
     }

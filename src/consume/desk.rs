@@ -338,7 +338,7 @@ impl Desk {
     pub(super) fn note_buried(&mut self, (letter, kept): (Arc<Letter>, Result<(), String>)) {
         match kept {
             Ok(()) => {
-                self.shared.change(|status| status.reason = None);
+                self.shared.kept();
                 self.close(letter.entry.ticket, |balance| balance.dead_lettered += 1);
             }
             Err(why) => {

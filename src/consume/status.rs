@@ -191,8 +191,13 @@ impl Shared {
         change(&mut self.lock().balance);
     }
 
+    /// Where the connection had been lost before, the log hears that it is back.
     pub(super) fn turn(&self, state: ConsumerState) {
         self.change(|status| {
+            if state == ConsumerState::Consuming && status.reason.is_some() {
+                let after = format!("{:.1}s", Timestamp::now().since(status.since).as_secs_f64());
+                tracing::warn!(%after, "receiving again");
+            }
             status.state = state;
             status.since = Timestamp::now();
             (status.reason, status.class) = (None, None);
@@ -220,6 +225,15 @@ impl Shared {
             tracing::warn!("{reason}");
         }
         status.reason = Some(reason);
+    }
+
+    /// A dead letter is kept; says so where others had to wait.
+    pub(super) fn kept(&self) {
+        self.change(|status| {
+            if status.state != ConsumerState::Open && status.reason.take().is_some() {
+                tracing::warn!("dead letters are kept again");
+            }
+        });
     }
 
     /// Events are gone before they were read.

@@ -14,7 +14,7 @@ use crate::servers::{RabbitNode, RedisServer};
 pub(crate) const WINDOW: usize = 128;
 
 /// A broker with a sink in a topology.
-pub(crate) trait Broker {
+pub(crate) trait Broker: Sync {
     /// The name of its sink.
     fn name(&self) -> &'static str;
 

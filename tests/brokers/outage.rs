@@ -29,6 +29,14 @@ fn buffer() -> String {
     std::env::var("STREAMLL_TEST_BUFFER").unwrap_or_else(|_| "memory".to_owned())
 }
 
+/// A circuit breaker that moves fast, and so much patience with a delivery.
+fn tuned(patience: Duration) -> String {
+    format!(
+        "    deliver_timeout: {patience:?}\n    circuit_breaker: {{ failure_threshold: 2, recovery_timeout: 200ms, \
+         recovery_max: 1s }}\n"
+    )
+}
+
 thread_local! { static FAULT: RefCell<Option<String>> = const { RefCell::new(None) } }
 
 /// What the table calls what is done next, where that is not the name of the test.
@@ -82,34 +90,39 @@ pub(crate) struct Expected {
 impl<'b> Outage<'b> {
     /// With each broker on its own port.
     pub(crate) fn of(brokers: &[&'b dyn Broker]) -> Outage<'b> {
-        Outage::start(brokers, None, PATIENT, PAUSE, |_| None)
+        Outage::start(brokers, None, &tuned(PATIENT), PAUSE, |_| None)
+    }
+
+    /// With each broker on its own port, and all settings as they are by default.
+    pub(crate) fn with_defaults(brokers: &[&'b dyn Broker]) -> Outage<'b> {
+        Outage::start(brokers, None, "", PAUSE, |_| None)
     }
 
     /// With about 5,000 events a second.
     pub(crate) fn fast(broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
-        Outage::start(&[broker], None, patience, PAUSE / 6, |_| None)
+        Outage::start(&[broker], None, &tuned(patience), PAUSE / 6, |_| None)
     }
 
     /// With fewer events, for brokers that need the processor for themselves.
     pub(crate) fn of_few(broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
-        Outage::start(&[broker], None, patience, 5 * PAUSE, |_| None)
+        Outage::start(&[broker], None, &tuned(patience), 5 * PAUSE, |_| None)
     }
 
     /// With the broker on this port: behind a proxy.
     pub(crate) fn behind(port: u16, broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
-        Outage::start(&[broker], Some(port), patience, PAUSE, |_| None)
+        Outage::start(&[broker], Some(port), &tuned(patience), PAUSE, |_| None)
     }
 
     /// With events among the others that can never arrive.
     pub(crate) fn poisoned(broker: &'b dyn Broker, odd: fn(u64) -> Option<Odd>) -> Outage<'b> {
         // Fewer: each poison costs several attempts, and RabbitMQ a channel each.
-        Outage::start(&[broker], None, PATIENT, 10 * PAUSE, odd)
+        Outage::start(&[broker], None, &tuned(PATIENT), 10 * PAUSE, odd)
     }
 
     fn start(
         brokers: &[&'b dyn Broker],
         port: Option<u16>,
-        patience: Duration,
+        settings: &str,
         pause: Duration,
         odd: fn(u64) -> Option<Odd>,
     ) -> Outage<'b> {
@@ -118,10 +131,10 @@ impl<'b> Outage<'b> {
         let mut yaml = format!("service: faults\ndata_dir: {path}\nalert_after: 1h\nsinks:\n");
         for broker in brokers {
             yaml += &format!("  {}:\n{}", broker.name(), broker.keys(port.unwrap_or(broker.port())));
-            yaml += &format!("    batch: {{ max_events: {WINDOW} }}\n    deliver_timeout: {patience:?}\n");
-            yaml +=
-                "    circuit_breaker: { failure_threshold: 2, recovery_timeout: 200ms, recovery_max: 1s }\n";
-            yaml += &format!("    buffer: {{ type: {} }}\n", buffer());
+            yaml += &format!(
+                "    batch: {{ max_events: {WINDOW} }}\n{settings}    buffer: {{ type: {} }}\n",
+                buffer()
+            );
         }
         yaml += &format!("  beside: {{ type: file, path: {path}/beside.ndjson }}\n");
         fs::write(folder.path().join("faults.yaml"), yaml).expect("a file");
@@ -135,7 +148,8 @@ impl<'b> Outage<'b> {
         Outage { brokers: brokers.to_vec(), handle, load, folder, began: Instant::now(), started_in }
     }
 
-    fn sink(&self, name: &str) -> SinkStatus {
+    /// What is known of one sink.
+    pub(crate) fn sink(&self, name: &str) -> SinkStatus {
         self.handle.status().sink(name).expect("it has this sink").clone()
     }
 

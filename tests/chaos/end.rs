@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -54,8 +55,104 @@ fn ends_in_an_outage(broker: &dyn Broker) {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(took < Duration::from_secs(4 + 3), "{buffer}: it took {took:?}: {said}");
         assert_eq!(output.status.code(), Some(code), "{buffer}: {said}");
-        assert!(said.contains(&format!("{says} 100")), "{buffer}: {said}");
+        // Beside the number stands why.
+        let told = said.split_once(&format!("{says} 100; ")).map(|(_, why)| why);
+        assert!(told.is_some_and(|why| why.contains("open: ")), "{buffer}: {said}");
     }
+}
+
+/// A command that runs with a broker's sink on that port, the default circuit breaker, and a minute for its end.
+struct Run {
+    child: Child,
+    stdin: ChildStdin,
+    folder: tempfile::TempDir,
+}
+
+impl Run {
+    fn start(broker: &dyn Broker, port: u16) -> Run {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().display();
+        let yaml = format!(
+            "service: chaos\ndata_dir: {path}/data\nshutdown: {{ timeout: 60s }}\nsinks:\n  live:\n{}",
+            broker.keys(port)
+        );
+        fs::write(folder.path().join("chaos.yaml"), yaml).expect("a file");
+        let status = folder.path().join("status").display().to_string();
+        let mut command =
+            streamll(folder.path(), &["run", "--env", "chaos", "--report", "json", "--status-file", &status]);
+        // What it logs stays apart from its report.
+        command.env("STREAMLL_LOG", "off").stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the command starts");
+        let stdin = child.stdin.take().expect("a pipe");
+        Run { child, stdin, folder }
+    }
+
+    fn takes(&mut self, events: usize) {
+        for n in 0..events {
+            let line = format!("{{\"event_type\":\"start\",\"data\":{{\"n\":{n}}}}}");
+            writeln!(self.stdin, "{line}").expect("it reads");
+        }
+    }
+
+    fn shows(&self, what: &[&str]) {
+        wait_until(&format!("the status shows {what:?}"), || {
+            let status = fs::read_to_string(self.folder.path().join("status")).unwrap_or_default();
+            if what.iter().all(|what| status.contains(what)) { Ok(()) } else { Err(status) }
+        });
+    }
+
+    fn terminate(&self) {
+        let id = self.child.id().to_string();
+        let sent = std::process::Command::new("kill").args(["-TERM", &id]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    /// Its exit code, and what it reports of its sink.
+    fn end(self) -> (Option<i32>, serde_json::Value) {
+        let output = self.child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let report = said.lines().last().and_then(|line| serde_json::from_str(line).ok());
+        let report: serde_json::Value = report.unwrap_or_else(|| panic!("no report: {said}"));
+        assert_eq!(report["balanced"], true, "{report:#}");
+        (output.status.code(), report["sinks"]["live"].clone())
+    }
+}
+
+#[test]
+fn redis_returns_during_the_end() {
+    let redis = Redis::start();
+    redis.server.kill9();
+    let mut run = Run::start(&redis, redis.port());
+    run.takes(300);
+    run.shows(&["\"circuit_open\":true", "\"waiting\":300"]);
+    run.terminate();
+    // Its first try at the end is long over.
+    thread::sleep(Duration::from_secs(2));
+    assert!(run.child.try_wait().expect("it can be asked").is_none(), "it did not wait for Redis");
+    redis.server.restart();
+    let (code, live) = run.end();
+    assert_eq!((code, &live["delivered"], &live["waiting"]), (Some(0), &300.into(), &0.into()), "{live:#}");
+    assert_eq!(redis.arrived().len(), 300);
+}
+
+#[test]
+fn a_lost_answer_is_shown_while_the_circuit_is_closed_and_left_with_its_reason() {
+    let redis = Redis::start();
+    let proxy = Proxy::to(redis.port());
+    let mut run = Run::start(&redis, proxy.port());
+    run.takes(1);
+    run.shows(&["\"delivered\":1"]);
+    proxy.blackhole();
+    run.takes(100);
+    // The first of three failures, long before the circuit opens.
+    run.shows(&["\"state\":\"closed\"", "\"failures\":1", "no answer within 5s", "\"failing_since\":\""]);
+    run.terminate();
+    // The second ends it at once.
+    thread::sleep(Duration::from_secs(1));
+    run.terminate();
+    let (code, live) = run.end();
+    assert_eq!((code, &live["waiting"]), (Some(143), &100.into()), "{live:#}");
+    assert!(live["reason"].as_str().is_some_and(|why| why.contains("no ")), "{live:#}");
 }
 
 #[test]

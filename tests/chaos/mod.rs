@@ -1,4 +1,5 @@
-//! What happens to this side: the process killed at any moment, a disk that is full, twenty times more than fits.
+//! What happens to this side: the process killed at any moment, a disk that is full, twenty times more than
+//! fits; and brokers that come and go meanwhile.
 
 mod command;
 mod end;
@@ -6,3 +7,4 @@ mod full_disk;
 mod kill;
 mod overload;
 mod panics;
+mod restarts;

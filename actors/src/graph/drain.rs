@@ -44,6 +44,7 @@ pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
             };
             let (later, now): (Vec<_>, Vec<_>) = left.iter().cloned().partition(is_target);
             let (later, now) = if now.is_empty() { (now, later) } else { (later, now) };
+            later.iter().for_each(|member| member.worker.control(Control::Outlast));
             stop(&now, deadline).await;
             left = later;
         }
@@ -62,7 +63,7 @@ pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
 /// Lets sinks deliver what waits until the deadline, and stops them.
 pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
     for member in members {
-        member.worker.control(Control::Drain, Some(deadline));
+        member.worker.control(Control::Drain);
     }
     let mut next_word = Instant::now() + PROGRESS;
     loop {
@@ -73,7 +74,10 @@ pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
         }
         let now = Instant::now();
         if now >= deadline {
-            busy.iter().for_each(|member| member.worker.control(Control::Stop, Some(deadline)));
+            for member in &busy {
+                explain(member, now);
+                member.worker.control(Control::Stop);
+            }
             if now >= deadline + GRACE {
                 break;
             }
@@ -99,6 +103,17 @@ pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
         }
     });
     futures_util::future::join_all(closed).await;
+}
+
+/// Says of a sink with events that are left why they are, where nothing else does.
+fn explain(member: &Member, now: Instant) {
+    let numbers = member.worker.buffer.balance(now);
+    if numbers.waiting > 0 {
+        member.worker.cell.explain(|| match numbers.in_flight {
+            0 => "the deadline of the end came before they were sent".to_owned(),
+            under_way => format!("no answer for {under_way} of them before the deadline of the end"),
+        });
+    }
 }
 
 fn is_busy(member: &Member) -> bool {

@@ -319,7 +319,7 @@ impl GraphHandle {
         self.adopt(member).await;
         if self.0.draining.load(Ordering::SeqCst) {
             // It came too late for the drain to see it.
-            member.worker.control(Control::Stop, None);
+            member.worker.control(Control::Stop);
         }
     }
 
@@ -349,7 +349,6 @@ impl GraphHandle {
             dead_letters,
             restart: spec.restart,
             control: AtomicU8::new(Control::Run as u8),
-            deadline: Mutex::default(),
             ended: Notify::new(),
         });
         let routing_key = spec.routing_key.clone();

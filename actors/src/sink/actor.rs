@@ -9,19 +9,23 @@ use actix::prelude::{
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::attempt::{Attempt, End};
-use super::breaker::{Circuit, CircuitState, Outcome, Permit, Transition};
+use super::breaker::{Circuit, CircuitState, Force, Outcome, Permit};
 use super::fence::Fenced;
-use super::status::Signal;
-use super::{BatchPolicy, Buffer, DeadLetters, ErrorClass, SinkContext, SinkFactory, SinkState, StatusCell};
+use super::status::{Change, Signal};
+use super::{
+    BatchPolicy, Buffer, DeadLetters, ErrorClass, OnOpen, SinkContext, SinkFactory, SinkState, StatusCell,
+};
 use crate::supervise::{Backoff, DeathWatch, Exit, Observer, RestartPolicy};
 
 /// How long `close` may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an actor shows that its thread moves.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The longest pause between two tries while the graph ends.
+const LAST_TRIES: Duration = Duration::from_secs(1);
 
 /// All of one sink that outlives its incarnations.
 pub(crate) struct Worker {
@@ -36,7 +40,6 @@ pub(crate) struct Worker {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) restart: RestartPolicy,
     pub(crate) control: AtomicU8,
-    pub(crate) deadline: Mutex<Option<Instant>>,
     /// Told when an incarnation has ended.
     pub(crate) ended: Notify,
 }
@@ -45,10 +48,12 @@ pub(crate) struct Worker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Control {
     Run = 0,
-    /// Deliver what waits, until the deadline, then stop.
+    /// Deliver what waits, then stop.
     Drain = 1,
     /// Stop now.
     Stop = 2,
+    /// Go on, and try as often as at an end: the graph ends, and others still give their events to this one.
+    Outlast = 3,
 }
 
 impl Worker {
@@ -57,8 +62,7 @@ impl Worker {
     }
 
     /// Tells the actor, whichever incarnation there is or will be.
-    pub(crate) fn control(&self, control: Control, deadline: Option<Instant>) {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    pub(crate) fn control(&self, control: Control) {
         self.control.store(control as u8, Ordering::SeqCst);
         self.cell.call();
     }
@@ -67,11 +71,12 @@ impl Worker {
         self.control.load(Ordering::SeqCst) == control as u8
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether what waits would be lost with the process, or not be lost by policy.
+    fn is_to_be_emptied(&self) -> bool {
+        !self.buffer.is_kept() && *self.buffer.on_open() != OnOpen::Drop
     }
 
-    /// Publishes the circuit's state, with a reason where there is a new one.
+    /// Publishes the circuit's state, with a reason where there is a new one, and tells of it in the log where it changed.
     pub(crate) fn publish(&self, reason: Option<String>) {
         // Held to the end: whoever gives orders publishes, too, and the last word must be the last state.
         let circuit = self.circuit();
@@ -85,9 +90,23 @@ impl Worker {
             CircuitState::HalfOpen => SinkState::HalfOpen,
         };
         // First the reason, then what wakes those who may ask for it.
-        self.cell.set_state(state, reason, circuit.failures());
+        let change = self.cell.set_state(state, reason, circuit.failures());
         self.buffer.set_open(state != SinkState::Closed, false);
+        // Under the lock, too, so that the log has them in their order.
+        match change {
+            Some(Change::Opened(reason)) => warn!(sink = %self.name, reason, "circuit opened"),
+            Some(Change::Closed(lasted)) => {
+                let waiting = self.buffer.balance(Instant::now()).waiting;
+                warn!(sink = %self.name, open_for = %seconds(lasted), waiting, "circuit closed");
+            }
+            None => {}
+        }
     }
+}
+
+/// A time as the log has it.
+pub(super) fn seconds(time: Duration) -> String {
+    format!("{:.1}s", time.as_secs_f64())
 }
 
 impl Observer for Worker {
@@ -130,7 +149,10 @@ pub(crate) struct SinkActor {
     retry_at: Option<Instant>,
     /// Smaller batches, while a bad event is searched for.
     bisect: Option<usize>,
-    last_probe_spent: bool,
+    /// Whether it was tried once more since the end began.
+    is_tried_at_end: bool,
+    /// When the latest attempt was over.
+    tried_at: Option<Instant>,
     /// Numbers the turns.
     turns: u64,
 }
@@ -158,7 +180,8 @@ impl SinkActor {
             retry: Backoff::retries(),
             retry_at: None,
             bisect: None,
-            last_probe_spent: false,
+            is_tried_at_end: false,
+            tried_at: None,
             turns: 0,
         }
     }
@@ -176,27 +199,15 @@ impl SinkActor {
             return self.finish(ctx);
         }
         let before = self.worker.circuit().state();
+        if draining || self.worker.is_told(Control::Outlast) {
+            self.retry_at = self.retry_at.map(|at| at.min(now + LAST_TRIES));
+        }
         let permit = self.worker.circuit().permit(now);
         if before != self.worker.circuit().state() {
             self.worker.publish(None);
         }
         match permit {
-            Permit::Wait(_) if draining && !self.last_probe_spent => {
-                self.last_probe_spent = true;
-                if self.worker.circuit().unblock().is_none() {
-                    return self.finish(ctx);
-                }
-                self.step(ctx);
-            }
-            Permit::Wait(until) => {
-                let deadline = self.worker.deadline();
-                let too_late = until.is_none_or(|until| deadline.is_some_and(|deadline| until > deadline));
-                // What is on disk goes out at the next start.
-                if draining && (too_late || self.worker.buffer.is_kept()) {
-                    return self.finish(ctx);
-                }
-                self.idle(ctx, until, false);
-            }
+            Permit::Wait(until) => self.wait(ctx, until, now),
             Permit::Go { .. } if self.retry_at.is_some_and(|at| at > now) => {
                 self.idle(ctx, self.retry_at, false)
             }
@@ -209,6 +220,31 @@ impl SinkActor {
                 self.deliver(ctx, limit, generation)
             }
         }
+    }
+
+    /// The circuit is open: waits for the next probe. At an end that comes at once, and then each second, for as long as
+    /// the end waits for this sink.
+    fn wait(&mut self, ctx: &mut Context<Self>, until: Option<Instant>, now: Instant) {
+        if self.worker.is_told(Control::Run) {
+            return self.idle(ctx, until, false);
+        }
+        let is_held = self.worker.circuit().force() == Force::Open;
+        let is_enough = is_held || (self.is_tried_at_end && !self.worker.is_to_be_emptied());
+        // What is on disk goes out at the next start.
+        if is_enough && self.worker.is_told(Control::Drain) {
+            return self.finish(ctx);
+        }
+        if is_held {
+            return self.idle(ctx, None, false);
+        }
+        let next = self.tried_at.filter(|_| self.is_tried_at_end).map_or(now, |at| at + LAST_TRIES);
+        if next > now {
+            return self.idle(ctx, until.map(|until| until.min(next)).or(Some(next)), false);
+        }
+        self.is_tried_at_end = true;
+        self.worker.circuit().unblock();
+        self.worker.publish(None);
+        self.step(ctx);
     }
 
     fn is_superseded(&self) -> bool {
@@ -266,6 +302,7 @@ impl SinkActor {
             return ctx.stop();
         }
         let now = Instant::now();
+        self.tried_at = Some(now);
         let (outcome, reason) = match end {
             End::Arrived => {
                 self.retry.reset();
@@ -274,44 +311,35 @@ impl SinkActor {
                     self.bisect.map(|n| n.saturating_mul(2)).filter(|n| *n < self.worker.batch.max_events);
                 (Some(Outcome::Success), None)
             }
-            End::Partly { arrived } => {
+            End::Partly { arrived, why } => {
                 // The sink works, so that a probe closes the circuit. With progress, what is left may not slow down what
                 // comes behind it more and more.
                 if arrived > 0 {
                     self.retry.reset();
                 }
                 self.retry_at = Some(now + self.retry.next());
-                (Some(Outcome::Success), None)
+                (Some(Outcome::Success), why)
             }
             End::Condemned => {
                 self.retry.reset();
                 self.retry_at = None;
+                self.worker.cell.passed();
                 (None, None)
             }
-            End::Bad { among } => {
+            End::Bad { among, why } => {
                 self.bisect = Some((among / 2).max(1));
+                self.worker.publish(Some(why));
                 (None, None)
             }
-            End::Failed(error) => match error.class() {
-                ErrorClass::Fatal => {
-                    self.watch.because(Exit::Failed(error.to_string()));
-                    return ctx.stop();
-                }
-                class => {
-                    self.retry_at = Some(now + self.retry.next());
-                    let trips = class == ErrorClass::Misconfigured;
-                    let outcome = if trips { Outcome::Trip } else { Outcome::Failure };
-                    (Some(outcome), Some(error.to_string()))
-                }
-            },
-            End::NotOpened(error) if error.class() == ErrorClass::Fatal => {
+            End::Failed(error) if error.class() == ErrorClass::Fatal => {
                 self.watch.because(Exit::Failed(error.to_string()));
                 return ctx.stop();
             }
-            End::NotOpened(error) => {
-                // A circuit that is forced closed does not open: then this alone keeps it from connecting at once.
+            End::Failed(error) => {
                 self.retry_at = Some(now + self.retry.next());
-                (Some(Outcome::Trip), Some(error.to_string()))
+                let trips = error.class() == ErrorClass::Misconfigured;
+                let outcome = if trips { Outcome::Trip } else { Outcome::Failure(error.cost()) };
+                (Some(outcome), Some(error.to_string()))
             }
             End::Panicked(message) => {
                 self.watch.because(Exit::Panicked(message));
@@ -320,26 +348,34 @@ impl SinkActor {
         };
         if let Some(outcome) = outcome {
             let transition = self.worker.circuit().record(generation, outcome, now, fastrand::f64());
-            self.log(transition, reason.as_deref());
-            self.worker.publish(reason);
-            if transition.is_some() {
+            if outcome == Outcome::Success
+                && let Some(crashing) = self.worker.cell.succeeded()
+            {
+                warn!(sink = %self.worker.name, after = %seconds(crashing), "works again after it was restarted");
+            }
+            if let Some(transition) = transition {
+                debug!(sink = %self.worker.name, from = %transition.from, to = %transition.to, "circuit");
                 self.retry.reset();
                 self.retry_at = None;
             }
+            self.worker.publish(reason);
         }
         self.step(ctx);
     }
 
     /// Takes in what the sink said from outside a delivery.
     fn take_signal(&mut self) {
-        let (transition, reason) = match self.worker.cell.take_signal() {
+        let reason = match self.worker.cell.take_signal() {
             Some(Signal::Block(reason)) => {
-                (self.worker.circuit().trip(Instant::now(), fastrand::f64()), Some(reason))
+                self.worker.circuit().trip(Instant::now(), fastrand::f64());
+                Some(reason)
             }
-            Some(Signal::Unblock) => (self.worker.circuit().unblock(), None),
+            Some(Signal::Unblock) => {
+                self.worker.circuit().unblock();
+                None
+            }
             None => return,
         };
-        self.log(transition, reason.as_deref());
         self.worker.publish(reason);
     }
 
@@ -390,16 +426,6 @@ impl SinkActor {
             actor.watch.because(Exit::Stopped);
             ctx.stop();
         }));
-    }
-
-    fn log(&self, transition: Option<Transition>, reason: Option<&str>) {
-        let Some(Transition { from, to }) = transition else { return };
-        let sink = &self.worker.name;
-        match to {
-            CircuitState::Open => warn!(%sink, %from, reason = reason.unwrap_or("ordered"), "circuit opened"),
-            CircuitState::Closed => info!(%sink, %from, "circuit closed"),
-            CircuitState::HalfOpen => debug!(%sink, %from, "circuit half open"),
-        }
     }
 }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::actor::{Control, Worker};
+use super::actor::{Control, Worker, seconds};
 use super::batch::Mark;
 use super::fence::Fenced;
 use super::queue::Lease;
-use super::{DeadLetter, Deliveries, DeliveryError, ErrorClass, SinkContext};
+use super::{Cost, DeadLetter, Deliveries, DeliveryError, ErrorClass, SinkContext};
 use crate::event::{Confirmation, Delivery, Timestamp};
 use crate::supervise::Backoff;
 
@@ -30,15 +30,18 @@ pub(super) enum End {
     /// The sink wants some of it again.
     Partly {
         arrived: usize,
+        /// Why, where the sink says so, or nothing arrived.
+        why: Option<String>,
     },
     /// Nothing but dead letters.
     Condemned,
     /// One of so many events is bad.
     Bad {
         among: usize,
+        why: String,
     },
+    /// Opening it, or the delivery.
     Failed(DeliveryError),
-    NotOpened(DeliveryError),
     Panicked(String),
 }
 
@@ -60,11 +63,12 @@ impl Attempt {
             let answer = timeout(worker.deliver_timeout, sink.open(&self.context)).await;
             match answer {
                 Ok(Ok(Ok(()))) => self.opened = true,
-                Ok(Ok(Err(error))) => return (Some(sink), false, End::NotOpened(error)),
+                Ok(Ok(Err(error))) => return (Some(sink), false, End::Failed(error)),
                 Ok(Err(panic)) => return (None, false, End::Panicked(panic)),
                 Err(_) => {
                     let took = format!("opening took longer than {:?}", worker.deliver_timeout);
-                    return (Some(sink), false, End::NotOpened(DeliveryError::unavailable(took)));
+                    let error = DeliveryError::unavailable(took).with_cost(Cost::Something);
+                    return (Some(sink), false, End::Failed(error));
                 }
             }
         }
@@ -90,6 +94,7 @@ impl Attempt {
                 Err(DeliveryError::unknown(took))
             }
         };
+        let why = batch.take_why();
         let (items, mut marks) = batch.into_parts(result.is_ok());
         let open = marks.iter().filter(|mark| **mark == Mark::Open).count();
         if let Err(error) = &result
@@ -111,7 +116,8 @@ impl Attempt {
         worker.buffer.release(&lease, &marks);
         let end = match result {
             Ok(()) if marks.iter().any(|mark| matches!(mark, Mark::Retry | Mark::Unsent)) => {
-                End::Partly { arrived }
+                let none = || (arrived == 0).then(|| "it wants the same events once more".to_owned());
+                End::Partly { arrived, why: why.or_else(none) }
             }
             Ok(())
                 if arrived == 0 && size > 0 && marks.iter().all(|mark| matches!(mark, Mark::Poison(_))) =>
@@ -120,7 +126,9 @@ impl Attempt {
             }
             Ok(()) => End::Arrived,
             Err(error) if error.class() == ErrorClass::Rejected && open == 1 => End::Condemned,
-            Err(error) if error.class() == ErrorClass::Rejected && open > 1 => End::Bad { among: open },
+            Err(error) if error.class() == ErrorClass::Rejected && open > 1 => {
+                End::Bad { among: open, why: error.to_string() }
+            }
             Err(error) => {
                 let class = error.class();
                 let reopen = [ErrorClass::Unavailable, ErrorClass::Unknown, ErrorClass::Misconfigured];
@@ -178,11 +186,17 @@ impl Attempt {
             first_attempt: Timestamp::from_micros(now.as_micros() - first),
             last_attempt: now,
         };
-        let mut retry = Backoff::retries();
+        let (mut retry, began, mut told) = (Backoff::retries(), Instant::now(), None);
         while let Err(error) = self.hand_over(&letter).await {
-            warn!(sink = %worker.name, %error, "a dead letter waits");
-            worker.publish(Some(format!("a dead letter waits: {error}")));
+            if told.as_ref() != Some(&error) {
+                warn!(sink = %worker.name, %error, "a dead letter waits");
+                worker.publish(Some(format!("a dead letter waits: {error}")));
+                told = Some(error);
+            }
             sleep(retry.next()).await;
+        }
+        if told.is_some() {
+            warn!(sink = %worker.name, after = %seconds(began.elapsed()), "the dead letter is kept");
         }
         worker.dead_letters.tell(&letter, Instant::now());
         worker.buffer.bury(lease, i);

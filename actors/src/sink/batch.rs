@@ -9,6 +9,8 @@ use crate::event::Delivery;
 pub struct Deliveries {
     items: Vec<Delivery>,
     marks: Vec<Mark>,
+    /// Why one of them is to be tried again.
+    why: Option<String>,
 }
 
 /// What a sink says of one event.
@@ -27,7 +29,7 @@ impl Deliveries {
     #[must_use]
     pub fn new(items: Vec<Delivery>) -> Deliveries {
         let marks = vec![Mark::Open; items.len()];
-        Deliveries { items, marks }
+        Deliveries { items, marks, why: None }
     }
 
     /// How many events; never zero in a call of `deliver`.
@@ -64,6 +66,12 @@ impl Deliveries {
         self.mark(i, Mark::Retry);
     }
 
+    /// The same, and the status says why until something arrives.
+    pub fn retry_because(&mut self, i: usize, why: impl Into<String>) {
+        self.mark(i, Mark::Retry);
+        self.why = Some(why.into());
+    }
+
     /// Event `i` never left: like [`retry`](Deliveries::retry), but its next attempt is not marked as a repeat.
     pub fn unsent(&mut self, i: usize) {
         self.mark(i, Mark::Unsent);
@@ -79,6 +87,11 @@ impl Deliveries {
         if let Some(slot) = self.marks.get_mut(i) {
             *slot = mark;
         }
+    }
+
+    /// Why some are to be tried again, if the sink said so.
+    pub(crate) fn take_why(&mut self) -> Option<String> {
+        self.why.take()
     }
 
     /// The events and their marks; `Ok` says that what is unmarked arrived.

@@ -4,14 +4,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Cost;
 pub use super::circuit::{Circuit, CircuitState, Force, Outcome, Permit, Transition};
 
+/// The first pause after a failure that cost nothing.
+const FREE_FIRST: Duration = Duration::from_secs(1);
+/// The longest: a broker that returns is to be in use within three seconds, however long it was away.
+const FREE_MAX: Duration = Duration::from_secs(2);
+
 /// When a breaker trips, and how long it stays open.
+///
+/// After failures that cost something (no answer, overload, misconfigured) it stays open for `recovery_timeout` and
+/// then twice as long each time, up to `recovery_max`. After those that cost nothing (refused, reset, no such name) for
+/// one second, then two each time; a `recovery_timeout` below that holds for them, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerPolicy {
     /// Consecutive failures that trip it: 3 by default; zero counts as one.
     pub failure_threshold: u32,
-    /// The first time it stays open, ±20 % at random: 30 s by default. Doubles with each trip in a row.
+    /// How long it stays open after a failure that cost something, ±20 % at random: 30 s by default. Doubles with each
+    /// trip in a row.
     pub recovery_timeout: Duration,
     /// Where the doubling ends (before the ±20 %): 5 minutes by default. A larger `recovery_timeout` wins.
     pub recovery_max: Duration,
@@ -32,11 +43,16 @@ impl BreakerPolicy {
         self.recovery_max.max(self.recovery_timeout)
     }
 
-    /// How long to stay open at trip number `trips` in a row; `jitter` in `[0, 1)` makes it 0.8 to 1.2 times that.
+    /// How long to stay open at trip number `trips` in a row of such a cost; `jitter` in `[0, 1)` makes it 0.8 to 1.2
+    /// times that.
     #[must_use]
-    pub fn recovery(&self, trips: u32, jitter: f64) -> Duration {
+    pub fn recovery(&self, cost: Cost, trips: u32, jitter: f64) -> Duration {
+        let (first, longest) = match cost {
+            Cost::Something => (self.recovery_timeout, self.longest()),
+            Cost::Nothing => (FREE_FIRST, FREE_MAX.min(self.recovery_timeout)),
+        };
         let doublings = 1u32.checked_shl(trips.saturating_sub(1)).unwrap_or(u32::MAX);
-        let nominal = self.recovery_timeout.saturating_mul(doublings).min(self.longest());
+        let nominal = first.saturating_mul(doublings).min(longest);
         let jitter = if jitter.is_nan() { 0.5 } else { jitter.clamp(0.0, 1.0) };
         Duration::try_from_secs_f64(nominal.as_secs_f64() * (0.8 + 0.4 * jitter)).unwrap_or(nominal)
     }
@@ -74,7 +90,7 @@ impl Breaker {
 pub struct Closed {
     failures: u32,
     limit: usize,
-    /// The trips before it closed, and when it closed: a relapse soon after stays open for longer.
+    /// The trips before it closed that cost something, and when it closed: a relapse soon after stays open for longer.
     relapse: Option<(u32, Instant)>,
 }
 
@@ -112,31 +128,31 @@ impl Closed {
 
     /// A delivery failed: one more, and open once there are too many in a row.
     #[must_use]
-    pub fn fail(self, now: Instant, jitter: f64, policy: &BreakerPolicy) -> Breaker {
+    pub fn fail(self, cost: Cost, now: Instant, jitter: f64, policy: &BreakerPolicy) -> Breaker {
         let closed = self.count_failure();
         if closed.failures < policy.failure_threshold {
             return Breaker::Closed(closed);
         }
-        Breaker::Open(closed.trip(now, jitter, policy))
+        Breaker::Open(closed.trip(cost, now, jitter, policy))
     }
 
-    /// Opens at once: misconfigured, blocked by the broker, or it could not even connect.
+    /// Opens at once: misconfigured, blocked by the broker, or too many failures in a row.
     ///
-    /// A trip within `recovery_max` of closing continues the row, so that a flapping broker is left alone for longer
-    /// and longer; after that, the row begins again.
+    /// A trip that cost something within `recovery_max` of closing continues the row, so that a flapping broker is left
+    /// alone for longer and longer; after that, the row begins again.
     #[must_use]
-    pub fn trip(self, now: Instant, jitter: f64, policy: &BreakerPolicy) -> Open {
-        let earlier = match self.relapse {
+    pub fn trip(self, cost: Cost, now: Instant, jitter: f64, policy: &BreakerPolicy) -> Open {
+        let trips = match self.relapse {
             Some((trips, at)) if now.saturating_duration_since(at) <= policy.longest() => trips,
             _ => 0,
         };
-        Open::trip(earlier.saturating_add(1), now, jitter, policy)
+        Row { cost: Cost::Something, trips }.trip(cost, now, jitter, policy)
     }
 
     /// Opens until somebody says otherwise.
     #[must_use]
     pub fn hold(self) -> Open {
-        Open { until: None, trips: 0 }
+        Open { until: None, row: Row::default() }
     }
 
     /// Batches begin at one again.
@@ -149,28 +165,40 @@ impl Closed {
     }
 }
 
+/// Trips in a row, failed probes among them, that all cost the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Row {
+    cost: Cost,
+    trips: u32,
+}
+
+impl Row {
+    /// One more. Of another cost it begins a row of its own: a broker that is refused now is not the one that was silent.
+    fn trip(self, cost: Cost, now: Instant, jitter: f64, policy: &BreakerPolicy) -> Open {
+        let earlier = if cost == self.cost { self.trips } else { 0 };
+        let row = Row { cost, trips: earlier.saturating_add(1) };
+        Open { until: now.checked_add(policy.recovery(cost, row.trips, jitter)), row }
+    }
+}
+
 /// Nothing flows: neither deliveries nor attempts to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
     until: Option<Instant>,
-    trips: u32,
+    row: Row,
 }
 
 impl Open {
-    fn trip(trips: u32, now: Instant, jitter: f64, policy: &BreakerPolicy) -> Open {
-        Open { until: now.checked_add(policy.recovery(trips, jitter)), trips }
-    }
-
     /// The moment of the next probe; `None`: not before somebody says so.
     #[must_use]
     pub fn until(&self) -> Option<Instant> {
         self.until
     }
 
-    /// Trips in a row, this one included; zero if it was only ever opened by hand.
+    /// Trips in a row of the same cost, this one included; zero if it was only ever opened by hand.
     #[must_use]
     pub fn trips(&self) -> u32 {
-        self.trips
+        self.row.trips
     }
 
     /// Becomes half-open once its time has come.
@@ -184,7 +212,7 @@ impl Open {
     /// Becomes half-open at once: the broker unblocked, or somebody asked for it.
     #[must_use]
     pub fn probe_now(self) -> HalfOpen {
-        HalfOpen { trips: self.trips }
+        HalfOpen { row: self.row }
     }
 
     /// Stays open until somebody says otherwise.
@@ -197,25 +225,26 @@ impl Open {
 /// One probe decides: the oldest waiting event, or connecting while nothing waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HalfOpen {
-    trips: u32,
+    row: Row,
 }
 
 impl HalfOpen {
     /// The probe arrived: closed, with a slow start.
     #[must_use]
     pub fn succeed(self, now: Instant) -> Closed {
-        Closed { relapse: Some((self.trips, now)), ..Closed::cautious() }
+        let relapse = Some((self.row.trips, now)).filter(|_| self.row.cost == Cost::Something);
+        Closed { relapse, ..Closed::cautious() }
     }
 
-    /// The probe failed: open again, for longer.
+    /// The probe failed: open again.
     #[must_use]
-    pub fn fail(self, now: Instant, jitter: f64, policy: &BreakerPolicy) -> Open {
-        Open::trip(self.trips.saturating_add(1), now, jitter, policy)
+    pub fn fail(self, cost: Cost, now: Instant, jitter: f64, policy: &BreakerPolicy) -> Open {
+        self.row.trip(cost, now, jitter, policy)
     }
 
     /// Opens until somebody says otherwise.
     #[must_use]
     pub fn hold(self) -> Open {
-        Open { until: None, trips: self.trips }
+        Open { until: None, row: self.row }
     }
 }

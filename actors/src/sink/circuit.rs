@@ -5,6 +5,7 @@ use std::mem;
 
 use tokio::time::Instant;
 
+use super::Cost;
 use super::breaker::{Breaker, BreakerPolicy, Closed};
 
 /// The name of a breaker's state, as status and logs have it.
@@ -69,8 +70,8 @@ pub enum Permit {
 pub enum Outcome {
     /// Everything arrived.
     Success,
-    /// It failed, and may go better next time.
-    Failure,
+    /// It failed, at such a cost, and may go better next time.
+    Failure(Cost),
     /// It failed so that trying again at once is pointless: opens at once.
     Trip,
 }
@@ -147,10 +148,17 @@ impl Circuit {
         self.step(|breaker| match (breaker, outcome) {
             (Breaker::Closed(closed), Outcome::Success) => Breaker::Closed(closed.succeed()),
             (Breaker::Closed(closed), _) if force == Force::Closed => Breaker::Closed(closed.count_failure()),
-            (Breaker::Closed(closed), Outcome::Failure) => closed.fail(now, jitter, &policy),
-            (Breaker::Closed(closed), Outcome::Trip) => Breaker::Open(closed.trip(now, jitter, &policy)),
+            (Breaker::Closed(closed), Outcome::Failure(cost)) => closed.fail(cost, now, jitter, &policy),
+            (Breaker::Closed(closed), Outcome::Trip) => {
+                Breaker::Open(closed.trip(Cost::Something, now, jitter, &policy))
+            }
             (Breaker::HalfOpen(half_open), Outcome::Success) => Breaker::Closed(half_open.succeed(now)),
-            (Breaker::HalfOpen(half_open), _) => Breaker::Open(half_open.fail(now, jitter, &policy)),
+            (Breaker::HalfOpen(half_open), Outcome::Failure(cost)) => {
+                Breaker::Open(half_open.fail(cost, now, jitter, &policy))
+            }
+            (Breaker::HalfOpen(half_open), Outcome::Trip) => {
+                Breaker::Open(half_open.fail(Cost::Something, now, jitter, &policy))
+            }
             (open @ Breaker::Open(_), _) => open,
         })
     }
@@ -162,8 +170,10 @@ impl Circuit {
         }
         let policy = self.policy;
         self.step(|breaker| match breaker {
-            Breaker::Closed(closed) => Breaker::Open(closed.trip(now, jitter, &policy)),
-            Breaker::HalfOpen(half_open) => Breaker::Open(half_open.fail(now, jitter, &policy)),
+            Breaker::Closed(closed) => Breaker::Open(closed.trip(Cost::Something, now, jitter, &policy)),
+            Breaker::HalfOpen(half_open) => {
+                Breaker::Open(half_open.fail(Cost::Something, now, jitter, &policy))
+            }
             open @ Breaker::Open(_) => open,
         })
     }
@@ -269,6 +279,10 @@ impl Circuit {
 }
 
 #[cfg(test)]
+#[path = "circuit_model.rs"]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 
@@ -277,6 +291,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const MIDDLE: f64 = 0.5;
+    const FAILURE: Outcome = Outcome::Failure(Cost::Something);
+    const REFUSED: Outcome = Outcome::Failure(Cost::Nothing);
     const POLICY: BreakerPolicy = BreakerPolicy {
         failure_threshold: 3,
         recovery_timeout: SECOND,
@@ -311,7 +327,8 @@ mod tests {
         for c in run.chars() {
             let outcome = match c {
                 's' => Outcome::Success,
-                'f' => Outcome::Failure,
+                'f' => FAILURE,
+                'r' => REFUSED,
                 _ => Outcome::Trip,
             };
             attempt(&mut circuit, outcome, now);
@@ -326,6 +343,10 @@ mod tests {
         outcomes("fff", CircuitState::Open, 3);
         outcomes("ffsff", CircuitState::Closed, 2);
         outcomes("ffsfff", CircuitState::Open, 3);
+        outcomes("rr", CircuitState::Closed, 2);
+        outcomes("rrr", CircuitState::Open, 3);
+        outcomes("frr", CircuitState::Open, 3);
+        outcomes("rrsrr", CircuitState::Closed, 2);
         outcomes("t", CircuitState::Open, 1);
         outcomes("sst", CircuitState::Open, 1);
     }
@@ -381,9 +402,52 @@ mod tests {
             let until = circuit.until().unwrap();
             waits.push((until - now).as_secs());
             now = until;
-            attempt(&mut circuit, Outcome::Failure, now);
+            attempt(&mut circuit, FAILURE, now);
         }
         assert_eq!(waits, [1, 2, 4, 8, 8, 8]);
+    }
+
+    /// The pauses, in milliseconds, that follow the failures of a run: `f` cost something, `r` nothing, `t` trips, and `s`
+    /// is a probe that arrives, with three failures behind it.
+    #[track_caller]
+    fn pauses(recovery_timeout: Duration, run: &str, expected: &[u128]) {
+        let policy = BreakerPolicy { recovery_timeout, recovery_max: 10 * recovery_timeout, ..POLICY };
+        let (mut circuit, mut now, mut waits) = (Circuit::new(policy), Instant::now(), vec![]);
+        for c in run.chars() {
+            let outcome = match c {
+                'f' => FAILURE,
+                'r' => REFUSED,
+                't' => Outcome::Trip,
+                _ => Outcome::Success,
+            };
+            for _ in 0..3 {
+                attempt(&mut circuit, outcome, now);
+                if circuit.state() == CircuitState::Open {
+                    break;
+                }
+            }
+            if let Some(until) = circuit.until() {
+                waits.push((until - now).as_millis());
+                now = until;
+            }
+        }
+        assert_eq!(waits, expected, "{run}");
+    }
+
+    #[test]
+    fn a_broker_that_refuses_is_asked_again_within_seconds_for_as_long_as_it_does() {
+        let half_a_minute = Duration::from_secs(30);
+        pauses(half_a_minute, "rrrrrrrr", &[1000, 2000, 2000, 2000, 2000, 2000, 2000, 2000]);
+        pauses(half_a_minute, "fff", &[30_000, 60_000, 120_000]);
+        pauses(half_a_minute, "tt", &[30_000, 60_000]);
+        // After each success it begins anew; what was refused before makes silence no dearer, nor the other way round.
+        pauses(half_a_minute, "rrsrr", &[1000, 2000, 1000, 2000]);
+        pauses(half_a_minute, "fsf", &[30_000, 60_000]);
+        pauses(half_a_minute, "ffrrff", &[30_000, 60_000, 1000, 2000, 30_000, 60_000]);
+        pauses(half_a_minute, "ffsrsf", &[30_000, 60_000, 1000, 30_000]);
+        // A shorter time of recovery holds for both.
+        pauses(Duration::from_millis(1500), "rrrf", &[1000, 1500, 1500, 1500]);
+        pauses(Duration::from_millis(200), "rrrff", &[200, 200, 200, 200, 400]);
     }
 
     #[track_caller]
@@ -407,7 +471,7 @@ mod tests {
     fn recovers(policy: (u64, u64), trips: u32, jitter: f64, expected_ms: u128) {
         let (first, max) = (Duration::from_secs(policy.0), Duration::from_secs(policy.1));
         let policy = BreakerPolicy { failure_threshold: 3, recovery_timeout: first, recovery_max: max };
-        assert_eq!(policy.recovery(trips, jitter).as_millis(), expected_ms);
+        assert_eq!(policy.recovery(Cost::Something, trips, jitter).as_millis(), expected_ms);
     }
 
     #[test]
@@ -421,6 +485,9 @@ mod tests {
         recovers((30, 300), 1, f64::NAN, 30_000);
         recovers((600, 300), 5, 0.5, 600_000);
         recovers((0, 0), 5, 0.5, 0);
+        let free =
+            |trips, jitter| BreakerPolicy::default().recovery(Cost::Nothing, trips, jitter).as_millis();
+        assert_eq!([free(1, 0.0), free(1, 1.0), free(2, 0.5), free(u32::MAX, 1.0)], [800, 1200, 2000, 2400]);
     }
 
     #[test]
@@ -437,7 +504,7 @@ mod tests {
     #[test]
     fn a_threshold_of_zero_trips_at_the_first_failure() {
         let mut circuit = Circuit::new(BreakerPolicy { failure_threshold: 0, ..POLICY });
-        attempt(&mut circuit, Outcome::Failure, Instant::now());
+        attempt(&mut circuit, FAILURE, Instant::now());
         assert_eq!(circuit.state(), CircuitState::Open);
     }
 
@@ -448,7 +515,7 @@ mod tests {
         let (_, slow, _) = go(&mut circuit, now);
         circuit.trip(now, MIDDLE);
         circuit.unblock();
-        for outcome in [Outcome::Success, Outcome::Failure, Outcome::Trip] {
+        for outcome in [Outcome::Success, FAILURE, REFUSED, Outcome::Trip] {
             assert_eq!(circuit.record(slow, outcome, now, MIDDLE), None);
             assert_eq!((circuit.state(), circuit.failures()), (CircuitState::HalfOpen, 0));
         }
@@ -474,13 +541,14 @@ mod tests {
         let mut circuit = tripped(now);
         assert!(circuit.force_close(now).is_some());
         for _ in 0..10 {
-            assert_eq!(attempt(&mut circuit, Outcome::Failure, now), None);
+            assert_eq!(attempt(&mut circuit, FAILURE, now), None);
+            assert_eq!(attempt(&mut circuit, REFUSED, now), None);
         }
         assert_eq!(attempt(&mut circuit, Outcome::Trip, now), None);
         assert_eq!(circuit.trip(now, MIDDLE), None);
-        assert_eq!((circuit.state(), circuit.failures()), (CircuitState::Closed, 12));
+        assert_eq!((circuit.state(), circuit.failures()), (CircuitState::Closed, 22));
         assert_eq!(circuit.auto(), None);
-        assert!(attempt(&mut circuit, Outcome::Failure, now).is_some());
+        assert!(attempt(&mut circuit, FAILURE, now).is_some());
     }
 
     #[test]
@@ -493,167 +561,8 @@ mod tests {
         assert_eq!(circuit.unblock(), None);
     }
 
-    /// The same rules, written once more, flatly, in whole seconds.
-    #[derive(Debug, Default)]
-    struct Model {
-        state: &'static str,
-        force: &'static str,
-        failures: u32,
-        row: u32,
-        until: Option<u64>,
-        limit: u128,
-        trips: u32,
-        closed_at: Option<u64>,
-    }
-
-    impl Model {
-        fn new() -> Model {
-            Model { state: "closed", force: "auto", limit: u128::from(u64::MAX), ..Model::default() }
-        }
-
-        fn open(&mut self, now: u64) {
-            let forgotten = self.state == "closed" && self.closed_at.is_none_or(|at| now - at > 8);
-            self.trips = if forgotten { 1 } else { self.trips + 1 };
-            self.state = "open";
-            self.until = Some(now + 2u64.pow(self.trips.min(10) - 1).min(8));
-        }
-
-        fn close(&mut self, now: u64) {
-            (self.state, self.failures, self.limit, self.closed_at) = ("closed", 0, 1, Some(now));
-        }
-
-        fn permit(&mut self, now: u64) -> Option<(u128, bool)> {
-            if self.state == "open" && self.force != "open" && self.until.is_some_and(|until| now >= until) {
-                self.state = "half_open";
-            }
-            match self.state {
-                "open" => None,
-                "half_open" => Some((1, true)),
-                _ => Some((self.limit, false)),
-            }
-        }
-
-        fn record(&mut self, outcome: Outcome, now: u64) {
-            self.row = if outcome == Outcome::Success { 0 } else { self.row + 1 };
-            match (self.state, outcome) {
-                ("half_open", Outcome::Success) => self.close(now),
-                ("half_open", _) => self.open(now),
-                (_, Outcome::Success) => {
-                    (self.failures, self.limit) = (0, (self.limit * 2).min(u64::MAX.into()))
-                }
-                (_, outcome) => {
-                    self.failures += 1;
-                    if self.force != "closed" && (outcome == Outcome::Trip || self.failures >= 3) {
-                        self.open(now);
-                    }
-                }
-            }
-        }
-    }
-
-    #[derive(Debug, Clone)]
-    enum Action {
-        Attempt(Outcome),
-        Stale(Outcome),
-        Pass(u64),
-        Trip,
-        Unblock,
-        ForceOpen,
-        ForceClose,
-        Auto,
-        Crash,
-    }
-
-    fn action() -> impl Strategy<Value = Action> {
-        let outcome = || proptest::sample::select(&[Outcome::Success, Outcome::Failure, Outcome::Trip][..]);
-        prop_oneof![
-            8 => outcome().prop_map(Action::Attempt),
-            2 => outcome().prop_map(Action::Stale),
-            4 => (0u64..12).prop_map(Action::Pass),
-            1 => Just(Action::Trip),
-            1 => Just(Action::Unblock),
-            1 => Just(Action::ForceOpen),
-            1 => Just(Action::ForceClose),
-            2 => Just(Action::Auto),
-            1 => Just(Action::Crash),
-        ]
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(10_000))]
-
-        #[test]
-        fn it_agrees_with_its_model(actions in proptest::collection::vec(action(), 1..60)) {
-            let (start, mut now) = (Instant::now(), 0u64);
-            let (mut circuit, mut model) = (Circuit::new(POLICY), Model::new());
-            let mut stale = None;
-            for action in actions {
-                let at = start + Duration::from_secs(now);
-                let (state, generation) = (circuit.state(), circuit.generation());
-                match action {
-                    Action::Attempt(outcome) => {
-                        let expected = model.permit(now);
-                        match circuit.permit(at) {
-                            Permit::Go { limit, generation, probe } => {
-                                prop_assert_eq!(Some((limit as u128, probe)), expected);
-                                model.record(outcome, now);
-                                circuit.record(generation, outcome, at, MIDDLE);
-                                stale = Some(generation);
-                            }
-                            Permit::Wait(until) => {
-                                prop_assert_eq!(None, expected);
-                                let forced = model.force == "open";
-                                let expected = model.until.filter(|_| !forced).map(|s| start + Duration::from_secs(s));
-                                prop_assert_eq!(until, expected);
-                                prop_assert!(until.is_none_or(|until| at < until), "it waits for what is past");
-                            }
-                        }
-                    }
-                    Action::Stale(outcome) => if let Some(old) = stale.filter(|old| *old != generation) {
-                        let failures = circuit.failures();
-                        prop_assert_eq!(circuit.record(old, outcome, at, MIDDLE), None);
-                        prop_assert_eq!(circuit.failures(), failures);
-                    },
-                    Action::Pass(seconds) => now += seconds,
-                    Action::Trip => {
-                        if model.force != "closed" && model.state != "open" { model.open(now) }
-                        circuit.trip(at, MIDDLE);
-                    }
-                    Action::Unblock => {
-                        if model.force != "open" && model.state == "open" { model.state = "half_open" }
-                        circuit.unblock();
-                    }
-                    Action::ForceOpen => {
-                        if model.state == "closed" { model.trips = 0 }
-                        (model.force, model.state) = ("open", "open");
-                        circuit.force_open();
-                    }
-                    Action::ForceClose => {
-                        model.force = "closed";
-                        if model.state != "closed" { model.close(now) }
-                        circuit.force_close(at);
-                    }
-                    Action::Auto => {
-                        if model.force == "open" { model.state = "half_open" }
-                        model.force = "auto";
-                        circuit.auto();
-                    }
-                    Action::Crash => {
-                        if model.state == "closed" { model.limit = 1 }
-                        circuit.crashed();
-                    }
-                }
-                prop_assert_eq!(circuit.state().as_str(), model.state);
-                prop_assert_eq!(circuit.failures(), model.row);
-                prop_assert!(circuit.generation() >= generation);
-                prop_assert!(circuit.state() == state || circuit.generation() > generation);
-                if circuit.force() == Force::Open { prop_assert_eq!(circuit.state(), CircuitState::Open) }
-            }
-            // Whatever happened: it sends again, at the latest when the time has come.
-            circuit.auto();
-            let late = circuit.until().unwrap_or(start + Duration::from_secs(now));
-            prop_assert!(matches!(circuit.permit(late), Permit::Go { .. }), "it never comes back");
-        }
 
         #[test]
         fn recovery_never_shrinks_and_stays_near_its_limit(
@@ -664,9 +573,9 @@ mod tests {
                 recovery_max: Duration::from_millis(max),
                 ..POLICY
             };
-            prop_assert!(policy.recovery(trips, jitter) <= policy.recovery(trips + 1, jitter));
-            prop_assert!(policy.recovery(trips, jitter) <= policy.longest().mul_f64(1.2));
-            prop_assert!(policy.recovery(trips, jitter) >= policy.recovery_timeout.mul_f64(0.799));
+            prop_assert!(policy.recovery(Cost::Something, trips, jitter) <= policy.recovery(Cost::Something, trips + 1, jitter));
+            prop_assert!(policy.recovery(Cost::Something, trips, jitter) <= policy.longest().mul_f64(1.2));
+            prop_assert!(policy.recovery(Cost::Something, trips, jitter) >= policy.recovery_timeout.mul_f64(0.799));
         }
     }
 }

@@ -22,7 +22,7 @@ pub use buffer::Buffer;
 pub use dead_letter::{DeadLetter, DeadLetters};
 pub(crate) use disk::open as open_on_disk;
 pub use disk::{FolderError, Fsync};
-pub use error::{DeliveryError, ErrorClass};
+pub use error::{Cost, DeliveryError, ErrorClass};
 pub use policy::{BufferPolicy, OnOpen, WhenFull};
 pub(crate) use status::StatusCell;
 pub use status::{Balance, SinkContext, SinkState, SinkStatus};

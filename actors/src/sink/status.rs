@@ -128,10 +128,12 @@ pub struct SinkStatus {
     pub connected: Option<bool>,
     /// Since when the state holds.
     pub since: Timestamp,
-    /// Why, when it is not delivering.
+    /// Why, when it is not delivering; while closed, why its latest attempt failed, until one succeeds.
     pub reason: Option<String>,
     /// Failed attempts in a row.
     pub failures: u32,
+    /// When the first of them failed.
+    pub failing_since: Option<Timestamp>,
     /// How often a fresh incarnation was started.
     pub restarts: u32,
     /// How the last ten incarnations ended, oldest first.
@@ -163,7 +165,8 @@ pub struct Processed {
     pub failed: u64,
 }
 
-/// For people: `open (not sending since 03:12: connection refused; 1,204 waiting)`.
+/// For people: `open (not sending since 03:12: connection refused; 1,204 waiting)`, or `closed (no confirm within 10s,
+/// 1 failure, retrying; 1,204 waiting)`.
 impl fmt::Display for SinkStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waiting = grouped(self.balance.waiting);
@@ -172,6 +175,11 @@ impl fmt::Display for SinkStatus {
         let disk = disk.unwrap_or_default();
         if self.state == SinkState::Closed {
             let doing = self.reason.as_deref().unwrap_or("delivering");
+            let doing = match self.failures {
+                0 => doing.to_owned(),
+                1 => format!("{doing}, 1 failure, retrying"),
+                failures => format!("{doing}, {failures} failures, retrying"),
+            };
             return match self.balance.waiting {
                 0 => write!(f, "closed ({doing}{disk})"),
                 _ => write!(f, "closed ({doing}; {waiting} waiting{disk})"),
@@ -222,12 +230,31 @@ struct Published {
     connected: Option<bool>,
     since: Timestamp,
     since_instant: Instant,
-    reason: Option<String>,
-    failures: u32,
+    trouble: Trouble,
     restarts: u32,
     causes: VecDeque<String>,
     processed: Processed,
     beat: Option<Instant>,
+}
+
+/// What is wrong, until a delivery succeeds.
+#[derive(Debug, Default)]
+struct Trouble {
+    reason: Option<String>,
+    failures: u32,
+    /// When the first of these failures was.
+    since: Option<Timestamp>,
+    /// When the first of the incarnations ended that delivered nothing.
+    ended: Option<Instant>,
+}
+
+/// What a change of state means for whoever reads the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It stopped sending.
+    Opened(String),
+    /// It sends again, after so long.
+    Closed(Duration),
 }
 
 impl StatusCell {
@@ -240,8 +267,7 @@ impl StatusCell {
                 connected: None,
                 since: Timestamp::now(),
                 since_instant: Instant::now(),
-                reason: None,
-                failures: 0,
+                trouble: Trouble::default(),
                 restarts: 0,
                 causes: VecDeque::new(),
                 processed: Processed::default(),
@@ -253,25 +279,60 @@ impl StatusCell {
         })
     }
 
-    pub(crate) fn set_state(&self, state: SinkState, reason: Option<String>, failures: u32) {
-        let mut published = self.lock();
+    pub(crate) fn set_state(
+        &self,
+        state: SinkState,
+        reason: Option<String>,
+        failures: u32,
+    ) -> Option<Change> {
+        let published = &mut *self.lock();
         // A probe that failed is no new beginning: it has not been sending since the circuit opened.
-        if published.state.as_trouble() != state.as_trouble() {
+        let is_new = published.state.as_trouble() != state.as_trouble();
+        let lasted = published.since_instant.elapsed();
+        if is_new {
             published.since = Timestamp::now();
             published.since_instant = Instant::now();
+            if state == SinkState::Closed {
+                published.trouble = Trouble::default();
+            }
         }
         published.state = state;
-        published.failures = failures;
-        published.reason = if state == SinkState::Closed && failures == 0 {
-            reason
-        } else {
-            reason.or_else(|| published.reason.take())
-        };
+        let trouble = &mut published.trouble;
+        trouble.failures = failures;
+        if failures > 0 {
+            trouble.since.get_or_insert_with(Timestamp::now);
+        }
+        if reason.is_some() {
+            trouble.reason = reason;
+        }
+        is_new.then(|| match state {
+            SinkState::Closed => Change::Closed(lasted),
+            _ => Change::Opened(trouble.reason.clone().unwrap_or_default()),
+        })
+    }
+
+    /// Something was delivered, or there was nothing to deliver and the sink works. Returns for how long it was crashing,
+    /// if it was.
+    pub(crate) fn succeeded(&self) -> Option<Duration> {
+        std::mem::take(&mut self.lock().trouble).ended.map(|ended| ended.elapsed())
+    }
+
+    /// An attempt is over that neither failed nor delivered anything.
+    pub(crate) fn passed(&self) {
+        let trouble = &mut self.lock().trouble;
+        if trouble.failures == 0 {
+            trouble.reason = None;
+        }
+    }
+
+    /// Gives a reason where there is none.
+    pub(crate) fn explain(&self, reason: impl FnOnce() -> String) {
+        self.lock().trouble.reason.get_or_insert_with(reason);
     }
 
     pub(crate) fn state(&self) -> (SinkState, Instant, Option<String>) {
         let published = self.lock();
-        (published.state, published.since_instant, published.reason.clone())
+        (published.state, published.since_instant, published.trouble.reason.clone())
     }
 
     pub(crate) fn started(&self) {
@@ -286,6 +347,8 @@ impl StatusCell {
         published.stopped = *exit == Exit::Stopped;
         published.connected = published.connected.map(|_| false);
         if *exit != Exit::Stopped {
+            published.trouble.reason = Some(exit.to_string());
+            published.trouble.ended.get_or_insert_with(Instant::now);
             if published.causes.len() == CAUSES {
                 published.causes.pop_front();
             }
@@ -357,8 +420,9 @@ impl StatusCell {
             circuit_open: matches!(published.state, SinkState::Open | SinkState::HalfOpen),
             connected: published.connected,
             since: published.since,
-            reason: published.reason.clone(),
-            failures: published.failures,
+            reason: published.trouble.reason.clone(),
+            failures: published.trouble.failures,
+            failing_since: published.trouble.since,
             restarts: published.restarts,
             causes: published.causes.iter().cloned().collect(),
             oldest_waiting_age: balance.oldest_waiting_age,
@@ -438,6 +502,24 @@ mod tests {
         assert!(text.starts_with("open (not sending since "), "{text}");
         assert!(text.ends_with(": connection refused; 1,204 waiting)"), "{text}");
         assert!(status.balance.holds());
+    }
+
+    #[test]
+    fn people_read_why_a_closed_sink_fails_until_it_delivers() {
+        let cell = StatusCell::new();
+        let shown = |waiting: u64| {
+            let balance = Balance { accepted: waiting, waiting, ..Balance::default() };
+            let status = cell.status(&"live".into(), balance);
+            (status.to_string(), status.failing_since.is_some())
+        };
+        cell.set_state(SinkState::Closed, Some("no confirm within 10s".to_owned()), 1);
+        let first = "closed (no confirm within 10s, 1 failure, retrying; 1,204 waiting)";
+        assert_eq!(shown(1204), (first.to_owned(), true));
+        cell.set_state(SinkState::Closed, Some("refused".to_owned()), 2);
+        assert_eq!(shown(0), ("closed (refused, 2 failures, retrying)".to_owned(), true));
+        cell.succeeded();
+        cell.set_state(SinkState::Closed, None, 0);
+        assert_eq!(shown(7), ("closed (delivering; 7 waiting)".to_owned(), false));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use streamll_actors::sink::{DeliveryError, ErrorClass};
+use streamll_actors::sink::{Cost, DeliveryError, ErrorClass};
 
 use super::place::Target;
 use crate::sinks::words::quote;
@@ -118,7 +118,26 @@ pub(crate) fn explain(error: &lapin::Error, stage: Stage, place: Place<'_>) -> D
     };
     let said = quote(&said);
     let class = class(error.kind(), &said, stage);
-    of(class, line(error.kind(), code, &said, class, stage, place))
+    of(class, line(error.kind(), code, &said, class, stage, place)).with_cost(cost(
+        error.kind(),
+        class,
+        stage,
+    ))
+}
+
+/// What an error of the client cost. A node that starts or ends refuses, hangs up, or says that a vhost is down; what it
+/// refuses on a connection that stands costs that a channel.
+fn cost(kind: &ErrorKind, class: ErrorClass, stage: Stage) -> Cost {
+    match kind {
+        ErrorKind::IOError(error) => Cost::of(class, Some(error.kind())),
+        ErrorKind::InvalidConnectionState(_) => Cost::of(class, Some(io::ErrorKind::NotConnected)),
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED) => Cost::of(class, None),
+            _ if stage == Stage::Connect => Cost::of(class, None),
+            _ => Cost::Something,
+        },
+        _ => Cost::Something,
+    }
 }
 
 fn line(
@@ -197,7 +216,8 @@ pub(crate) fn explain_connect(trouble: &Trouble, place: Place<'_>) -> DeliveryEr
         Trouble::Silent(limit) => DeliveryError::unavailable(format!(
             "{target} takes connections but does not answer in AMQP within {limit:?}; is the broker frozen, or is it the \
              port of another service?"
-        )),
+        ))
+        .with_cost(Cost::Something),
         Trouble::Roots(error) => DeliveryError::misconfigured(format!(
             "cannot read the certificates of this system: {error}; install them, or name a `ca_file`"
         )),
@@ -214,7 +234,8 @@ fn explain_tls(error: &io::Error, place: Place<'_>) -> DeliveryError {
     let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {
         let line =
             format!("{target} closed the connection before TLS was agreed: {error}; is it a TLS port?");
-        return DeliveryError::unavailable(line);
+        return DeliveryError::unavailable(line)
+            .with_cost(Cost::of(ErrorClass::Unavailable, Some(error.kind())));
     };
     DeliveryError::misconfigured(match cause {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
@@ -321,6 +342,35 @@ mod tests {
         for (code, text, expected) in table {
             classes(&said(code, text), expected);
         }
+    }
+
+    #[test]
+    fn a_node_that_is_away_or_starting_costs_nothing_and_a_silent_one_does() {
+        use io::ErrorKind as Kind;
+        let target = Target::parse("amqp://ann:canary@rabbit:5/v", 10).expect("an address");
+        let place = Place { target: &target, exchange: "x" };
+        let by = |kind: Kind| lapin::Error::from(io::Error::from(kind));
+        let [free, dear] = [[Cost::Nothing; 4], [Cost::Something; 4]];
+        let connecting = [Cost::Nothing, Cost::Something, Cost::Something, Cost::Something];
+        for (error, expected) in [
+            (by(Kind::ConnectionRefused), free),
+            (by(Kind::ConnectionReset), free),
+            (by(Kind::ConnectionAborted), free),
+            (by(Kind::UnexpectedEof), free),
+            (by(Kind::TimedOut), dear),
+            (said(320, "CONNECTION_FORCED - broker forced connection closure"), free),
+            (said(541, "INTERNAL_ERROR - vhost 'v' is down"), connecting),
+            (said(403, "ACCESS_REFUSED"), dear),
+            (said(506, ""), dear),
+            (ErrorKind::MissingHeartbeatError.into(), dear),
+        ] {
+            let costs = STAGES.map(|stage| explain(&error, stage, place).cost());
+            assert_eq!(costs, expected, "{error}");
+        }
+        let cost = |trouble| explain_connect(&trouble, place).cost();
+        assert_eq!(cost(Trouble::Silent(Duration::from_secs(3))), Cost::Something);
+        assert_eq!(cost(Trouble::Tls(Kind::UnexpectedEof.into())), Cost::Nothing);
+        assert_eq!(cost(Trouble::Tls(Kind::TimedOut.into())), Cost::Something);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::BasicPublishOptions;
-use streamll_actors::sink::{Deliveries, DeliveryError, ErrorClass, Sink, SinkContext};
+use streamll_actors::sink::{Cost, Deliveries, DeliveryError, ErrorClass, Sink, SinkContext};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
@@ -171,13 +171,14 @@ impl RabbitMqSink {
                 "{target} does not answer within {DECLARE:?} to what is declared: is it frozen, or is the majority of the \
                  nodes away that a new quorum queue needs?"
             ))
+            .with_cost(Cost::Something)
         })
     }
 
     /// Connects to the first address that works, beginning with the one that worked last.
     async fn connect(&mut self) -> Result<Link, DeliveryError> {
         let mut failed: Option<DeliveryError> = None;
-        let mut lines = Vec::new();
+        let (mut lines, mut cost) = (Vec::new(), Cost::Something);
         let first = self.current;
         for turn in 0..self.targets.len() {
             let at = (first + turn) % self.targets.len();
@@ -197,6 +198,10 @@ impl RabbitMqSink {
                 Err(trouble) => {
                     let error = explain_connect(&trouble, self.place(target));
                     lines.push(error.to_string());
+                    // One that refuses is asked again soon, although another is silent.
+                    if error.cost() == Cost::Nothing {
+                        cost = Cost::Nothing;
+                    }
                     // What a person must mend tells more than what may pass.
                     if failed.as_ref().is_none_or(|known| known.class() != ErrorClass::Misconfigured) {
                         failed = Some(error);
@@ -209,7 +214,7 @@ impl RabbitMqSink {
         Err(match class {
             ErrorClass::Misconfigured => DeliveryError::misconfigured(line),
             ErrorClass::Overload => DeliveryError::overload(line),
-            _ => DeliveryError::unavailable(line),
+            _ => DeliveryError::unavailable(line).with_cost(cost),
         })
     }
 
@@ -501,7 +506,11 @@ impl RabbitMqSink {
     fn came_back(&mut self, batch: &mut Deliveries, i: usize) -> bool {
         let Some(delivery) = batch.as_slice().get(i) else { return false };
         let Some(since) = self.unroutable.came_back(&self.declared.way(delivery), Instant::now()) else {
-            batch.retry(i);
+            let key = self.declared.key(delivery).to_owned();
+            batch.retry_because(
+                i,
+                format!("no queue takes events with the key `{key}`: they are tried again"),
+            );
             return true;
         };
         let vhost = self.targets.get(self.current).map(Target::vhost).unwrap_or_default();

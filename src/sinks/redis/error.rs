@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::RedisError;
-use streamll_actors::sink::{DeliveryError, ErrorClass};
+use streamll_actors::sink::{Cost, DeliveryError, ErrorClass};
 
 use super::address::Address;
 use super::connect::ANSWER;
@@ -17,6 +17,7 @@ use crate::sinks::words::quote;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(super) class: ErrorClass,
+    cost: Cost,
     what: String,
     /// Whether what was sent is certain not to have been carried out.
     pub(super) unsent: bool,
@@ -48,7 +49,7 @@ pub(crate) enum Stage {
 
 impl Failure {
     fn new(class: ErrorClass, what: impl Into<String>) -> Failure {
-        Failure { class, what: what.into(), unsent: true, keep: false }
+        Failure { class, cost: Cost::of(class, None), what: what.into(), unsent: true, keep: false }
     }
 
     pub(crate) fn unavailable(what: impl Into<String>) -> Failure {
@@ -61,6 +62,17 @@ impl Failure {
 
     fn overload(what: impl Into<String>) -> Failure {
         Failure { keep: true, ..Failure::new(ErrorClass::Overload, what) }
+    }
+
+    /// An error of the system is behind it.
+    fn by(self, kind: Option<ErrorKind>) -> Failure {
+        Failure { cost: Cost::of(self.class, kind), ..self }
+    }
+
+    /// The first of two, on several nodes: one that refuses is asked again soon, although another is silent.
+    pub(super) fn cheaper(self, other: &Failure) -> Failure {
+        let is_free = self.class == ErrorClass::Unavailable && other.cost == Cost::Nothing;
+        Failure { cost: if is_free { Cost::Nothing } else { self.cost }, ..self }
     }
 
     /// It is about one of several nodes.
@@ -78,6 +90,7 @@ impl Failure {
         Failure::unavailable(format!(
             "no connection within {limit:?}: is it frozen, or a firewall in between?"
         ))
+        .by(Some(ErrorKind::TimedOut))
     }
 
     /// The time of streams could not be set, whose events have arrived.
@@ -96,8 +109,8 @@ impl Failure {
 
     /// The error to report, with the server's address in front.
     pub(crate) fn at(self, address: impl Display) -> DeliveryError {
-        let Failure { class, what, .. } = self;
-        match class {
+        let Failure { class, cost, what, .. } = self;
+        let error = match class {
             ErrorClass::Rejected => DeliveryError::rejected(format!("{address}: {what}")),
             ErrorClass::Misconfigured => {
                 DeliveryError::misconfigured(format!("{address}: {what}; events wait"))
@@ -105,7 +118,8 @@ impl Failure {
             ErrorClass::Overload => DeliveryError::overload(format!("{address}: {what}; events wait")),
             ErrorClass::Unknown => DeliveryError::unknown(format!("{address}: {what}; events wait")),
             _ => DeliveryError::unavailable(format!("{address}: {what}; events wait")),
-        }
+        };
+        error.with_cost(cost)
     }
 }
 
@@ -138,16 +152,17 @@ fn broken(error: &RedisError, scene: &Scene<'_>) -> Failure {
     if let Some(failure) = io.and_then(tls) {
         return failure;
     }
+    let kind = if error.is_timeout() { Some(ErrorKind::TimedOut) } else { io.map(io::Error::kind) };
     match scene.stage {
         Stage::Connecting if error.is_timeout() => Failure::late(ANSWER),
         Stage::Connecting => Failure::unavailable(
             "hung up while connecting: is maxclients reached, or is it a TLS port (then `rediss://`)?",
         ),
         Stage::Unwritten => Failure::unavailable("hung up while nothing was under way"),
-        Stage::Prolonging => Failure::unavailable(unanswered(error)),
+        Stage::Prolonging => Failure::unavailable(unanswered(error)).by(kind),
         Stage::Written => {
             let what = unanswered(error) + ": what was under way may have arrived and is sent again, marked";
-            Failure { unsent: false, ..Failure::new(ErrorClass::Unknown, what) }
+            Failure { unsent: false, ..Failure::new(ErrorClass::Unknown, what).by(kind) }
         }
     }
 }
@@ -203,7 +218,9 @@ pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
             Failure::new(Rejected, "an event is larger than it takes: raise proto-max-bulk-len, or send less")
         }
         "ERR" if says("max number of clients") => {
+            // It is there, and each try takes one of the places that it has too few of.
             Failure::new(Unavailable, "has too many clients (maxclients reached): raise it, or end some")
+                .by(Some(ErrorKind::ResourceBusy))
         }
         "ERR" if says("DB index") => Failure::misconfigured(
             "has no such database: take a smaller number at the end of url, or raise databases",
@@ -311,7 +328,7 @@ pub(super) fn unreachable(error: &io::Error) -> Failure {
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => {
             Failure::unavailable("hung up while connecting: is maxclients reached, or is it no TLS port?")
         }
-        _ => Failure::unavailable(format!("cannot be reached: {error}")),
+        kind => Failure::unavailable(format!("cannot be reached: {error}")).by(Some(kind)),
     }
 }
 
@@ -500,6 +517,36 @@ mod tests {
             let failure = explain(error, &scene(stage, b"+QUEUED\r\n"));
             assert_eq!((failure.class, failure.keep, failure.unsent), (class, false, unsent), "{stage:?}");
             assert!(told(&failure).contains(line), "{}", told(&failure));
+        }
+    }
+
+    #[test]
+    fn what_refuses_or_is_starting_costs_nothing_and_what_is_silent_or_full_does() {
+        let said = |line: &str| explain(&server(line), &scene(Stage::Written, b""));
+        let broken = |kind: ErrorKind, stage| explain(&io::Error::from(kind).into(), &scene(stage, b""));
+        for (failure, expected) in [
+            (unreachable(&ErrorKind::ConnectionRefused.into()), Cost::Nothing),
+            (unreachable(&ErrorKind::ConnectionReset.into()), Cost::Nothing),
+            (unreachable(&ErrorKind::UnexpectedEof.into()), Cost::Nothing),
+            (unreachable(&ErrorKind::TimedOut.into()), Cost::Something),
+            (Failure::late(ANSWER), Cost::Something),
+            (broken(ErrorKind::ConnectionReset, Stage::Connecting), Cost::Nothing),
+            (broken(ErrorKind::BrokenPipe, Stage::Unwritten), Cost::Nothing),
+            (broken(ErrorKind::BrokenPipe, Stage::Written), Cost::Nothing),
+            (broken(ErrorKind::BrokenPipe, Stage::Prolonging), Cost::Nothing),
+            (broken(ErrorKind::TimedOut, Stage::Connecting), Cost::Something),
+            (broken(ErrorKind::TimedOut, Stage::Written), Cost::Something),
+            (broken(ErrorKind::TimedOut, Stage::Prolonging), Cost::Something),
+            (said("LOADING Redis is loading the dataset in memory"), Cost::Nothing),
+            (said("CLUSTERDOWN The cluster is down"), Cost::Nothing),
+            (no_master(1), Cost::Nothing),
+            (said("ERR max number of clients reached"), Cost::Something),
+            (said("OOM command not allowed"), Cost::Something),
+            (said("NOAUTH Authentication required."), Cost::Something),
+        ] {
+            let address = Address::parse("redis://h:1").unwrap();
+            let of_node = failure.clone().of_node(&address).at(&address);
+            assert_eq!((failure.cost, of_node.cost()), (expected, expected), "{failure:?}");
         }
     }
 

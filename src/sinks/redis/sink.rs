@@ -152,9 +152,11 @@ impl RedisSink {
                     // Its map may have brought it to the front again.
                     self.put_last(place);
                     // One that answers knows more than one that does not.
-                    if failure.keep || failed.is_none() {
-                        failed = Some(failure);
-                    }
+                    failed = Some(match failed {
+                        Some(earlier) if !failure.keep => Failure::cheaper(earlier, &failure),
+                        Some(earlier) => Failure::cheaper(failure, &earlier),
+                        None => failure,
+                    });
                 }
             }
             // Two that know the cluster, and it could not be reached: a third says the same, and takes its time.

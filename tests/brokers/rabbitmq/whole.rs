@@ -59,6 +59,24 @@ fn of_20000_events_exactly_those_that_no_queue_takes_are_dead_letters() {
 }
 
 #[test]
+fn what_no_queue_takes_is_left_with_that_reason_where_the_end_comes_first() {
+    let (room, folder) = (Room::shared(), tempfile::tempdir().unwrap());
+    let config = sinks::rabbitmq(room.url()).bind("good", QueueConfig::bound(["ai.good.#"]));
+    let handle = topology(folder.path()).sink("records", config).start().unwrap();
+    emit(&handle, "lost", 1);
+    let shown =
+        "closed (no queue takes events with the key `ai.lost.start`: they are tried again; 1 waiting)";
+    wait_until("it shows why", || {
+        let status = handle.sink("records").unwrap().status().to_string();
+        if status == shown { Ok(()) } else { Err(status) }
+    });
+    let ended = handle.shutdown_blocking(Duration::ZERO).status;
+    let records = ended.sink("records").unwrap();
+    assert_eq!((records.balance.in_memory(), ended.balances()), (1, true), "{records:#?}");
+    assert!(records.reason.as_deref().is_some_and(|why| why.contains("no queue takes")), "{records:#?}");
+}
+
+#[test]
 fn a_run_that_ends_well_ends_without_a_complaint() {
     let (room, folder) = (Room::shared(), tempfile::tempdir().unwrap());
     let url = room.url();
