@@ -347,7 +347,9 @@ impl Buffer {
         let mut queue = self.lock();
         let (first, next) = (queue.first(), queue.appended);
         let backlog = queue.backlog.as_mut();
-        backlog.map(|backlog| backlog.work(first, next, self.policy.max_size)).unwrap_or_default()
+        let work = backlog.map(|backlog| backlog.work(first, next, self.policy.max_size)).unwrap_or_default();
+        self.tell(queue, false);
+        work
     }
 
     /// Changes what is behind the window, from the disk's side.
@@ -378,13 +380,15 @@ impl Buffer {
 
     /// Whether what waits here survives the process.
     pub(crate) fn is_kept(&self) -> bool {
-        self.lock().backlog.as_ref().is_some_and(|backlog| backlog.trouble.is_none())
+        let queue = self.lock();
+        queue.backlog.as_ref().is_some_and(|backlog| backlog.trouble(queue.first()).is_none())
     }
 
     /// Why nothing can be written to its disk, while that is so, and how many places of it could not be read.
     pub(crate) fn disk_trouble(&self) -> (Option<String>, u64) {
         let queue = self.lock();
-        queue.backlog.as_ref().map_or((queue.no_disk.clone(), 0), |b| (b.trouble.clone(), b.damaged))
+        let Some(backlog) = &queue.backlog else { return (queue.no_disk.clone(), 0) };
+        (backlog.trouble(queue.first()).map(str::to_owned), backlog.damaged)
     }
 
     fn make_room(&self, queue: &mut Queue, delivery: &Delivery, now: Instant) -> bool {
@@ -419,18 +423,18 @@ impl Buffer {
 
     fn tell(&self, queue: MutexGuard<'_, Queue>, left: bool) {
         let empty = queue.entries.is_empty();
-        self.events.store(queue.events, Ordering::Relaxed);
-        self.bytes.store(queue.bytes, Ordering::Relaxed);
+        let falls = |gauge: &AtomicUsize, to: usize| gauge.swap(to, Ordering::Relaxed) > to;
+        let mut has_room = falls(&self.events, queue.events) | falls(&self.bytes, queue.bytes);
         if let Some(backlog) = &queue.backlog {
-            self.on_disk.store(backlog.used(), Ordering::Relaxed);
-            self.unwritten.store(backlog.unwritten(), Ordering::Relaxed);
+            has_room |= falls(&self.on_disk, backlog.used()) | falls(&self.unwritten, backlog.unwritten());
             self.unwritten_max.store(backlog.unwritten_max(), Ordering::Relaxed);
         }
         drop(queue);
         if !empty {
             self.filled.notify_one();
         }
-        if left {
+        // Room counts, however it came to be.
+        if left || has_room {
             self.relief.notify_waiters();
         }
     }

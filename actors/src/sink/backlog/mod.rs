@@ -14,6 +14,8 @@ pub(super) use room::make_room;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+use tokio::time::Instant;
+
 use super::disk::{HEADER, Kind, Record, Recovered, Segment};
 use super::policy::BufferPolicy;
 use super::queue::{Entry, Item, Queue};
@@ -55,8 +57,8 @@ pub(super) struct Backlog {
     /// Records that rest on disk alone, and the number of the first.
     resting: u64,
     resting_from: u64,
-    /// Why nothing can be written, while it cannot.
-    pub(super) trouble: Option<String>,
+    /// The last write that failed, until what it was to write is written, or has left.
+    failed: Option<Failed>,
     /// Places of the disk that could not be read.
     pub(super) damaged: u64,
     /// Nothing more comes: what is there is to be written, and that is all.
@@ -72,11 +74,21 @@ pub(super) struct Unwritten {
     size: usize,
 }
 
+/// A write that failed.
+#[derive(Debug)]
+struct Failed {
+    why: String,
+    /// When to try again.
+    retry: Instant,
+}
+
 /// What the disk is to do next.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     /// To be written, in order.
     pub(super) write: Vec<Unwritten>,
+    /// Not before that moment: the last write has failed.
+    pub(super) retry: Option<Instant>,
     /// A segment to read, because the window has room, from and to these numbers.
     pub(super) load: Option<(u64, RangeInclusive<u64>)>,
     /// A segment to rewrite without what was shed from it.
@@ -109,7 +121,7 @@ impl Backlog {
             shed_size: 0,
             resting: 0,
             resting_from: recovered.next,
-            trouble: None,
+            failed: None,
             damaged: recovered.damaged,
             closing: false,
         };
@@ -251,8 +263,12 @@ impl Backlog {
         while let Some(item) = self.unwritten.pop_front_if(|item| item.number < first) {
             self.written_one(&item);
         }
+        if self.unwritten.is_empty() {
+            self.failed = None;
+        }
+        let retry = self.failed.as_ref().map(|failed| failed.retry);
         let mut work =
-            Work { done: first, all_done: first == next, closing: self.closing, ..Work::default() };
+            Work { done: first, all_done: first == next, closing: self.closing, retry, ..Work::default() };
         let mut size = 0;
         for item in &self.unwritten {
             size += item.size;
@@ -325,9 +341,20 @@ impl Backlog {
         }
     }
 
+    /// Why events wait in memory that are to be on disk, while some do; `first` is the number of the first that has not left.
+    pub(super) fn trouble(&self, first: u64) -> Option<&str> {
+        let is_left = self.unwritten.back().is_some_and(|item| item.number >= first);
+        self.failed.as_ref().filter(|_| is_left).map(|failed| &*failed.why)
+    }
+
+    /// A write has failed.
+    pub(super) fn not_written(&mut self, why: String, retry: Instant) {
+        self.failed = Some(Failed { why, retry });
+    }
+
     /// Everything up to a number is on disk now, the latest of it in this segment.
     pub(super) fn written(&mut self, up_to: u64, segment: Segment, entries: &mut VecDeque<Entry>) {
-        self.trouble = None;
+        self.failed = None;
         while let Some(item) = self.unwritten.pop_front_if(|item| item.number <= up_to) {
             self.written_one(&item);
         }

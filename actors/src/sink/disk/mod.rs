@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Buffer;
 use super::backlog::{Reader, Shed, Work, segment_size};
@@ -165,8 +165,8 @@ pub(super) struct Worker {
     reader: Reader,
     /// Records of an earlier process before this number may have been sent by it.
     sent: u64,
-    /// Since when nothing can be written, and when to try again.
-    retry: Option<Instant>,
+    /// The log was told that nothing can be written.
+    told: bool,
     failed_reads: u32,
     /// Held for as long as nobody else may use the folder.
     lock: Option<File>,
@@ -185,7 +185,7 @@ impl Worker {
         let (ended, closed) = watch::channel(false);
         let reader = Reader::new(buffer.name().clone());
         let sent = recovered.sent.min(recovered.next);
-        Ok((Worker { log, reader, sent, retry: None, failed_reads: 0, lock: None, ended }, recovered, closed))
+        Ok((Worker { log, reader, sent, told: false, failed_reads: 0, lock: None, ended }, recovered, closed))
     }
 
     pub(super) fn turn(&mut self, buffer: &Buffer, now: Instant) -> Next {
@@ -202,11 +202,16 @@ impl Worker {
         if let Some((first, numbers)) = work.load {
             return self.load(buffer, first, &numbers);
         }
-        if !work.write.is_empty() && self.retry.is_none_or(|at| at <= now) {
-            self.write(buffer, &work, now);
+        let mut retry = work.retry;
+        // At the end once more, however short ago the last write failed.
+        if !work.write.is_empty() && (work.closing || retry.is_none_or(|at| at <= now)) {
+            retry = self.write(buffer, &work, now);
+        }
+        if retry.is_none() && std::mem::take(&mut self.told) {
+            warn!(sink = %buffer.name(), "nothing waits any more that the buffer on disk could not take");
         }
         self.log.done(work.done);
-        if work.ended || (work.closing && self.retry.is_some()) {
+        if work.ended || (work.closing && retry.is_some()) {
             self.log.sync(now, true);
             buffer.change(|backlog, _| backlog.abandon());
             self.lock = None;
@@ -215,28 +220,28 @@ impl Worker {
         }
         let sync = self.log.sync(now, false);
         let look = (!work.all_done).then(|| now + LAZY);
-        match self.retry {
-            Some(at) => Next::Wait(Some(at)),
+        match retry {
             None if !work.write.is_empty() => Next::Again,
-            None => Next::Wait(sync.into_iter().chain(look).min()),
+            _ => Next::Wait(retry.into_iter().chain(sync).chain(look).min()),
         }
     }
 
-    fn write(&mut self, buffer: &Buffer, work: &Work, now: Instant) {
+    /// Returns when to try again, where it fails.
+    fn write(&mut self, buffer: &Buffer, work: &Work, now: Instant) -> Option<Instant> {
         let records: Vec<Record> = work.write.iter().map(|item| item.record()).collect();
-        let Some(last) = records.last().map(|record| record.number) else { return };
+        let last = records.last().map(|record| record.number)?;
         match self.log.append(&records, now) {
             Ok(segment) => {
-                if self.retry.take().is_some() {
-                    info!(sink = %buffer.name(), "the buffer on disk is written again");
-                }
                 buffer.change(|backlog, entries| backlog.written(last, segment, entries));
+                None
             }
             Err(error) => {
-                if self.retry.replace(now + RETRY).is_none() {
-                    error!(sink = %buffer.name(), %error, "the buffer on disk cannot be written; events wait in memory");
+                if !std::mem::replace(&mut self.told, true) {
+                    warn!(sink = %buffer.name(), %error, "the buffer on disk cannot be written; events wait in memory");
                 }
-                buffer.change(|backlog, _| backlog.trouble = Some(error.to_string()));
+                let retry = now + RETRY;
+                buffer.change(|backlog, _| backlog.not_written(error.to_string(), retry));
+                Some(retry)
             }
         }
     }

@@ -157,3 +157,45 @@ fn with_an_interval_a_loss_of_power_costs_what_came_in_since_the_last_sync() {
         assert_eq!(buffer.balance(now).recovered, recovered, "after {waits} ms");
     }
 }
+
+/// A disk that is full while the broker is away: then the broker comes, and takes what waits before it could be written.
+#[test]
+fn what_leaves_before_it_could_be_written_ends_the_trouble_of_the_disk() {
+    let files = Arc::new(Power::default());
+    let (buffer, mut worker) = start(&files, policy(64 << 20, Fsync::Group));
+    let now = Instant::now();
+    files.limit(Some(100));
+    let mut answers = Vec::new();
+    for _ in 0..900 {
+        let mut event = event(Class::Lifecycle, 10_000);
+        let (receipt, answer) = Receipt::new();
+        event.set_receipt(receipt.clone());
+        buffer.push([Delivery::new(event, "k".into())], now);
+        receipt.routed(1);
+        answers.push(answer);
+    }
+    settle(&buffer, &mut worker, now);
+    assert!(buffer.disk_trouble().0.is_some() && !buffer.is_kept());
+    assert!(buffer.is_pressed(0, 0), "a sender waits");
+    let (arrived, _) = deliver(&buffer, &mut worker, now);
+    assert_eq!(arrived[Class::Lifecycle as usize], 900);
+    assert_eq!(buffer.disk_trouble().0, None, "nothing is left that could not be written");
+    assert!(!buffer.is_pressed(0, 0) && buffer.is_kept());
+    assert_eq!(worker.turn(&buffer, now + RETRY), Next::Wait(None), "there is nothing to be tried again");
+    assert!(answers.iter_mut().all(|answer| answer.try_recv() == Ok(Confirmation::Held(1))));
+}
+
+#[test]
+fn a_disk_that_has_room_again_is_written_once_more_at_the_end() {
+    let files = Arc::new(Power::default());
+    let (buffer, mut worker) = start(&files, policy(64 << 20, Fsync::Group));
+    let now = Instant::now();
+    files.fail(true, true);
+    push(&buffer, Class::Lifecycle, 10, 10, now);
+    settle(&buffer, &mut worker, now);
+    files.fail(false, false);
+    buffer.change(|backlog, entries| backlog.close(entries, "model"));
+    while worker.turn(&buffer, now) != Next::Ended {}
+    let balance = buffer.balance(now);
+    assert_eq!((balance.waiting, balance.in_memory()), (10, 0), "it is kept");
+}
