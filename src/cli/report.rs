@@ -56,6 +56,7 @@ fn sink_json(sink: &SinkStatus) -> Value {
         ("failed", processed.failed),
     ];
     if let Value::Object(object) = &mut object {
+        object.extend(sink.awaits_disk.then(|| ("awaits_disk".to_owned(), true.into())));
         object.extend(sink.disk_trouble.iter().map(|why| ("disk_trouble".to_owned(), why.as_str().into())));
         object.extend(rare.into_iter().filter(|(_, n)| *n > 0).map(|(key, n)| (key.to_owned(), n.into())));
     }

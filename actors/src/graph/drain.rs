@@ -27,6 +27,15 @@ pub struct Drained {
     pub complete: bool,
 }
 
+impl Drained {
+    /// Whether a disk buffer was in use by another process to the end, and all that is lost is what waited for it in memory.
+    #[must_use]
+    pub fn lacks_only_locks(&self) -> bool {
+        let mut sinks = self.status.sinks().iter().chain(self.status.removed());
+        sinks.any(|sink| sink.awaits_disk) && !self.status.has_losses(|sink| !sink.awaits_disk)
+    }
+}
+
 pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
     let shared = &graph.0;
     if !shared.draining.swap(true, Ordering::SeqCst) {
@@ -52,10 +61,7 @@ pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
         let _ = shared.supervisor.send(Dismiss).await;
     }
     let status = graph.status();
-    let numbers = status.balance();
-    let sinks = status.sinks().iter().chain(status.removed());
-    let lost = sinks.map(|sink| &sink.balance).any(|b| b.shed + b.dead_lettered + b.in_memory() > 0);
-    let complete = !lost && numbers.rejected + numbers.shed + numbers.failed == 0;
+    let complete = !status.has_losses(|_| true);
     Drained { status, complete }
 }
 

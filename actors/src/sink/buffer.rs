@@ -135,14 +135,15 @@ impl Buffer {
     pub(crate) fn offer_again(&self, delivery: Delivery, attempts: u32, now: Instant) -> bool {
         let mut queue = self.lock();
         let size = delivery.event.size();
+        let policy = self.bounds();
         let fits = match &queue.backlog {
             Some(backlog) => {
-                backlog.used() + size <= self.policy.max_size
+                backlog.used() + size <= policy.max_size
                     && backlog.unwritten() + size <= backlog.unwritten_max()
             }
-            None => queue.bytes + size <= self.policy.max_size || queue.events == 0,
+            None => queue.bytes + size <= policy.max_size || queue.events == 0,
         };
-        let fits = fits && queue.events < self.policy.max_events;
+        let fits = fits && queue.events < policy.max_events;
         if fits {
             queue.balance.accepted += 1;
             queue.append(Item::Event(delivery), &self.name, now);
@@ -302,17 +303,29 @@ impl Buffer {
     /// Whether with so many more events and bytes it would be over three quarters full.
     pub(crate) fn is_pressed(&self, more_events: usize, more_bytes: usize) -> bool {
         let over = |have: usize, more: usize, max: usize| have.saturating_add(more) > max - max / 4;
-        if over(self.events.load(Ordering::Relaxed), more_events, self.policy.max_events) {
+        let policy = self.bounds();
+        if over(self.events.load(Ordering::Relaxed), more_events, policy.max_events) {
             return true;
         }
         match self.disk.get() {
             Some(_) => {
-                over(self.on_disk.load(Ordering::Relaxed), more_bytes, self.policy.max_size)
+                over(self.on_disk.load(Ordering::Relaxed), more_bytes, policy.max_size)
                     || self.unwritten.load(Ordering::Relaxed).saturating_add(more_bytes)
                         > self.unwritten_max.load(Ordering::Relaxed) / 2
             }
-            None => over(self.bytes.load(Ordering::Relaxed), more_bytes, self.policy.max_size),
+            None => over(self.bytes.load(Ordering::Relaxed), more_bytes, policy.max_size),
         }
+    }
+
+    /// How much it may hold now: one that is to be on disk is, as long as it is in memory, as large as a memory may be.
+    fn bounds(&self) -> BufferPolicy {
+        let mut policy = self.policy;
+        if policy.disk.is_some() && self.disk.get().is_none() {
+            let memory = BufferPolicy::default();
+            policy.max_events = policy.max_events.min(memory.max_events);
+            policy.max_size = policy.max_size.min(memory.max_size);
+        }
+        policy
     }
 
     /// The numbers of this sink, as of one moment.
@@ -325,7 +338,15 @@ impl Buffer {
         let mut queue = self.lock();
         queue.put_on_disk(recovered, &self.policy, &self.name);
         let _ = self.disk.set(disk);
-        self.publish(queue, false);
+        self.publish(queue, true);
+        if let Some(disk) = self.disk.get() {
+            disk.wake(self, true);
+        }
+    }
+
+    /// Whether it is to be on a disk that another process still has.
+    pub(crate) fn awaits_disk(&self) -> bool {
+        self.lock().awaits_disk()
     }
 
     /// It cannot be put on its disk, and stays in memory: what it holds counts as held once it has left.
@@ -395,16 +416,7 @@ impl Buffer {
         let (class, size) = (delivery.event.class(), delivery.event.size());
         match queue.backlog {
             Some(_) => backlog::make_room(queue, &self.policy, class, size, &self.name, now),
-            None => {
-                let mut policy = self.policy;
-                if policy.disk.is_some() {
-                    // As long as it is in memory, it is as large as a memory may be.
-                    let memory = BufferPolicy::default();
-                    policy.max_events = policy.max_events.min(memory.max_events);
-                    policy.max_size = policy.max_size.min(memory.max_size);
-                }
-                shed::make_room(queue, &policy, class, size, now)
-            }
+            None => shed::make_room(queue, &self.bounds(), class, size, now),
         }
     }
 

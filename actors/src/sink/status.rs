@@ -142,6 +142,9 @@ pub struct SinkStatus {
     pub last_delivered_at: Option<Timestamp>,
     /// Why its disk buffer cannot be written, while that is so; what comes in waits in memory.
     pub disk_trouble: Option<String>,
+    /// Whether its disk buffer is still in use by another process: until that one ends, what comes in waits in memory and is
+    /// not confirmed.
+    pub awaits_disk: bool,
     /// Places of its disk buffer that could not be read, and were set aside.
     pub damaged: u64,
     /// Its numbers.
@@ -341,7 +344,8 @@ impl StatusCell {
 
     pub(crate) fn snapshot(&self, buffer: &Buffer, now: Instant) -> SinkStatus {
         let (disk_trouble, damaged) = buffer.disk_trouble();
-        SinkStatus { disk_trouble, damaged, ..self.status(buffer.name(), buffer.balance(now)) }
+        let awaits_disk = buffer.awaits_disk();
+        SinkStatus { disk_trouble, awaits_disk, damaged, ..self.status(buffer.name(), buffer.balance(now)) }
     }
 
     fn status(&self, name: &Arc<str>, balance: Balance) -> SinkStatus {
@@ -364,6 +368,7 @@ impl StatusCell {
             oldest_waiting_age: balance.oldest_waiting_age,
             last_delivered_at: balance.last_delivered_age.map(ago),
             disk_trouble: None,
+            awaits_disk: false,
             damaged: 0,
             balance,
             processed: published.processed,

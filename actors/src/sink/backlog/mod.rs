@@ -37,6 +37,11 @@ pub(super) fn segment_size(max_size: usize) -> usize {
     (max_size / SEGMENTS).clamp(64 << 10, SEGMENT)
 }
 
+/// How much may wait to be written for a disk buffer that may have so many bytes.
+fn unwritten_max(max_size: usize) -> usize {
+    UNWRITTEN.min(max_size)
+}
+
 #[derive(Debug)]
 pub(super) struct Backlog {
     window_max: usize,
@@ -110,7 +115,7 @@ impl Backlog {
         let mut backlog = Backlog {
             window_max: WINDOW.min(policy.max_size / 4),
             write_max: WRITE.min(segment_size(policy.max_size)),
-            unwritten_max: UNWRITTEN.min(policy.max_size),
+            unwritten_max: unwritten_max(policy.max_size),
             window: 0,
             tail: VecDeque::new(),
             unwritten: VecDeque::new(),
@@ -223,6 +228,12 @@ impl Backlog {
         usize::try_from(self.disk_size - self.shed_size).unwrap_or(usize::MAX) + self.unwritten_size
     }
 
+    /// So many bytes of events waited in memory for the disk: until they are written, what comes in has its usual room
+    /// beside them.
+    pub(super) fn expect_early(&mut self, size: usize) {
+        self.unwritten_max += size;
+    }
+
     /// What is still to be written.
     pub(super) fn unwritten(&self) -> usize {
         self.unwritten_size
@@ -265,6 +276,7 @@ impl Backlog {
         }
         if self.unwritten.is_empty() {
             self.failed = None;
+            self.unwritten_max = unwritten_max(max_size);
         }
         let retry = self.failed.as_ref().map(|failed| failed.retry);
         let mut work =

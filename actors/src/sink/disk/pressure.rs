@@ -126,6 +126,28 @@ fn what_is_not_yet_on_its_disk_is_not_held() {
     assert_eq!(answer.try_recv(), Ok(Confirmation::Held(1)));
 }
 
+/// What waited in memory for the folder is more than may wait to be written.
+#[test]
+fn what_comes_in_behind_a_takeover_displaces_nothing_that_waited() {
+    let files = Arc::new(Power::default());
+    let policy = policy(1 << 30, Fsync::Group);
+    let buffer = Buffer::new("model".into(), policy, OnOpen::Buffer, Arc::default());
+    let now = Instant::now();
+    push(&buffer, Class::Token, 5000, 8000, now);
+    assert!(!buffer.is_pressed(0, 0));
+    push(&buffer, Class::Token, 2000, 8000, now);
+    assert!(buffer.is_pressed(0, 0), "a memory has 64 MiB");
+    let (mut worker, recovered, closed) = Worker::open(&buffer, files.clone()).unwrap();
+    let hand = Hand::Thread(OnceLock::new());
+    buffer.put_on_disk(&recovered, Disk { files, sent: AtomicU64::new(0), hand, closed });
+    push(&buffer, Class::Audit, 1000, 8000, now);
+    assert_eq!(buffer.balance(now).shed, 0);
+    assert_eq!(deliver(&buffer, &mut worker, now), ([7000, 0, 1000], 0));
+    // Once it is written, as much may wait for the disk as ever.
+    settle(&buffer, &mut worker, now);
+    assert!(!buffer.is_pressed(0, 7 << 20) && buffer.is_pressed(0, 9 << 20));
+}
+
 #[test]
 fn what_could_not_be_written_at_the_end_is_lost_and_not_unwanted() {
     let files = Arc::new(Power::default());
