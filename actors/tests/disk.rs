@@ -109,7 +109,10 @@ fn a_second_one_on_a_folder_is_open_until_the_first_ends_and_delivers_behind_wha
         let status = second.graph.status();
         let records = status.sink("records").unwrap();
         assert!(status.balances() && records.awaits_disk && !records.running);
-        assert_eq!((records.state, records.balance.waiting, records.balance.on_disk), (SinkState::Open, 101, 0));
+        assert_eq!(
+            (records.state, records.balance.waiting, records.balance.on_disk),
+            (SinkState::Open, 101, 0)
+        );
         let reason = records.reason.as_deref().unwrap();
         assert_eq!(reason, format!("its buffer is in use by process {}", std::process::id()));
         // No order makes it deliver before its time.

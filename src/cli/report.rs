@@ -49,6 +49,7 @@ fn sink_json(sink: &SinkStatus) -> Value {
         ("recovered", numbers.recovered),
         ("on_disk", numbers.on_disk),
         ("damaged", sink.damaged),
+        ("missing", sink.missing),
         ("diverted", numbers.diverted),
         ("filtered", processed.filtered),
         ("merged", processed.merged),
@@ -105,6 +106,7 @@ pub(super) fn text(drained: &Drained) -> String {
             ("kept on disk for the next start", b.on_disk),
             ("left in memory", b.in_memory()),
             ("damaged on disk", sink.damaged),
+            ("missing on disk", sink.missing),
             ("restarts", sink.restarts.into()),
         ];
         let _ = write!(out, "  {}: {}", sink.name, listed(&numbers));

@@ -40,7 +40,8 @@ impl Process {
 
     fn feed(&mut self, numbers: std::ops::Range<u64>) {
         for n in numbers {
-            writeln!(self.stdin, "{{\"event_type\":\"start\",\"event_id\":\"e{n}\",\"data\":{{\"n\":{n}}}}}").unwrap();
+            writeln!(self.stdin, "{{\"event_type\":\"start\",\"event_id\":\"e{n}\",\"data\":{{\"n\":{n}}}}}")
+                .unwrap();
         }
     }
 
@@ -63,7 +64,10 @@ impl Process {
     fn waits_for(&self, other: &Process, folder: &Folder, events: u64) {
         let reason = format!("its buffer is in use by process {}", other.child.id());
         self.until(folder, "the second waits for the first", |log| {
-            log["state"] == "open" && log["awaits_disk"] == true && log["reason"] == *reason && log["waiting"] == events
+            log["state"] == "open"
+                && log["awaits_disk"] == true
+                && log["reason"] == *reason
+                && log["waiting"] == events
         });
         assert!(self.acks.try_recv().is_err(), "what is in memory alone is not confirmed");
     }

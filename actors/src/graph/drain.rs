@@ -23,7 +23,8 @@ const CLOSE: Duration = Duration::from_secs(5);
 pub struct Drained {
     /// All that is known of it, for the last time.
     pub status: GraphStatus,
-    /// Whether everything that was taken in arrived, is kept on disk, was filtered, or wanted by nobody.
+    /// Whether everything that was taken in, and all that was to be found on disk, arrived, is kept on disk, was filtered, or
+    /// wanted by nobody.
     pub complete: bool,
 }
 

@@ -524,6 +524,8 @@ fn merge(removed: &mut Vec<SinkStatus>, mut latest: SinkStatus) {
         Some(earlier) => {
             latest.balance.add(&earlier.balance);
             latest.restarts += earlier.restarts;
+            latest.damaged += earlier.damaged;
+            latest.missing += earlier.missing;
             *earlier = latest;
         }
         None => removed.push(latest),

@@ -368,7 +368,9 @@ impl Buffer {
         let mut queue = self.lock();
         let (first, next) = (queue.first(), queue.appended);
         let backlog = queue.backlog.as_mut();
-        let work = backlog.map(|backlog| backlog.work(first, next, self.policy.max_size)).unwrap_or_default();
+        let mut work =
+            backlog.map(|backlog| backlog.work(first, next, self.policy.max_size)).unwrap_or_default();
+        work.waiting = queue.on_disk();
         self.tell(queue, false);
         work
     }
@@ -405,11 +407,16 @@ impl Buffer {
         queue.backlog.as_ref().is_some_and(|backlog| backlog.trouble(queue.first()).is_none())
     }
 
-    /// Why nothing can be written to its disk, while that is so, and how many places of it could not be read.
-    pub(crate) fn disk_trouble(&self) -> (Option<String>, u64) {
+    /// Why nothing can be written to its disk, while that is so.
+    pub(crate) fn disk_trouble(&self) -> Option<String> {
         let queue = self.lock();
-        let Some(backlog) = &queue.backlog else { return (queue.no_disk.clone(), 0) };
-        (backlog.trouble(queue.first()).map(str::to_owned), backlog.damaged)
+        let Some(backlog) = &queue.backlog else { return queue.no_disk.clone() };
+        backlog.trouble(queue.first()).map(str::to_owned)
+    }
+
+    /// How many places of its disk could not be read, and how many events should have been there at its start and were not.
+    pub(crate) fn disk_damage(&self) -> (u64, u64) {
+        self.lock().backlog.as_ref().map_or((0, 0), |backlog| (backlog.damaged, backlog.missing))
     }
 
     fn make_room(&self, queue: &mut Queue, delivery: &Delivery, now: Instant) -> bool {

@@ -299,7 +299,7 @@ impl Queue {
     }
 
     /// How many of the waiting events are on disk.
-    fn on_disk(&self) -> u64 {
+    pub(super) fn on_disk(&self) -> u64 {
         let Some(backlog) = &self.backlog else { return 0 };
         (self.events as u64).saturating_sub(backlog.unwritten_events(self.first()))
     }

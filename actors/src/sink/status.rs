@@ -147,6 +147,10 @@ pub struct SinkStatus {
     pub awaits_disk: bool,
     /// Places of its disk buffer that could not be read, and were set aside.
     pub damaged: u64,
+    /// Events of earlier processes that were in its disk buffer and that this one has not found there: with files that are
+    /// missing, cut short or exchanged, or in places that could not be read. Counted by the process that finds it, once; in
+    /// none of the other numbers, as they were never recovered. A gap marker stands in their place.
+    pub missing: u64,
     /// Its numbers.
     pub balance: Balance,
     /// Events that its own processors filtered, merged away, created, and failed on; in none of the other numbers.
@@ -343,9 +347,15 @@ impl StatusCell {
     }
 
     pub(crate) fn snapshot(&self, buffer: &Buffer, now: Instant) -> SinkStatus {
-        let (disk_trouble, damaged) = buffer.disk_trouble();
-        let awaits_disk = buffer.awaits_disk();
-        SinkStatus { disk_trouble, awaits_disk, damaged, ..self.status(buffer.name(), buffer.balance(now)) }
+        let (disk_trouble, awaits_disk) = (buffer.disk_trouble(), buffer.awaits_disk());
+        let (damaged, missing) = buffer.disk_damage();
+        SinkStatus {
+            disk_trouble,
+            awaits_disk,
+            damaged,
+            missing,
+            ..self.status(buffer.name(), buffer.balance(now))
+        }
     }
 
     fn status(&self, name: &Arc<str>, balance: Balance) -> SinkStatus {
@@ -370,6 +380,7 @@ impl StatusCell {
             disk_trouble: None,
             awaits_disk: false,
             damaged: 0,
+            missing: 0,
             balance,
             processed: published.processed,
         }

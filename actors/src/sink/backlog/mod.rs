@@ -66,6 +66,8 @@ pub(super) struct Backlog {
     failed: Option<Failed>,
     /// Places of the disk that could not be read.
     pub(super) damaged: u64,
+    /// Events that should have been on the disk at its start, and were not.
+    pub(super) missing: u64,
     /// Nothing more comes: what is there is to be written, and that is all.
     closing: bool,
 }
@@ -98,15 +100,25 @@ pub(super) struct Work {
     pub(super) load: Option<(u64, RangeInclusive<u64>)>,
     /// A segment to rewrite without what was shed from it.
     pub(super) compact: Option<(u64, Vec<Shed>)>,
-    /// Segments whose records are all done.
+    /// Segments whose records are all done, and the first that is left behind them.
     pub(super) remove: Vec<u64>,
+    pub(super) front: Option<u64>,
     /// Everything before this number is done.
     pub(super) done: u64,
+    /// So many events behind it are on disk.
+    pub(super) waiting: u64,
     /// And nothing waits behind it.
     pub(super) all_done: bool,
     /// Nothing more will come, and nothing is left to be written.
     pub(super) ended: bool,
     pub(super) closing: bool,
+}
+
+impl Work {
+    /// How many events are to be written.
+    pub(super) fn events(&self) -> u64 {
+        self.write.iter().filter(|item| item.kind == Kind::Event).count() as u64
+    }
 }
 
 impl Backlog {
@@ -128,6 +140,7 @@ impl Backlog {
             resting_from: recovered.next,
             failed: None,
             damaged: recovered.damaged,
+            missing: recovered.missing,
             closing: false,
         };
         for stored in &recovered.segments {
@@ -309,6 +322,7 @@ impl Backlog {
             self.shed_size -= part.shrinks;
             self.parts.pop_front();
         }
+        work.front = self.parts.front().map(|part| part.segment.first);
         if self.wants_more() && !self.closing {
             let part = self.parts.iter().find(|part| part.resting() > 0);
             work.load = part.map(|part| (part.segment.first, self.resting_from..=part.last));

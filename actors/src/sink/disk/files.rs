@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +15,8 @@ pub(crate) trait Files: fmt::Debug + Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     /// All of a file.
     fn read(&self, name: &str) -> io::Result<Bytes>;
+    /// The first so many bytes of a file, or as many as it has.
+    fn read_start(&self, name: &str, len: usize) -> io::Result<Bytes>;
     /// Writes at a place of a file, which is made if it is not there.
     fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// Ends a file there.
@@ -109,6 +111,12 @@ impl Files for Folder {
 
     fn read(&self, name: &str) -> io::Result<Bytes> {
         fs::read(self.path.join(name)).map(Bytes::from)
+    }
+
+    fn read_start(&self, name: &str, len: usize) -> io::Result<Bytes> {
+        let mut bytes = Vec::with_capacity(len);
+        File::open(self.path.join(name))?.take(len as u64).read_to_end(&mut bytes)?;
+        Ok(bytes.into())
     }
 
     #[cfg(unix)]

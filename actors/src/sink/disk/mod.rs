@@ -4,7 +4,11 @@
 #[cfg(test)]
 mod damage;
 mod files;
+mod head;
+#[cfg(test)]
+mod holes;
 mod log;
+mod marks;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -12,6 +16,7 @@ mod power;
 #[cfg(test)]
 mod pressure;
 mod record;
+mod recover;
 
 pub use files::FolderError;
 pub(crate) use files::{Files, Folder, make};
@@ -75,8 +80,9 @@ pub(crate) fn open(buffer: &Arc<Buffer>, path: &Path, with_thread: bool) -> Resu
         Worker::open(buffer, files.clone()).map_err(|error| FolderError::unusable(path, &error))?;
     worker.lock = Some(lock);
     let waiting: u64 = recovered.segments.iter().flat_map(|stored| stored.events).sum();
-    if waiting > 0 || recovered.damaged > 0 {
-        info!(sink = %buffer.name(), waiting, damaged = recovered.damaged, "found events on disk");
+    let Recovered { damaged, missing, .. } = recovered;
+    if waiting + damaged + missing > 0 {
+        info!(sink = %buffer.name(), waiting, damaged, missing, "found events on disk");
     }
     let sent = AtomicU64::new(worker.sent);
     if !with_thread {
@@ -131,7 +137,7 @@ impl Disk {
     /// Everything before this number may be with the sink from now on.
     pub(super) fn sent(&self, number: u64) {
         if self.sent.fetch_max(number, Ordering::Relaxed) < number {
-            log::sent(&*self.files, number);
+            marks::sent(&*self.files, number);
         }
     }
 
@@ -184,7 +190,7 @@ impl Worker {
         let (log, recovered) = Log::open(buffer.name().clone(), files, size, fsync)?;
         let (ended, closed) = watch::channel(false);
         let reader = Reader::new(buffer.name().clone());
-        let sent = recovered.sent.min(recovered.next);
+        let sent = recovered.sent;
         Ok((Worker { log, reader, sent, told: false, failed_reads: 0, lock: None, ended }, recovered, closed))
     }
 
@@ -193,24 +199,26 @@ impl Worker {
             return Next::Ended;
         }
         let work = buffer.work();
-        work.remove.iter().for_each(|first| self.log.remove(*first));
+        self.log.remove(&work.remove, work.front);
         if let Some((first, shed)) = &work.compact {
-            self.compact(buffer, *first, shed);
+            self.compact(buffer, *first, shed, &work);
             return Next::Again;
         }
         // Before anything is written: that may add to the same segment.
         if let Some((first, numbers)) = work.load {
             return self.load(buffer, first, &numbers);
         }
-        let mut retry = work.retry;
+        let (mut retry, mut waiting) = (work.retry, work.waiting);
         // At the end once more, however short ago the last write failed.
         if !work.write.is_empty() && (work.closing || retry.is_none_or(|at| at <= now)) {
             retry = self.write(buffer, &work, now);
+            waiting += if retry.is_none() { work.events() } else { 0 };
         }
         if retry.is_none() && std::mem::take(&mut self.told) {
             warn!(sink = %buffer.name(), "nothing waits any more that the buffer on disk could not take");
         }
-        self.log.done(work.done);
+        // Where it fails the next one tells more.
+        let _ = self.log.done(work.done, waiting);
         if work.ended || (work.closing && retry.is_some()) {
             self.log.sync(now, true);
             buffer.change(|backlog, _| backlog.abandon());
@@ -273,12 +281,14 @@ impl Worker {
         Next::Again
     }
 
-    fn compact(&mut self, buffer: &Buffer, first: u64, shed: &[Shed]) {
+    fn compact(&mut self, buffer: &Buffer, first: u64, shed: &[Shed], work: &Work) {
         if self.log.is_active(first) {
             self.log.seal();
         }
-        let read = self.log.read(first);
-        let rewritten = read.and_then(|records| self.log.rewrite(first, &self.reader.without(records, shed)));
+        // What was shed is not counted on any more, before it goes.
+        let noted = self.log.surely_done(work.done, work.waiting);
+        let reader = &mut self.reader;
+        let rewritten = noted.and_then(|()| self.log.compact(first, |records| reader.without(records, shed)));
         match rewritten {
             Ok(segment) => buffer.change(|backlog, _| backlog.rewritten(segment)),
             Err(error) => {

@@ -123,6 +123,7 @@ impl Model {
         self.files.limit(None);
         (self.writes_fail, self.is_limited) = (false, false);
         (self.buffer, self.worker) = start_with(&self.files, self.policy, self.relief.clone());
+        assert_eq!(self.buffer.disk_damage().1, 0, "nothing is missing that was ever counted on");
         // What was never held may be gone with its process; what is there must have been pushed.
         self.now += RETRY;
     }
@@ -228,7 +229,7 @@ impl Model {
                 self.files.fail(writes, syncs);
             }
             Action::Close => {
-                let unwritable = self.buffer.disk_trouble().0.is_some();
+                let unwritable = self.buffer.disk_trouble().is_some();
                 self.buffer.change(|backlog, entries| backlog.close(entries, "model"));
                 let ended = (0..10_000).any(|_| self.turn() == Next::Ended);
                 assert!(ended, "it does not close");
@@ -250,13 +251,14 @@ impl Model {
     /// The disk and the broker are back, and nothing waits: no trouble is left, senders go on, the disk's thread sleeps, and
     /// every sender that waited has its answer.
     fn is_at_rest(&mut self) {
-        assert_eq!(self.buffer.disk_trouble().0, None);
+        assert_eq!(self.buffer.disk_trouble(), None);
         assert!(!self.buffer.is_pressed(1, 1), "a sender would wait for ever");
         assert_eq!(self.turn(), Next::Wait(None), "the disk's thread has nothing to do");
         for (seq, known) in &mut self.known {
-            let answered = known.confirmation.as_mut().is_none_or(|answer| {
-                !matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty))
-            });
+            let answered = known
+                .confirmation
+                .as_mut()
+                .is_none_or(|answer| !matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
             assert!(answered, "the sender of {seq} waits for ever");
         }
     }

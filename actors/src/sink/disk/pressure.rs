@@ -197,11 +197,11 @@ fn what_leaves_before_it_could_be_written_ends_the_trouble_of_the_disk() {
         answers.push(answer);
     }
     settle(&buffer, &mut worker, now);
-    assert!(buffer.disk_trouble().0.is_some() && !buffer.is_kept());
+    assert!(buffer.disk_trouble().is_some() && !buffer.is_kept());
     assert!(buffer.is_pressed(0, 0), "a sender waits");
     let (arrived, _) = deliver(&buffer, &mut worker, now);
     assert_eq!(arrived[Class::Lifecycle as usize], 900);
-    assert_eq!(buffer.disk_trouble().0, None, "nothing is left that could not be written");
+    assert_eq!(buffer.disk_trouble(), None, "nothing is left that could not be written");
     assert!(!buffer.is_pressed(0, 0) && buffer.is_kept());
     assert_eq!(worker.turn(&buffer, now + RETRY), Next::Wait(None), "there is nothing to be tried again");
     assert!(answers.iter_mut().all(|answer| answer.try_recv() == Ok(Confirmation::Held(1))));
