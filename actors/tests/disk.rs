@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use streamll_actors::event::{Class, Confirmation, Event};
-use streamll_actors::graph::{GraphHandle, Plan, SinkSpec, StartError, Threads};
+use streamll_actors::graph::{GraphHandle, Plan, SinkSpec, Threads};
 use streamll_actors::ingress::Patience;
 use streamll_actors::route::TopicPattern;
-use streamll_actors::sink::{BufferPolicy, FolderError, SinkState};
+use streamll_actors::sink::{BufferPolicy, SinkState};
 use streamll_actors::testkit::{Act, Journal, Rig, run, settle};
 use tokio::time::sleep;
 
@@ -91,21 +91,106 @@ fn a_process_that_just_ends_loses_nothing_that_was_confirmed_and_marks_what_it_m
     });
 }
 
+/// Two graphs of one process contend for a folder as two processes do; with real ones: `tests/cli/overlap.rs`.
 #[test]
-fn a_second_process_on_one_folder_is_refused_and_told_of_the_lock() {
+fn a_second_one_on_a_folder_is_open_until_the_first_ends_and_delivers_behind_what_that_left() {
     let data = tempfile::tempdir().unwrap();
     run(async {
-        let rig = Rig::start(plan(data.path(), on_disk(&away(), 64 << 20))).await;
-        let second = GraphHandle::start(plan(data.path(), on_disk(&away(), 64 << 20)), Threads::One).await;
-        let error = second.map(drop).expect_err("it is refused");
-        assert!(
-            matches!(&error, StartError::Buffer { sink, error: FolderError::Locked(_) } if sink == "records"),
-            "{error:?}"
+        let first = Rig::start(plan(data.path(), on_disk(&away(), 64 << 20))).await;
+        first.emit_all(0..100);
+        settle().await;
+        let journal = Journal::new([]);
+        let second = Rig::start(plan(data.path(), on_disk(&journal, 64 << 20))).await;
+        second.emit_all(100..200);
+        let emitter = second.graph.emitter().clone();
+        let event = Event::new(&second.step, "start").with("n", 200_u64);
+        let mut unconfirmed = tokio::spawn(async move { emitter.send_confirmed(event).await });
+        sleep(SECOND * 60).await;
+        let status = second.graph.status();
+        let records = status.sink("records").unwrap();
+        assert!(status.balances() && records.awaits_disk && !records.running);
+        assert_eq!(
+            (records.state, records.balance.waiting, records.balance.on_disk),
+            (SinkState::Open, 101, 0)
         );
-        assert!(error.to_string().contains("buffers/records/lock is locked"), "{error}");
-        rig.end().await;
-        let third = GraphHandle::start(plan(data.path(), on_disk(&away(), 64 << 20)), Threads::One).await;
-        assert!(third.is_ok(), "an orderly end lets go of it");
+        let reason = records.reason.as_deref().unwrap();
+        assert_eq!(reason, format!("its buffer is in use by process {}", std::process::id()));
+        // No order makes it deliver before its time.
+        second.graph.sink("records").unwrap().force_close();
+        sleep(SECOND * 60).await;
+        assert_eq!(second.graph.status().sink("records").unwrap().state, SinkState::Open);
+        assert!(!unconfirmed.is_finished(), "it is in memory alone");
+        assert!(first.end().await.complete, "the first keeps on disk what it has");
+        assert_eq!((&mut unconfirmed).await.unwrap(), Confirmation::Held(1));
+        let ended = second.end().await;
+        let numbers = ended.status.sink("records").unwrap().balance;
+        assert!(ended.complete);
+        assert_eq!((numbers.recovered, numbers.accepted, numbers.delivered), (100, 101, 201));
+        assert_eq!(journal.numbers(), (0..=200).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn one_that_ends_without_its_folder_loses_only_what_waited_for_it() {
+    let data = tempfile::tempdir().unwrap();
+    run(async {
+        let journal = Journal::new([]);
+        let first = Rig::start(plan(data.path(), on_disk(&journal, 64 << 20))).await;
+        first.emit_all(0..10);
+        let second = Rig::start(plan(data.path(), on_disk(&away(), 64 << 20))).await;
+        second.emit_all(10..20);
+        settle().await;
+        let ended = second.end().await;
+        let numbers = ended.status.sink("records").unwrap().balance;
+        assert!(!ended.complete && ended.lacks_only_locks());
+        assert_eq!((numbers.accepted, numbers.in_memory(), numbers.delivered), (10, 10, 0));
+        // And with nothing that waits it does not wait.
+        let third = Rig::start(plan(data.path(), on_disk(&away(), 64 << 20))).await;
+        let began = tokio::time::Instant::now();
+        let ended = third.end().await;
+        assert!(ended.lacks_only_locks() && began.elapsed() < SECOND, "{:?}", began.elapsed());
+        assert!(first.end().await.complete);
+        assert_eq!(journal.numbers(), (0..10).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn one_that_drains_takes_over_while_it_has_time() {
+    let data = tempfile::tempdir().unwrap();
+    run(async {
+        let first = Rig::start(plan(data.path(), on_disk(&away(), 64 << 20))).await;
+        first.emit_all(0..10);
+        let journal = Journal::new([]);
+        let second = Rig::start(plan(data.path(), on_disk(&journal, 64 << 20))).await;
+        second.emit_all(10..20);
+        settle().await;
+        let graph = second.graph.clone();
+        let draining = actix_rt::spawn(async move { graph.drain(20 * SECOND).await });
+        sleep(10 * SECOND).await;
+        assert!(first.end().await.complete);
+        let drained = draining.await.unwrap();
+        assert!(drained.complete && drained.status.balances());
+        assert_eq!(journal.numbers(), (0..20).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn sinks_that_are_added_replaced_or_removed_meanwhile_wait_for_the_folder_too() {
+    let data = tempfile::tempdir().unwrap();
+    run(async {
+        let first = Rig::start(plan(data.path(), on_disk(&away(), 64 << 20))).await;
+        let journal = Journal::new([]);
+        let second = Rig::start(plan(data.path(), Journal::new([]).spec("other", TAKES))).await;
+        second.graph.add_sink(on_disk(&away(), 64 << 20)).await.unwrap();
+        assert!(second.graph.status().sink("records").unwrap().awaits_disk);
+        second.graph.replace_sink(on_disk(&journal, 64 << 20), SECOND).await.unwrap();
+        second.emit_all(0..10);
+        settle().await;
+        assert_eq!(second.graph.status().sink("records").unwrap().state, SinkState::Open);
+        first.end().await;
+        sleep(SECOND).await;
+        assert_eq!(journal.numbers(), (0..10).collect::<Vec<_>>());
+        assert!(second.end().await.complete);
     });
 }
 

@@ -23,6 +23,8 @@ use crate::topology::{Registry, TopologyError};
 const INCOMPLETE: u8 = 1;
 /// The command is wrong, as clap has it.
 const USAGE: u8 = 2;
+/// Only the lock of a disk buffer was not to be had (`EX_TEMPFAIL` of sysexits): once its process has ended, it is.
+const LOCKED: u8 = 75;
 /// The topology is wrong (`EX_CONFIG` of sysexits).
 const CONFIGURATION: u8 = 78;
 
@@ -140,5 +142,9 @@ fn refuse(error: &TopologyError) -> ExitCode {
 }
 
 fn code(drained: &Drained) -> ExitCode {
-    if drained.complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) }
+    match drained {
+        drained if drained.lacks_only_locks() => ExitCode::from(LOCKED),
+        Drained { complete: true, .. } => ExitCode::SUCCESS,
+        _ => ExitCode::from(INCOMPLETE),
+    }
 }

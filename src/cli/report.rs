@@ -90,6 +90,7 @@ fn sink_json(sink: &SinkStatus) -> Value {
         ("recovered", numbers.recovered),
         ("on_disk", numbers.on_disk),
         ("damaged", sink.damaged),
+        ("missing", sink.missing),
         ("diverted", numbers.diverted),
         ("filtered", processed.filtered),
         ("merged", processed.merged),
@@ -99,6 +100,7 @@ fn sink_json(sink: &SinkStatus) -> Value {
     if let Value::Object(object) = &mut object {
         let failing = sink.failing_since.map(|since| ("failing_since".to_owned(), since.to_string().into()));
         object.extend(failing);
+        object.extend(sink.awaits_disk.then(|| ("awaits_disk".to_owned(), true.into())));
         object.extend(sink.disk_trouble.iter().map(|why| ("disk_trouble".to_owned(), why.as_str().into())));
         object.extend(rare.into_iter().filter(|(_, n)| *n > 0).map(|(key, n)| (key.to_owned(), n.into())));
     }
@@ -147,6 +149,7 @@ pub(super) fn text(drained: &Drained) -> String {
             ("kept on disk for the next start", b.on_disk),
             ("left in memory", b.in_memory()),
             ("damaged on disk", sink.damaged),
+            ("missing on disk", sink.missing),
             ("restarts", sink.restarts.into()),
         ];
         let _ = write!(out, "  {}: {}", sink.name, listed(&numbers));

@@ -40,6 +40,21 @@ impl Drop for Small {
     }
 }
 
+/// What the disk's thread has done so far: the processor time that it had, and how often it was woken.
+fn work_of_the_disk() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").expect("this is Linux");
+    let of = |task: fs::DirEntry| {
+        let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let counts = |line: &&str| line.contains("ctxt_switches");
+        (read("comm").trim() == "disk-live").then(|| {
+            let stat = read("stat");
+            let ticks = stat.split_whitespace().skip(13).take(2);
+            ticks.chain(read("status").lines().filter(counts)).map(str::to_owned).collect::<Vec<_>>()
+        })
+    };
+    tasks.flatten().find_map(of).expect("the thread of the disk is there")
+}
+
 #[test]
 fn a_disk_of_16_mib_with_64_mib_offered_and_the_broker_away() {
     let redis = Redis::start();
@@ -81,6 +96,29 @@ fn a_disk_of_16_mib_with_64_mib_offered_and_the_broker_away() {
         let status = handle.status().sink("live").expect("it is there").clone();
         if status.balance.waiting == 0 { Ok(()) } else { Err(format!("{status:#?}")) }
     });
+    // It recovers whole: the status, the senders, and the thread.
+    wait_until("no trouble of the disk is left", || {
+        let status = handle.status().sink("live").expect("it is there").clone();
+        if status.disk_trouble.is_none() { Ok(()) } else { Err(format!("{status:#?}")) }
+    });
+    let more = async {
+        for n in 4096..4196_u64 {
+            handle.emitter().send(Event::new(&step, "progress").with("n", n)).await;
+        }
+        handle.emitter().send_confirmed(Event::new(&step, "progress").with("n", 4196)).await
+    };
+    let more = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), more).await });
+    assert_eq!(more.expect("senders go on"), Confirmation::Held(1));
+    wait_until("all of that has arrived", || {
+        let waiting = handle.status().sink("live").expect("it is there").balance.waiting;
+        if waiting == 0 { Ok(()) } else { Err(format!("{waiting} are waiting")) }
+    });
+    wait_until("the thread of the disk is at rest", || {
+        let before = work_of_the_disk();
+        std::thread::sleep(Duration::from_millis(500));
+        let after = work_of_the_disk();
+        if before == after { Ok(()) } else { Err(format!("{before:?}, then {after:?}")) }
+    });
     let confirmed = runtime.block_on(async {
         let mut confirmed = Vec::new();
         for (n, sent) in unconfirmed {
@@ -88,12 +126,13 @@ fn a_disk_of_16_mib_with_64_mib_offered_and_the_broker_away() {
                 confirmed.push(n);
             }
         }
+        confirmed.extend(4096..=4196);
         confirmed
     });
     let drained = handle.shutdown_blocking(Duration::from_secs(60));
     assert!(drained.status.balances());
     let numbers = drained.status.sink("live").expect("it is there").balance;
-    assert_eq!((numbers.accepted, numbers.waiting), (4096, 0));
+    assert_eq!((numbers.accepted, numbers.waiting), (4197, 0));
     let arrived: Vec<u64> = redis
         .arrived()
         .iter()
@@ -102,7 +141,7 @@ fn a_disk_of_16_mib_with_64_mib_offered_and_the_broker_away() {
         })
         .collect();
     assert_eq!(arrived.len() as u64, numbers.delivered);
-    assert_eq!(numbers.delivered + numbers.shed, 4096);
+    assert_eq!(numbers.delivered + numbers.shed, 4197);
     assert_eq!(arrived, confirmed, "what was held has arrived, in order, and nothing else");
     assert!(arrived.len() > 800, "{} fit on the disk", arrived.len());
     // It has the files of the buffer open.

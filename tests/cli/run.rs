@@ -272,28 +272,6 @@ fn what_a_disk_keeps_is_no_loss_and_is_delivered_by_the_next_run() {
 }
 
 #[test]
-fn two_processes_on_one_folder_are_one_too_many() {
-    let folder = Folder::with(
-        "data_dir: '{dir}/data'\nsinks: { log: { type: file, path: '{dir}/log.ndjson', buffer: { type: disk } } }\n",
-    );
-    let mut first = streamll(&folder.path(""), &["run", "--env", "test"]).spawn().unwrap();
-    let mut stdin = first.stdin.take().unwrap();
-    writeln!(stdin, "{}", line(0)).unwrap();
-    wait_until("it runs", || folder.read("log.ndjson").lines().count() == 1);
-    let began = tokio::time::Instant::now();
-    let second = feed(streamll(&folder.path(""), &["run", "--env", "test"]), b"");
-    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
-    assert_eq!(second.status.code(), Some(1));
-    let said = err(&second);
-    assert!(
-        said.contains("the buffer of sink `log`: ") && said.contains("buffers/log/lock is locked"),
-        "{said}"
-    );
-    drop(stdin);
-    assert_eq!(first.wait_with_output().unwrap().status.code(), Some(0));
-}
-
-#[test]
 fn a_long_end_says_who_still_delivers() {
     let folder = Folder::with(
         "sinks: { log: { type: file, path: '{dir}', circuit_breaker: { recovery_timeout: 1s } } }\nshutdown: { timeout: 7s }\n",

@@ -11,15 +11,19 @@ pub(crate) enum GapReason {
     CircuitOpen,
     IngressFull,
     Unreadable,
+    Missing,
 }
 
-const REASONS: [&str; 4] = ["buffer full", "circuit open", "ingress full", "unreadable on disk"];
+const REASONS: [&str; 5] =
+    ["buffer full", "circuit open", "ingress full", "unreadable on disk", "missing on disk"];
 
 /// Events that are missing in one place: how many, of which class, from and to which number, why.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Gap {
-    reasons: [bool; 4],
+    reasons: [bool; 5],
     classes: [u64; 3],
+    /// Those of a class that nobody knows any more.
+    unknown: u64,
     from: Option<u64>,
     to: Option<u64>,
 }
@@ -40,15 +44,24 @@ impl Gap {
         gap
     }
 
+    /// So many events that were in a part of a disk buffer which is not there any more.
+    pub(crate) fn missing(events: u64) -> Gap {
+        let mut gap = Gap { unknown: events, ..Gap::default() };
+        gap.because(GapReason::Missing);
+        gap
+    }
+
     /// Back from its event.
     pub(crate) fn read(event: &Event) -> Option<Gap> {
         let number = |key: &str| event.data(key).and_then(|value| value.as_u64());
         let classes = event.data("classes")?;
         let reason = event.data("reason")?;
         let reason = reason.as_str()?;
+        let classes = CLASSES.map(|class| classes.get(class.as_str()).and_then(Value::as_u64).unwrap_or(0));
         Some(Gap {
             reasons: REASONS.map(|name| reason.contains(name)),
-            classes: CLASSES.map(|class| classes.get(class.as_str()).and_then(Value::as_u64).unwrap_or(0)),
+            classes,
+            unknown: number("count").unwrap_or(0).saturating_sub(classes.iter().sum()),
             from: number("from_seq"),
             to: number("to_seq"),
         })
@@ -72,6 +85,7 @@ impl Gap {
         for (mine, its) in self.classes.iter_mut().zip(other.classes) {
             *mine += its;
         }
+        self.unknown += other.unknown;
         self.from = [self.from, other.from].into_iter().flatten().min();
         self.to = [self.to, other.to].into_iter().flatten().max();
     }
@@ -86,7 +100,7 @@ impl Gap {
         let reasons = REASONS.into_iter().zip(self.reasons).filter(|(_, holds)| *holds);
         let mut data = Map::new();
         data.insert("sink".to_owned(), sink.into());
-        data.insert("count".to_owned(), self.classes.iter().sum::<u64>().into());
+        data.insert("count".to_owned(), (self.classes.iter().sum::<u64>() + self.unknown).into());
         data.insert("from_seq".to_owned(), self.from.into());
         data.insert("to_seq".to_owned(), self.to.into());
         let reasons: Vec<&str> = reasons.map(|(name, _)| name).collect();
@@ -118,5 +132,8 @@ mod tests {
         assert_eq!(Gap::read(&gap.event("live")), Some(gap.clone()));
         assert_eq!(gap.event("live").data("reason").unwrap().as_str(), Some("buffer full, ingress full"));
         assert_eq!(Gap::read(&other), None);
+        gap.absorb(&Gap::missing(7));
+        assert_eq!(gap.event("live").data("count").unwrap().as_u64(), Some(13));
+        assert_eq!(Gap::read(&gap.event("live")), Some(gap));
     }
 }

@@ -23,8 +23,18 @@ const CLOSE: Duration = Duration::from_secs(5);
 pub struct Drained {
     /// All that is known of it, for the last time.
     pub status: GraphStatus,
-    /// Whether everything that was taken in arrived, is kept on disk, was filtered, or wanted by nobody.
+    /// Whether everything that was taken in, and all that was to be found on disk, arrived, is kept on disk, was filtered, or
+    /// wanted by nobody.
     pub complete: bool,
+}
+
+impl Drained {
+    /// Whether a disk buffer was in use by another process to the end, and all that is lost is what waited for it in memory.
+    #[must_use]
+    pub fn lacks_only_locks(&self) -> bool {
+        let mut sinks = self.status.sinks().iter().chain(self.status.removed());
+        sinks.any(|sink| sink.awaits_disk) && !self.status.has_losses(|sink| !sink.awaits_disk)
+    }
 }
 
 pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
@@ -53,10 +63,7 @@ pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
         let _ = shared.supervisor.send(Dismiss).await;
     }
     let status = graph.status();
-    let numbers = status.balance();
-    let sinks = status.sinks().iter().chain(status.removed());
-    let lost = sinks.map(|sink| &sink.balance).any(|b| b.shed + b.dead_lettered + b.in_memory() > 0);
-    let complete = !lost && numbers.rejected + numbers.shed + numbers.failed == 0;
+    let complete = !status.has_losses(|_| true);
     Drained { status, complete }
 }
 

@@ -6,6 +6,7 @@ mod place;
 mod plan;
 mod spine;
 mod status;
+mod takeover;
 
 pub use drain::Drained;
 pub use plan::{ActorFactory, Plan, SinkSpec, Stage, StartError};
@@ -28,7 +29,7 @@ use crate::process::OnFailed;
 use crate::route::{Route, RouterParts, Subscription, Table, Taps, Template};
 use crate::sink::breaker::Circuit;
 use crate::sink::{
-    Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkStatus, StatusCell, Worker, open_on_disk,
+    Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkStatus, StatusCell, Worker,
 };
 use crate::supervise::{Adopt, ChildSpec, GraphSupervisor, RestartPolicy};
 use monitor::Monitor;
@@ -39,9 +40,6 @@ use place::Place;
 pub fn dead_letter_file(data_dir: &Path, name: &str) -> PathBuf {
     data_dir.join(format!("dead/{name}.ndjson"))
 }
-
-/// The folder of the disk buffers, below `data_dir`.
-const BUFFERS: &str = "buffers";
 
 /// Where the actors of a graph run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,8 +100,11 @@ impl Member {
 impl GraphHandle {
     /// Starts a graph. Must be called on a thread of an actix `System`, which must run until the graph is drained.
     ///
+    /// A disk buffer that another process uses is no error: that sink is open, its events wait in memory, and it takes over
+    /// when the other one ends.
+    ///
     /// # Errors
-    /// When the plan contradicts itself, or no thread can be started.
+    /// When the plan contradicts itself, a disk buffer cannot be opened, or no thread can be started.
     pub async fn start(plan: Plan, threads: Threads) -> Result<GraphHandle, StartError> {
         check(&plan)?;
         let relief = Arc::new(Notify::new());
@@ -149,7 +150,7 @@ impl GraphHandle {
         handle.publish_routes(routes.collect());
         *lock(&shared.sinks) = members.clone();
         for member in &members {
-            handle.adopt(member).await;
+            handle.employ(member).await;
         }
         handle.adopt_spine().await;
         Monitor::start(handle.clone());
@@ -293,7 +294,7 @@ impl GraphHandle {
         if let Some(old) = old {
             self.dismiss(&old, after(deadline)).await;
         }
-        // Only now the old one has let go of the folder.
+        // Only now the old one has let go of the folder, unless its disk hangs.
         let on_disk = self.put_on_disk(&member);
         if let Err(error) = &on_disk {
             member.worker.buffer.stay_in_memory(error.to_string());
@@ -316,6 +317,10 @@ impl GraphHandle {
     }
 
     async fn employ(&self, member: &Arc<Member>) {
+        if member.worker.buffer.awaits_disk() {
+            takeover::wait(self.clone(), member.clone());
+            return;
+        }
         self.adopt(member).await;
         if self.0.draining.load(Ordering::SeqCst) {
             // It came too late for the drain to see it.
@@ -353,18 +358,6 @@ impl GraphHandle {
         });
         let routing_key = spec.routing_key.clone();
         Arc::new(Member { worker, dead_letter, routing_key, place })
-    }
-
-    /// Puts a sink's buffer on disk, where that is its policy, behind what an earlier process left there.
-    fn put_on_disk(&self, member: &Member) -> Result<(), StartError> {
-        let buffer = &member.worker.buffer;
-        if buffer.policy().disk.is_none() {
-            return Ok(());
-        }
-        let path = self.0.plan.data_dir.join(BUFFERS).join(&*member.worker.name);
-        let sink = member.worker.name.to_string();
-        open_on_disk(buffer, &path, self.0.threads == Threads::Several)
-            .map_err(|error| StartError::Buffer { sink, error })
     }
 
     fn route(&self, spec: &SinkSpec, member: &Member) -> Arc<Route> {
@@ -475,7 +468,10 @@ impl SinkHandle {
     fn order<T>(&self, order: impl FnOnce(&mut Circuit) -> T, reason: Option<&str>) {
         let worker = &self.0.worker;
         order(&mut worker.circuit());
-        worker.publish(reason.map(str::to_owned));
+        // Without its buffer it stays open, whatever the order.
+        if !worker.buffer.awaits_disk() {
+            worker.publish(reason.map(str::to_owned));
+        }
         worker.cell.call();
     }
 
@@ -527,6 +523,8 @@ fn merge(removed: &mut Vec<SinkStatus>, mut latest: SinkStatus) {
         Some(earlier) => {
             latest.balance.add(&earlier.balance);
             latest.restarts += earlier.restarts;
+            latest.damaged += earlier.damaged;
+            latest.missing += earlier.missing;
             *earlier = latest;
         }
         None => removed.push(latest),

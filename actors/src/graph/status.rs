@@ -58,6 +58,16 @@ impl GraphStatus {
         self.sinks.iter().all(|sink| sink.state == SinkState::Closed)
     }
 
+    /// Whether something did not arrive, and will not; of what is left in memory only that of these sinks counts.
+    pub(super) fn has_losses(&self, counts_in_memory: impl Fn(&SinkStatus) -> bool) -> bool {
+        let lost = |sink: &SinkStatus| {
+            let in_memory = if counts_in_memory(sink) { sink.balance.in_memory() } else { 0 };
+            sink.balance.shed + sink.balance.dead_lettered + sink.damaged + sink.missing + in_memory > 0
+        };
+        let graph = self.balance.rejected + self.balance.shed + self.balance.failed;
+        graph > 0 || self.sinks.iter().chain(&self.removed).any(lost)
+    }
+
     /// Whether all numbers balance.
     #[must_use]
     pub fn balances(&self) -> bool {

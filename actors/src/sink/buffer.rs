@@ -135,14 +135,15 @@ impl Buffer {
     pub(crate) fn offer_again(&self, delivery: Delivery, attempts: u32, now: Instant) -> bool {
         let mut queue = self.lock();
         let size = delivery.event.size();
+        let policy = self.bounds();
         let fits = match &queue.backlog {
             Some(backlog) => {
-                backlog.used() + size <= self.policy.max_size
+                backlog.used() + size <= policy.max_size
                     && backlog.unwritten() + size <= backlog.unwritten_max()
             }
-            None => queue.bytes + size <= self.policy.max_size || queue.events == 0,
+            None => queue.bytes + size <= policy.max_size || queue.events == 0,
         };
-        let fits = fits && queue.events < self.policy.max_events;
+        let fits = fits && queue.events < policy.max_events;
         if fits {
             queue.balance.accepted += 1;
             queue.append(Item::Event(delivery), &self.name, now);
@@ -302,17 +303,29 @@ impl Buffer {
     /// Whether with so many more events and bytes it would be over three quarters full.
     pub(crate) fn is_pressed(&self, more_events: usize, more_bytes: usize) -> bool {
         let over = |have: usize, more: usize, max: usize| have.saturating_add(more) > max - max / 4;
-        if over(self.events.load(Ordering::Relaxed), more_events, self.policy.max_events) {
+        let policy = self.bounds();
+        if over(self.events.load(Ordering::Relaxed), more_events, policy.max_events) {
             return true;
         }
         match self.disk.get() {
             Some(_) => {
-                over(self.on_disk.load(Ordering::Relaxed), more_bytes, self.policy.max_size)
+                over(self.on_disk.load(Ordering::Relaxed), more_bytes, policy.max_size)
                     || self.unwritten.load(Ordering::Relaxed).saturating_add(more_bytes)
                         > self.unwritten_max.load(Ordering::Relaxed) / 2
             }
-            None => over(self.bytes.load(Ordering::Relaxed), more_bytes, self.policy.max_size),
+            None => over(self.bytes.load(Ordering::Relaxed), more_bytes, policy.max_size),
         }
+    }
+
+    /// How much it may hold now: one that is to be on disk is, as long as it is in memory, as large as a memory may be.
+    fn bounds(&self) -> BufferPolicy {
+        let mut policy = self.policy;
+        if policy.disk.is_some() && self.disk.get().is_none() {
+            let memory = BufferPolicy::default();
+            policy.max_events = policy.max_events.min(memory.max_events);
+            policy.max_size = policy.max_size.min(memory.max_size);
+        }
+        policy
     }
 
     /// The numbers of this sink, as of one moment.
@@ -325,7 +338,15 @@ impl Buffer {
         let mut queue = self.lock();
         queue.put_on_disk(recovered, &self.policy, &self.name);
         let _ = self.disk.set(disk);
-        self.publish(queue, false);
+        self.publish(queue, true);
+        if let Some(disk) = self.disk.get() {
+            disk.wake(self, true);
+        }
+    }
+
+    /// Whether it is to be on a disk that another process still has.
+    pub(crate) fn awaits_disk(&self) -> bool {
+        self.lock().awaits_disk()
     }
 
     /// It cannot be put on its disk, and stays in memory: what it holds counts as held once it has left.
@@ -347,7 +368,11 @@ impl Buffer {
         let mut queue = self.lock();
         let (first, next) = (queue.first(), queue.appended);
         let backlog = queue.backlog.as_mut();
-        backlog.map(|backlog| backlog.work(first, next, self.policy.max_size)).unwrap_or_default()
+        let mut work =
+            backlog.map(|backlog| backlog.work(first, next, self.policy.max_size)).unwrap_or_default();
+        work.waiting = queue.on_disk();
+        self.tell(queue, false);
+        work
     }
 
     /// Changes what is behind the window, from the disk's side.
@@ -378,29 +403,27 @@ impl Buffer {
 
     /// Whether what waits here survives the process.
     pub(crate) fn is_kept(&self) -> bool {
-        self.lock().backlog.as_ref().is_some_and(|backlog| backlog.trouble.is_none())
+        let queue = self.lock();
+        queue.backlog.as_ref().is_some_and(|backlog| backlog.trouble(queue.first()).is_none())
     }
 
-    /// Why nothing can be written to its disk, while that is so, and how many places of it could not be read.
-    pub(crate) fn disk_trouble(&self) -> (Option<String>, u64) {
+    /// Why nothing can be written to its disk, while that is so.
+    pub(crate) fn disk_trouble(&self) -> Option<String> {
         let queue = self.lock();
-        queue.backlog.as_ref().map_or((queue.no_disk.clone(), 0), |b| (b.trouble.clone(), b.damaged))
+        let Some(backlog) = &queue.backlog else { return queue.no_disk.clone() };
+        backlog.trouble(queue.first()).map(str::to_owned)
+    }
+
+    /// How many places of its disk could not be read, and how many events should have been there at its start and were not.
+    pub(crate) fn disk_damage(&self) -> (u64, u64) {
+        self.lock().backlog.as_ref().map_or((0, 0), |backlog| (backlog.damaged, backlog.missing))
     }
 
     fn make_room(&self, queue: &mut Queue, delivery: &Delivery, now: Instant) -> bool {
         let (class, size) = (delivery.event.class(), delivery.event.size());
         match queue.backlog {
             Some(_) => backlog::make_room(queue, &self.policy, class, size, &self.name, now),
-            None => {
-                let mut policy = self.policy;
-                if policy.disk.is_some() {
-                    // As long as it is in memory, it is as large as a memory may be.
-                    let memory = BufferPolicy::default();
-                    policy.max_events = policy.max_events.min(memory.max_events);
-                    policy.max_size = policy.max_size.min(memory.max_size);
-                }
-                shed::make_room(queue, &policy, class, size, now)
-            }
+            None => shed::make_room(queue, &self.bounds(), class, size, now),
         }
     }
 
@@ -419,18 +442,18 @@ impl Buffer {
 
     fn tell(&self, queue: MutexGuard<'_, Queue>, left: bool) {
         let empty = queue.entries.is_empty();
-        self.events.store(queue.events, Ordering::Relaxed);
-        self.bytes.store(queue.bytes, Ordering::Relaxed);
+        let falls = |gauge: &AtomicUsize, to: usize| gauge.swap(to, Ordering::Relaxed) > to;
+        let mut has_room = falls(&self.events, queue.events) | falls(&self.bytes, queue.bytes);
         if let Some(backlog) = &queue.backlog {
-            self.on_disk.store(backlog.used(), Ordering::Relaxed);
-            self.unwritten.store(backlog.unwritten(), Ordering::Relaxed);
+            has_room |= falls(&self.on_disk, backlog.used()) | falls(&self.unwritten, backlog.unwritten());
             self.unwritten_max.store(backlog.unwritten_max(), Ordering::Relaxed);
         }
         drop(queue);
         if !empty {
             self.filled.notify_one();
         }
-        if left {
+        // Room counts, however it came to be.
+        if left || has_room {
             self.relief.notify_waiters();
         }
     }

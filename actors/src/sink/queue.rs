@@ -277,11 +277,17 @@ impl Queue {
         self.appended += came;
         let Queue { backlog, entries, .. } = self;
         if let Some(backlog) = backlog {
+            backlog.expect_early(early.iter().map(|entry| entry.size as usize).sum());
             for mut entry in early {
                 entry.number += base;
                 backlog.append_staged(entry, entries, name);
             }
         }
+    }
+
+    /// Whether it is to be on a disk, and may come there yet.
+    pub(super) fn awaits_disk(&self) -> bool {
+        self.awaits_disk && self.no_disk.is_none()
     }
 
     /// The number of the first entry that has not left, or of the next to come.
@@ -293,7 +299,7 @@ impl Queue {
     }
 
     /// How many of the waiting events are on disk.
-    fn on_disk(&self) -> u64 {
+    pub(super) fn on_disk(&self) -> u64 {
         let Some(backlog) = &self.backlog else { return 0 };
         (self.events as u64).saturating_sub(backlog.unwritten_events(self.first()))
     }

@@ -144,8 +144,15 @@ pub struct SinkStatus {
     pub last_delivered_at: Option<Timestamp>,
     /// Why its disk buffer cannot be written, while that is so; what comes in waits in memory.
     pub disk_trouble: Option<String>,
+    /// Whether its disk buffer is still in use by another process: until that one ends, what comes in waits in memory and is
+    /// not confirmed.
+    pub awaits_disk: bool,
     /// Places of its disk buffer that could not be read, and were set aside.
     pub damaged: u64,
+    /// Events of earlier processes that were in its disk buffer and that this one has not found there: with files that are
+    /// missing, cut short or exchanged, or in places that could not be read. Counted by the process that finds it, once; in
+    /// none of the other numbers, as they were never recovered. A gap marker stands in their place.
+    pub missing: u64,
     /// Its numbers.
     pub balance: Balance,
     /// Events that its own processors filtered, merged away, created, and failed on; in none of the other numbers.
@@ -403,8 +410,15 @@ impl StatusCell {
     }
 
     pub(crate) fn snapshot(&self, buffer: &Buffer, now: Instant) -> SinkStatus {
-        let (disk_trouble, damaged) = buffer.disk_trouble();
-        SinkStatus { disk_trouble, damaged, ..self.status(buffer.name(), buffer.balance(now)) }
+        let (disk_trouble, awaits_disk) = (buffer.disk_trouble(), buffer.awaits_disk());
+        let (damaged, missing) = buffer.disk_damage();
+        SinkStatus {
+            disk_trouble,
+            awaits_disk,
+            damaged,
+            missing,
+            ..self.status(buffer.name(), buffer.balance(now))
+        }
     }
 
     fn status(&self, name: &Arc<str>, balance: Balance) -> SinkStatus {
@@ -428,7 +442,9 @@ impl StatusCell {
             oldest_waiting_age: balance.oldest_waiting_age,
             last_delivered_at: balance.last_delivered_age.map(ago),
             disk_trouble: None,
+            awaits_disk: false,
             damaged: 0,
+            missing: 0,
             balance,
             processed: published.processed,
         }

@@ -14,6 +14,8 @@ pub(super) use room::make_room;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+use tokio::time::Instant;
+
 use super::disk::{HEADER, Kind, Record, Recovered, Segment};
 use super::policy::BufferPolicy;
 use super::queue::{Entry, Item, Queue};
@@ -33,6 +35,11 @@ const SEGMENT: usize = 8 << 20;
 /// The size of the segments of a disk buffer that may have so many bytes.
 pub(super) fn segment_size(max_size: usize) -> usize {
     (max_size / SEGMENTS).clamp(64 << 10, SEGMENT)
+}
+
+/// How much may wait to be written for a disk buffer that may have so many bytes.
+fn unwritten_max(max_size: usize) -> usize {
+    UNWRITTEN.min(max_size)
 }
 
 #[derive(Debug)]
@@ -55,10 +62,12 @@ pub(super) struct Backlog {
     /// Records that rest on disk alone, and the number of the first.
     resting: u64,
     resting_from: u64,
-    /// Why nothing can be written, while it cannot.
-    pub(super) trouble: Option<String>,
+    /// The last write that failed, until what it was to write is written, or has left.
+    failed: Option<Failed>,
     /// Places of the disk that could not be read.
     pub(super) damaged: u64,
+    /// Events that should have been on the disk at its start, and were not.
+    pub(super) missing: u64,
     /// Nothing more comes: what is there is to be written, and that is all.
     closing: bool,
 }
@@ -72,24 +81,44 @@ pub(super) struct Unwritten {
     size: usize,
 }
 
+/// A write that failed.
+#[derive(Debug)]
+struct Failed {
+    why: String,
+    /// When to try again.
+    retry: Instant,
+}
+
 /// What the disk is to do next.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     /// To be written, in order.
     pub(super) write: Vec<Unwritten>,
+    /// Not before that moment: the last write has failed.
+    pub(super) retry: Option<Instant>,
     /// A segment to read, because the window has room, from and to these numbers.
     pub(super) load: Option<(u64, RangeInclusive<u64>)>,
     /// A segment to rewrite without what was shed from it.
     pub(super) compact: Option<(u64, Vec<Shed>)>,
-    /// Segments whose records are all done.
+    /// Segments whose records are all done, and the first that is left behind them.
     pub(super) remove: Vec<u64>,
+    pub(super) front: Option<u64>,
     /// Everything before this number is done.
     pub(super) done: u64,
+    /// So many events behind it are on disk.
+    pub(super) waiting: u64,
     /// And nothing waits behind it.
     pub(super) all_done: bool,
     /// Nothing more will come, and nothing is left to be written.
     pub(super) ended: bool,
     pub(super) closing: bool,
+}
+
+impl Work {
+    /// How many events are to be written.
+    pub(super) fn events(&self) -> u64 {
+        self.write.iter().filter(|item| item.kind == Kind::Event).count() as u64
+    }
 }
 
 impl Backlog {
@@ -98,7 +127,7 @@ impl Backlog {
         let mut backlog = Backlog {
             window_max: WINDOW.min(policy.max_size / 4),
             write_max: WRITE.min(segment_size(policy.max_size)),
-            unwritten_max: UNWRITTEN.min(policy.max_size),
+            unwritten_max: unwritten_max(policy.max_size),
             window: 0,
             tail: VecDeque::new(),
             unwritten: VecDeque::new(),
@@ -109,8 +138,9 @@ impl Backlog {
             shed_size: 0,
             resting: 0,
             resting_from: recovered.next,
-            trouble: None,
+            failed: None,
             damaged: recovered.damaged,
+            missing: recovered.missing,
             closing: false,
         };
         for stored in &recovered.segments {
@@ -211,6 +241,12 @@ impl Backlog {
         usize::try_from(self.disk_size - self.shed_size).unwrap_or(usize::MAX) + self.unwritten_size
     }
 
+    /// So many bytes of events waited in memory for the disk: until they are written, what comes in has its usual room
+    /// beside them.
+    pub(super) fn expect_early(&mut self, size: usize) {
+        self.unwritten_max += size;
+    }
+
     /// What is still to be written.
     pub(super) fn unwritten(&self) -> usize {
         self.unwritten_size
@@ -251,8 +287,13 @@ impl Backlog {
         while let Some(item) = self.unwritten.pop_front_if(|item| item.number < first) {
             self.written_one(&item);
         }
+        if self.unwritten.is_empty() {
+            self.failed = None;
+            self.unwritten_max = unwritten_max(max_size);
+        }
+        let retry = self.failed.as_ref().map(|failed| failed.retry);
         let mut work =
-            Work { done: first, all_done: first == next, closing: self.closing, ..Work::default() };
+            Work { done: first, all_done: first == next, closing: self.closing, retry, ..Work::default() };
         let mut size = 0;
         for item in &self.unwritten {
             size += item.size;
@@ -281,6 +322,7 @@ impl Backlog {
             self.shed_size -= part.shrinks;
             self.parts.pop_front();
         }
+        work.front = self.parts.front().map(|part| part.segment.first);
         if self.wants_more() && !self.closing {
             let part = self.parts.iter().find(|part| part.resting() > 0);
             work.load = part.map(|part| (part.segment.first, self.resting_from..=part.last));
@@ -325,9 +367,20 @@ impl Backlog {
         }
     }
 
+    /// Why events wait in memory that are to be on disk, while some do; `first` is the number of the first that has not left.
+    pub(super) fn trouble(&self, first: u64) -> Option<&str> {
+        let is_left = self.unwritten.back().is_some_and(|item| item.number >= first);
+        self.failed.as_ref().filter(|_| is_left).map(|failed| &*failed.why)
+    }
+
+    /// A write has failed.
+    pub(super) fn not_written(&mut self, why: String, retry: Instant) {
+        self.failed = Some(Failed { why, retry });
+    }
+
     /// Everything up to a number is on disk now, the latest of it in this segment.
     pub(super) fn written(&mut self, up_to: u64, segment: Segment, entries: &mut VecDeque<Entry>) {
-        self.trouble = None;
+        self.failed = None;
         while let Some(item) = self.unwritten.pop_front_if(|item| item.number <= up_to) {
             self.written_one(&item);
         }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::super::disk::{Kind, Record};
 use super::super::queue::{Entry, Item, Queue};
 use super::part::Shed;
-use crate::event::{CLASSES, Class, Decoder, Delivery, Event, Gap, GapReason, Timestamp};
+use crate::event::{CLASSES, Decoder, Delivery, Gap, GapReason, Timestamp};
 
 /// Turns records back into entries, and those that were shed into gaps.
 pub(in crate::sink) struct Reader {
@@ -55,7 +55,7 @@ impl Reader {
         let mut open: Option<(u64, Gap)> = None;
         let close = |open: &mut Option<(u64, Gap)>, kept: &mut Vec<Record>, sink: &str| {
             if let Some((number, gap)) = open.take() {
-                kept.push(gap_record(number, &gap, sink));
+                kept.push(Record::gap(number, &gap, sink));
             }
         };
         for record in records {
@@ -70,12 +70,6 @@ impl Reader {
         close(&mut open, &mut kept, &self.sink);
         kept
     }
-}
-
-fn gap_record(number: u64, gap: &Gap, sink: &str) -> Record {
-    let event: Event = gap.event(sink);
-    let json: Bytes = event.json().clone();
-    Record { number, kind: Kind::Gap, class: Class::Lifecycle, system: true, key: None, json }
 }
 
 impl Queue {

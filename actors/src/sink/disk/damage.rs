@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::head::HEAD as SEGMENT_HEAD;
 use super::model::{policy, start};
 use super::power::Power;
 use super::*;
@@ -28,8 +29,8 @@ fn stored(events: u64) -> (Vec<File>, Vec<Vec<u8>>) {
     (files.all(), json)
 }
 
-/// What arrives from these files, and how many places were found damaged.
-fn found(files: &[File]) -> (Vec<Vec<u8>>, u64) {
+/// What arrives from these files, how many places were found damaged, and how many events are missing.
+fn found(files: &[File]) -> (Vec<Vec<u8>>, u64, u64) {
     let files = Arc::new(Power::with(files));
     let (buffer, mut worker) = start(&files, policy(1 << 20, Fsync::Group));
     let now = Instant::now();
@@ -43,7 +44,8 @@ fn found(files: &[File]) -> (Vec<Vec<u8>>, u64) {
     }
     assert!(buffer.balance(now).holds());
     assert_eq!(buffer.balance(now).waiting, 0);
-    (arrived, buffer.disk_trouble().1)
+    let (damaged, missing) = buffer.disk_damage();
+    (arrived, damaged, missing)
 }
 
 fn log(files: &mut [File]) -> &mut Vec<u8> {
@@ -55,12 +57,15 @@ fn a_segment_that_is_cut_at_any_byte_of_its_last_records_gives_all_that_is_whole
     let (files, json) = stored(6);
     let mut whole = files.clone();
     let size = log(&mut whole).len();
-    let record = size / 6;
+    let record = (size - SEGMENT_HEAD) / 6;
     for len in size - 3 * record..=size {
         let mut cut = files.clone();
         log(&mut cut).truncate(len);
-        let (arrived, damaged) = found(&cut);
-        assert_eq!((arrived.as_slice(), damaged), (&json[..len / record], 0), "cut at {len}");
+        let (arrived, damaged, missing) = found(&cut);
+        let whole = (len - SEGMENT_HEAD) / record;
+        assert_eq!((arrived.as_slice(), damaged), (&json[..whole], 0), "cut at {len}");
+        // They were confirmed, and the marks know of them.
+        assert_eq!(missing, 6 - whole as u64, "cut at {len}");
     }
 }
 
@@ -71,8 +76,9 @@ fn any_flipped_bit_costs_at_most_its_own_record_and_alters_none() {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = files.clone();
             flipped[i].1[bit / 8] ^= 1 << (bit % 8);
-            let (arrived, damaged) = found(&flipped);
+            let (arrived, damaged, counted) = found(&flipped);
             let missing = json.iter().filter(|json| !arrived.contains(json)).count();
+            assert_eq!(counted, missing as u64, "{name} bit {bit}");
             let known = arrived.iter().all(|event| json.contains(event));
             assert!(
                 known && missing <= 1 && arrived.len() + missing == 4,
@@ -80,25 +86,30 @@ fn any_flipped_bit_costs_at_most_its_own_record_and_alters_none() {
                 arrived.len()
             );
             // The last record may as well be one that was never finished.
-            let is_last = name.ends_with(".log") && bit / 8 >= bytes.len() / 4 * 3;
-            assert!(!name.ends_with(".log") || (missing == 1 && (damaged == 1 || is_last)), "bit {bit}");
+            let record = (bytes.len() - bytes.len().min(SEGMENT_HEAD)) / 4;
+            let is_last = bit / 8 >= bytes.len() - record;
+            let is_head = bit / 8 < SEGMENT_HEAD;
+            assert!(
+                !name.ends_with(".log") || is_head || (missing == 1 && (damaged == 1 || is_last)),
+                "bit {bit}"
+            );
         }
     }
 }
 
 #[test]
-fn damage_is_kept_aside_once_and_does_not_stop_what_comes_later() {
+fn damage_is_counted_and_kept_aside_once_and_does_not_stop_what_comes_later() {
     let (mut files, json) = stored(4);
     let middle = log(&mut files).len() / 2 + 40;
     log(&mut files)[middle] ^= 1;
     let disk = Arc::new(Power::with(&files));
-    for _ in 0..3 {
+    for found in [(1, 1), (0, 0), (0, 0)] {
         let (buffer, worker) = start(&disk, policy(1 << 20, Fsync::Group));
-        assert_eq!((buffer.balance(Instant::now()).recovered, buffer.disk_trouble().1), (3, 1));
+        assert_eq!((buffer.balance(Instant::now()).recovered, buffer.disk_damage()), (3, found));
         drop(worker);
         let aside: Vec<_> = disk.all().into_iter().filter(|(name, _)| name.starts_with("damaged-")).collect();
         assert_eq!(aside.len(), 1);
-        assert_eq!(aside[0].1.len(), log(&mut files).len() / 4);
+        assert_eq!(aside[0].1.len(), (log(&mut files).len() - SEGMENT_HEAD) / 4);
     }
     assert_eq!(found(&disk.all()).0.len(), json.len() - 1);
 }
@@ -126,13 +137,12 @@ fn a_segment_that_cannot_be_read_any_more_is_counted_and_marked() {
 fn damage_at_the_end_is_counted_like_any_other() {
     let (files, json) = stored(6);
     let mut half = files.clone();
-    let size = log(&mut half).len();
-    log(&mut half)[size / 2..].fill(0);
-    let (arrived, damaged) = found(&half);
-    assert_eq!((arrived.as_slice(), damaged), (&json[..3], 1));
+    let record = (log(&mut half).len() - SEGMENT_HEAD) / 6;
+    log(&mut half)[SEGMENT_HEAD + 3 * record..].fill(0);
+    assert_eq!(found(&half), (json[..3].to_vec(), 1, 3));
     let mut whole = files;
     log(&mut whole).fill(0);
-    assert_eq!(found(&whole), (vec![], 1));
+    assert_eq!(found(&whole), (vec![], 1, 6));
 }
 
 #[test]
@@ -142,5 +152,5 @@ fn strange_files_in_the_folder_are_left_alone() {
     {
         files.push((name.to_owned(), bytes.as_bytes().to_vec()));
     }
-    assert_eq!(found(&files), (json, 0));
+    assert_eq!(found(&files), (json, 0, 0));
 }

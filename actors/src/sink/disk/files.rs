@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +15,8 @@ pub(crate) trait Files: fmt::Debug + Send + Sync {
     fn list(&self) -> io::Result<Vec<String>>;
     /// All of a file.
     fn read(&self, name: &str) -> io::Result<Bytes>;
+    /// The first so many bytes of a file, or as many as it has.
+    fn read_start(&self, name: &str, len: usize) -> io::Result<Bytes>;
     /// Writes at a place of a file, which is made if it is not there.
     fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// Ends a file there.
@@ -35,9 +37,14 @@ pub(crate) struct Folder {
 /// Why a folder cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FolderError {
-    /// Another process, or another sink of this one, uses it.
-    #[error("{} is locked: another process uses this buffer; end it, or set another `data_dir`", .0.display())]
-    Locked(PathBuf),
+    /// Another process, or another graph of this one, uses it.
+    #[error("its buffer is in use by {holder} ({} is locked)", .path.display())]
+    Locked {
+        /// The file with the lock.
+        path: PathBuf,
+        /// `process 4711`, with the host where that is another.
+        holder: String,
+    },
     /// It cannot be made or read.
     #[error("{}: {why}; set a `data_dir` that can be written to", .path.display())]
     Unusable {
@@ -54,6 +61,7 @@ impl FolderError {
     }
 }
 
+/// Locked by the process that uses the folder, and names it.
 const LOCK: &str = "lock";
 /// How many files stay open, at most.
 const OPEN: usize = 2;
@@ -66,8 +74,11 @@ impl Folder {
         let lock_path = path.join(LOCK);
         let lock = options().create(true).truncate(false).open(&lock_path).map_err(unusable)?;
         match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(FolderError::Locked(lock_path)),
+            Ok(()) => sign(&lock),
+            Err(TryLockError::WouldBlock) => {
+                let holder = holder(&fs::read_to_string(&lock_path).unwrap_or_default());
+                return Err(FolderError::Locked { path: lock_path, holder });
+            }
             Err(TryLockError::Error(error)) => return Err(unusable(error)),
         }
         Ok((Folder { path: path.to_owned(), open: Mutex::default() }, lock))
@@ -102,6 +113,12 @@ impl Files for Folder {
         fs::read(self.path.join(name)).map(Bytes::from)
     }
 
+    fn read_start(&self, name: &str, len: usize) -> io::Result<Bytes> {
+        let mut bytes = Vec::with_capacity(len);
+        File::open(self.path.join(name))?.take(len as u64).read_to_end(&mut bytes)?;
+        Ok(bytes.into())
+    }
+
     #[cfg(unix)]
     fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
         use std::os::unix::fs::FileExt as _;
@@ -110,7 +127,7 @@ impl Files for Folder {
 
     #[cfg(not(unix))]
     fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
-        use std::io::{Seek as _, SeekFrom, Write as _};
+        use std::io::{Seek as _, SeekFrom};
         let mut file = &*self.file(name)?;
         file.seek(SeekFrom::Start(at))?;
         file.write_all(bytes)
@@ -145,6 +162,27 @@ impl fmt::Debug for Folder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Folder").field(&self.path).finish()
     }
+}
+
+/// Writes into the lock who has it. What cannot be written costs no more than that name.
+fn sign(mut lock: &File) {
+    let text = format!("{} {}\n", std::process::id(), host());
+    let _ = lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes()));
+}
+
+/// Who has the lock, as the lock tells: numbers of processes mean something on one host only, or in one container.
+fn holder(signed: &str) -> String {
+    let mut words = signed.split_whitespace();
+    match (words.next(), words.next()) {
+        (Some(id), Some(there)) if there != host() => format!("process {id} on {there}"),
+        (Some(id), _) => format!("process {id}"),
+        (None, _) => "another process".to_owned(),
+    }
+}
+
+fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
 }
 
 fn options() -> OpenOptions {
@@ -192,7 +230,8 @@ mod tests {
         folder.write("one", 1, b"x").unwrap();
         assert_eq!(&*folder.read("one").unwrap(), b"axc");
         let refused = Folder::open(&path).unwrap_err().to_string();
-        assert!(refused.contains("buffers/live/lock is locked"), "{refused}");
+        let in_use = format!("its buffer is in use by process {} (", std::process::id());
+        assert!(refused.starts_with(&in_use) && refused.contains("buffers/live/lock is locked"), "{refused}");
         drop(lock);
         let (folder, _lock) = Folder::open(&path).unwrap();
         #[cfg(unix)]
@@ -205,6 +244,13 @@ mod tests {
         let mut names = folder.list().unwrap();
         names.sort();
         assert_eq!(names, ["lock", "one"]);
+    }
+
+    #[test]
+    fn a_lock_names_its_holder_as_far_as_it_is_known() {
+        assert_eq!(holder(&format!("4711 {}\n", host())), "process 4711");
+        assert_eq!(holder("1 rag-api-7d4b9\n"), "process 1 on rag-api-7d4b9");
+        assert_eq!(holder(""), "another process");
     }
 
     #[test]

@@ -1,29 +1,26 @@
 //! The log behind one buffer: segments that grow at the end and go from the front, and marks of how far it has come.
 //!
 //! A segment is never appended to by a second process, nor after an error: what may be at its end then is skipped. Each
-//! is named after the number of its first record; the order of the names is that of the records.
+//! is named after the number of its first record; the order of the names is that of the records. Its head says which one
+//! was before it, and how many events.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::files::Files;
+use super::head::{self, HEAD, Head};
+use super::marks::{self, Marks, Note, mark};
 use super::record::{Found, Kind, Record, Scan};
+use super::recover::{Opened, Recovery};
 use crate::event::Timestamp;
 
-const SEGMENT: &str = ".log";
-const FRESH: &str = ".new";
-const MARKS: &str = "marks";
-/// Two places for the mark of what is done, so that one is whole whatever happens, and one for what was ever sent.
-const DONE: [u64; 2] = [0, 16];
-const SENT: u64 = 32;
-const MARK: usize = 16;
-
+pub(super) const SEGMENT: &str = ".log";
+pub(super) const FRESH: &str = ".new";
 /// When what was written is made to survive a loss of power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fsync {
@@ -47,6 +44,8 @@ pub(crate) struct Recovered {
     pub(crate) sent: u64,
     /// Places that could not be read.
     pub(crate) damaged: u64,
+    /// Events that should have been there and were not.
+    pub(crate) missing: u64,
 }
 
 /// What of a segment is not done: no more than numbers, since a log may be larger than memory.
@@ -64,7 +63,7 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    fn add(&mut self, record: &Record) {
+    pub(super) fn add(&mut self, record: &Record) {
         if self.events.iter().sum::<u64>() + self.notices == 0 {
             self.from = record.number;
         }
@@ -94,14 +93,17 @@ pub(crate) struct Log {
     files: Arc<dyn Files>,
     segment_size: u64,
     fsync: Fsync,
+    marks: Marks,
+    /// As the marks say, or will say next.
+    note: Note,
     /// The segment that is written to, and its good length.
     active: Option<Segment>,
     /// Since when something is written and not synced.
     unsynced: Option<Instant>,
-    done: u64,
-    /// Which of its two places the mark is written to next.
-    place: usize,
     sync_folder: bool,
+    /// Segments that are over, and still there; and the first of those that are not.
+    over: Vec<u64>,
+    front: Option<u64>,
 }
 
 impl Log {
@@ -113,103 +115,75 @@ impl Log {
         segment_size: u64,
         fsync: Fsync,
     ) -> io::Result<(Log, Recovered)> {
-        reserve_marks(&*files)?;
-        let (done, sent, damaged_marks) = marks(&*files);
-        let mut names: Vec<_> = files.list()?;
-        names.sort();
-        let mut recovered = Recovered { next: done, sent, ..Recovered::default() };
-        for name in names.iter().filter(|name| name.ends_with(FRESH)) {
-            let _ = files.remove(name);
-        }
-        let firsts: Vec<u64> =
-            names.iter().filter_map(|name| name.strip_suffix(SEGMENT)?.parse().ok()).collect();
-        for (i, first) in firsts.iter().enumerate() {
-            if firsts.get(i + 1).is_some_and(|next| *next <= done) {
-                let _ = files.remove(&file_name(*first));
-                continue;
-            }
-            let bytes = match read_patiently(&*files, &file_name(*first)) {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    recovered.damaged += 1;
-                    keep_unread(&name, &*files, *first, &error);
-                    continue;
-                }
-            };
-            let segment = Segment { first: *first, size: bytes.len() as u64 };
-            let mut stored = Stored { segment, ..Stored::default() };
-            for found in Scan::new(bytes.clone()) {
-                match found {
-                    // What was written a second time after an error stands in two segments.
-                    Found::Record(record) if record.number < recovered.next => {}
-                    Found::Record(record) => {
-                        recovered.next = record.number + 1;
-                        stored.add(&record);
-                    }
-                    Found::Damaged(range) => {
-                        recovered.damaged += 1;
-                        set_aside(&name, &*files, *first, range.start, bytes.get(range).unwrap_or_default());
-                    }
-                    Found::Torn(range) => warn!(
-                        sink = %name, segment = first, bytes = range.len(),
-                        "the buffer on disk ends with half a record, which was never confirmed"
-                    ),
-                }
-            }
-            match stored.events.iter().sum::<u64>() + stored.notices {
-                0 => {
-                    let _ = files.remove(&file_name(*first));
-                }
-                _ => recovered.segments.push(stored),
-            }
-        }
+        let (mut marks, found) = Marks::open(files.clone())?;
+        let known_as_sent = found.sent;
+        let recovery = Recovery { name: &name, files: &*files, marks: found, damaged: 0 };
+        let Opened { mut recovered, note } = recovery.run()?;
         // No number is ever used again: an old mark that a loss of power brings back must not speak of new records. Faster
         // than 256 records a microsecond nobody writes.
         let now = u64::try_from(Timestamp::now().as_micros()).unwrap_or(0) << 8;
         recovered.next = recovered.next.max(now);
-        if damaged_marks {
-            // Rather told twice than told wrongly.
-            recovered.sent = u64::MAX;
+        recovered.sent = recovered.sent.min(recovered.next);
+        if recovered.sent > known_as_sent {
+            marks::sent(&*files, recovered.sent);
         }
-        Ok((
-            Log {
-                name,
-                files,
-                segment_size,
-                fsync,
-                active: None,
-                unsynced: None,
-                done,
-                place: 0,
-                sync_folder: false,
-            },
-            recovered,
-        ))
+        // What fails now is tried again with the next note.
+        let _ = marks.note(note).and_then(|()| marks.sync()).and_then(|()| files.sync_folder());
+        let log = Log {
+            name,
+            files,
+            segment_size,
+            fsync,
+            marks,
+            note,
+            active: None,
+            unsynced: None,
+            sync_folder: false,
+            over: Vec::new(),
+            front: None,
+        };
+        Ok((log, recovered))
     }
 
     /// Writes records at the end, whole or not at all, as durably as it is to be. Returns the segment that they went to.
     pub(crate) fn append(&mut self, records: &[Record], now: Instant) -> io::Result<Segment> {
-        let mut bytes = Vec::with_capacity(records.iter().map(Record::size).sum());
-        records.iter().for_each(|record| record.write(&mut bytes));
+        let size: usize = records.iter().map(Record::size).sum();
         let first = records.first().map_or(0, |record| record.number);
-        if self.active.is_some_and(|active| active.size + bytes.len() as u64 > self.segment_size) {
+        if self.active.is_some_and(|active| active.size + size as u64 > self.segment_size) {
             self.seal();
         }
+        // Room for a head in front, should it be a new segment.
+        let mut bytes = Vec::with_capacity(HEAD + size);
+        bytes.resize(HEAD, 0);
+        records.iter().for_each(|record| record.write(&mut bytes));
         let old = self.active.is_some();
-        match self.write(first, &bytes, now) {
+        let written = match self.write(first, &mut bytes, now) {
             // What became of pages that could not be synced nobody knows: that file is not touched again.
             Err(error) if old => {
                 warn!(sink = %self.name, %error, "a write to the buffer on disk failed; trying a new file");
-                self.write(first, &bytes, now)
+                self.write(first, &mut bytes, now)
             }
             written => written,
-        }
+        }?;
+        self.note.segment = written.first;
+        self.note.last = records.last().map_or(self.note.last, |record| record.number);
+        self.note.total += events(records);
+        Ok(written)
     }
 
-    fn write(&mut self, first: u64, bytes: &[u8], now: Instant) -> io::Result<Segment> {
+    fn write(&mut self, first: u64, bytes: &mut [u8], now: Instant) -> io::Result<Segment> {
         let active = self.active.take();
         let mut segment = active.unwrap_or(Segment { first, size: 0 });
         let name = file_name(segment.first);
+        let bytes = match active {
+            Some(_) => bytes.get(HEAD..).unwrap_or_default(),
+            None => {
+                let Note { log, segment: previous, total: before, .. } = self.note;
+                let head = Head { log, first, previous, before, gone: 0, is_front: false };
+                bytes.iter_mut().zip(head.bytes()).for_each(|(byte, value)| *byte = value);
+                bytes
+            }
+        };
         self.sync_folder |= active.is_none();
         let written = self.files.write(&name, segment.size, bytes).and_then(|()| {
             self.unsynced.get_or_insert(now);
@@ -280,16 +254,23 @@ impl Log {
 
     /// The records of a segment.
     pub(crate) fn read(&self, first: u64) -> io::Result<Vec<Record>> {
+        self.read_with_head(first).map(|(_, records)| records)
+    }
+
+    fn read_with_head(&self, first: u64) -> io::Result<(Option<Head>, Vec<Record>)> {
         let bytes = self.files.read(&file_name(first))?;
-        let records = Scan::new(bytes.clone()).filter_map(|found| match found {
+        let (head, records, offset) = head::split(&bytes);
+        let records = Scan::new(records).filter_map(|found| match found {
             Found::Record(record) => Some(record),
             Found::Damaged(range) => {
-                set_aside(&self.name, &*self.files, first, range.start, bytes.get(range).unwrap_or_default());
+                let at = offset + range.start;
+                let damaged = bytes.get(at..offset + range.end).unwrap_or_default();
+                set_aside(&self.name, &*self.files, first, at, damaged);
                 None
             }
             Found::Torn(_) => None,
         });
-        Ok(records.collect())
+        Ok((head, records.collect()))
     }
 
     /// Gives up a segment that cannot be read; its file stays, for whoever can.
@@ -297,41 +278,80 @@ impl Log {
         keep_unread(&self.name, &*self.files, first, error);
     }
 
-    /// Puts other records in the place of a segment that is sealed; after a crash there are the ones or the others.
-    pub(crate) fn rewrite(&mut self, first: u64, records: &[Record]) -> io::Result<Segment> {
-        let mut bytes = Vec::with_capacity(records.iter().map(Record::size).sum());
-        records.iter().for_each(|record| record.write(&mut bytes));
-        let fresh = format!("{first:020}{FRESH}");
-        let written = self.files.write(&fresh, 0, &bytes).and_then(|()| self.files.sync(&fresh));
-        if let Err(error) = written {
-            let _ = self.files.remove(&fresh);
-            return Err(error);
-        }
-        self.files.rename(&fresh, &file_name(first))?;
-        self.files.sync_folder()?;
-        Ok(Segment { first, size: bytes.len() as u64 })
+    /// Takes records out of a segment that is sealed; after a crash they are there or not. Before that the marks must not
+    /// count on them any more.
+    pub(crate) fn compact(
+        &mut self,
+        first: u64,
+        without: impl FnOnce(Vec<Record>) -> Vec<Record>,
+    ) -> io::Result<Segment> {
+        let (head, records) = self.read_with_head(first)?;
+        let before = events(&records);
+        let kept = without(records);
+        let gone = before.saturating_sub(events(&kept));
+        let head = head.map(|head| Head { gone: head.gone + gone, ..head });
+        replace(&*self.files, first, head.as_ref(), &kept)
     }
 
-    /// Forgets a segment whose records are all done.
-    pub(crate) fn remove(&mut self, first: u64) {
-        if self.is_active(first) {
+    /// Forgets segments whose records are all done; `front` is the first one that is left.
+    pub(crate) fn remove(&mut self, gone: &[u64], front: Option<u64>) {
+        if gone.iter().any(|first| self.is_active(*first)) {
             (self.active, self.unsynced) = (None, None);
         }
-        if let Err(error) = self.files.remove(&file_name(first))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            warn!(sink = %self.name, segment = first, %error, "a part of the buffer on disk cannot be removed");
+        if !gone.is_empty() {
+            self.front = front;
+            self.over.extend(gone);
+        }
+        if self.over.contains(&self.note.segment) {
+            // The next one is the first again.
+            self.note.segment = 0;
         }
     }
 
-    /// Notes that everything before this number is done. Lost, it costs repeats only.
-    pub(crate) fn done(&mut self, number: u64) {
-        if number != self.done
-            && let Some(place) = DONE.get(self.place)
-            && self.files.write(MARKS, *place, &mark(number)).is_ok()
-        {
-            (self.done, self.place) = (number, 1 - self.place);
+    /// Takes away the files of what is over. It is on disk before that they need not be there: in the head of the first
+    /// that is left, or else in the marks.
+    fn clear(&mut self) {
+        if self.over.is_empty() {
+            return;
         }
+        let front = self.front.filter(|front| self.mark_front(*front).is_ok());
+        if front.is_none() && self.marks.note(self.note).and_then(|()| self.sync_marks()).is_err() {
+            return;
+        }
+        for first in std::mem::take(&mut self.over) {
+            if let Err(error) = self.files.remove(&file_name(first))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                warn!(sink = %self.name, segment = first, %error, "a part of the buffer on disk cannot be removed");
+            }
+        }
+    }
+
+    fn mark_front(&self, first: u64) -> io::Result<()> {
+        let name = file_name(first);
+        if Head::read(&self.files.read_start(&name, HEAD)?).is_none() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.files.write(&name, head::FRONT as u64, &mark(first))?;
+        if self.fsync == Fsync::Never { Ok(()) } else { self.files.sync(&name) }
+    }
+
+    fn sync_marks(&self) -> io::Result<()> {
+        if self.fsync == Fsync::Never { Ok(()) } else { self.marks.sync() }
+    }
+
+    /// Notes that everything before this number is done, and that so many events behind it are in the log. Lost, it costs
+    /// repeats only.
+    pub(crate) fn done(&mut self, done: u64, waiting: u64) -> io::Result<()> {
+        (self.note.done, self.note.waiting) = (done, waiting);
+        self.clear();
+        self.marks.note(self.note)
+    }
+
+    /// The same, on disk.
+    pub(crate) fn surely_done(&mut self, done: u64, waiting: u64) -> io::Result<()> {
+        self.done(done, waiting)?;
+        self.sync_marks()
     }
 }
 
@@ -341,73 +361,43 @@ impl fmt::Debug for Log {
     }
 }
 
-/// Notes that everything before this number may be with the sink from now on. In the page cache: it survives the process,
-/// and after a loss of power a repeat may not be marked.
-pub(crate) fn sent(files: &dyn Files, number: u64) {
-    // Where this fails, repeats after a crash are not marked; whoever writes the log tells of the disk.
-    let _ = files.write(MARKS, SENT, &mark(number));
-}
-
-/// Gives the marks their room, so that no disk is too full for them. What is there stays.
-fn reserve_marks(files: &dyn Files) -> io::Result<()> {
-    let there = files.read(MARKS).map_or(0, |bytes| bytes.len());
-    let missing = (SENT as usize + MARK).saturating_sub(there);
-    if missing == 0 { Ok(()) } else { files.write(MARKS, there as u64, &vec![0; missing]) }
-}
-
-/// What is done, what may have been sent, and whether the latter is unreadable.
-fn marks(files: &dyn Files) -> (u64, u64, bool) {
-    let Ok(bytes) = files.read(MARKS) else { return (0, 0, false) };
-    let read = |at: u64| {
-        let at = usize::try_from(at).ok()?;
-        let (number, sum) = bytes.get(at..at + MARK)?.split_at_checked(8)?;
-        let number: [u8; 8] = number.try_into().ok()?;
-        (mark(u64::from_le_bytes(number)).get(8..)? == sum).then_some(u64::from_le_bytes(number))
-    };
-    let done = DONE.iter().filter_map(|place| read(*place)).max().unwrap_or(0);
-    let unwritten = bytes.get(SENT as usize..).is_none_or(|rest| rest.iter().all(|byte| *byte == 0));
-    let sent = read(SENT);
-    (done, sent.unwrap_or(0), sent.is_none() && !unwritten)
-}
-
-fn mark(number: u64) -> [u8; MARK] {
-    let mut bytes = [0; MARK];
-    let number = number.to_le_bytes();
-    let sum = u64::from(crc32fast::hash(&number)) | 1 << 32;
-    let (left, right) = bytes.split_at_mut(8);
-    left.copy_from_slice(&number);
-    right.copy_from_slice(&sum.to_le_bytes());
-    bytes
-}
-
-fn file_name(first: u64) -> String {
+pub(super) fn file_name(first: u64) -> String {
     format!("{first:020}{SEGMENT}")
 }
 
-/// How often a file is read that cannot be, before it is given up, and how long that is put off.
-const READS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(50);
-
-fn read_patiently(files: &dyn Files, name: &str) -> io::Result<Bytes> {
-    let mut read = files.read(name);
-    for _ in 1..READS {
-        if read.is_ok() {
-            break;
-        }
-        std::thread::sleep(PAUSE);
-        read = files.read(name);
+/// Writes a segment anew; after a crash there is the old one or the new one.
+pub(super) fn replace(
+    files: &dyn Files,
+    first: u64,
+    head: Option<&Head>,
+    records: &[Record],
+) -> io::Result<Segment> {
+    let mut bytes = Vec::with_capacity(HEAD + records.iter().map(Record::size).sum::<usize>());
+    bytes.extend(head.iter().flat_map(|head| head.bytes()));
+    records.iter().for_each(|record| record.write(&mut bytes));
+    let fresh = format!("{first:020}{FRESH}");
+    let written = files.write(&fresh, 0, &bytes).and_then(|()| files.sync(&fresh));
+    if let Err(error) = written {
+        let _ = files.remove(&fresh);
+        return Err(error);
     }
-    read
+    files.rename(&fresh, &file_name(first))?;
+    files.sync_folder()?;
+    Ok(Segment { first, size: bytes.len() as u64 })
 }
 
-fn keep_unread(sink: &str, files: &dyn Files, first: u64, error: &io::Error) {
+fn events(records: &[Record]) -> u64 {
+    records.iter().filter(|record| record.kind == Kind::Event).count() as u64
+}
+
+pub(super) fn keep_unread(sink: &str, files: &dyn Files, first: u64, error: &io::Error) {
     let file = format!("unread-{first:020}");
     let kept = files.rename(&file_name(first), &file).is_ok();
     error!(sink, file, kept, %error, "a part of the buffer on disk cannot be read; what is whole goes on");
 }
 
 /// Keeps bytes that are no record for whoever wants to look at them.
-fn set_aside(sink: &str, files: &dyn Files, segment: u64, at: usize, bytes: &[u8]) {
+pub(super) fn set_aside(sink: &str, files: &dyn Files, segment: u64, at: usize, bytes: &[u8]) {
     let name = format!("damaged-{segment}-{at}");
     let kept = files.write(&name, 0, bytes);
     error!(

@@ -4,7 +4,11 @@
 #[cfg(test)]
 mod damage;
 mod files;
+mod head;
+#[cfg(test)]
+mod holes;
 mod log;
+mod marks;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -12,6 +16,7 @@ mod power;
 #[cfg(test)]
 mod pressure;
 mod record;
+mod recover;
 
 pub use files::FolderError;
 pub(crate) use files::{Files, Folder, make};
@@ -30,7 +35,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Buffer;
 use super::backlog::{Reader, Shed, Work, segment_size};
@@ -75,8 +80,9 @@ pub(crate) fn open(buffer: &Arc<Buffer>, path: &Path, with_thread: bool) -> Resu
         Worker::open(buffer, files.clone()).map_err(|error| FolderError::unusable(path, &error))?;
     worker.lock = Some(lock);
     let waiting: u64 = recovered.segments.iter().flat_map(|stored| stored.events).sum();
-    if waiting > 0 || recovered.damaged > 0 {
-        info!(sink = %buffer.name(), waiting, damaged = recovered.damaged, "found events on disk");
+    let Recovered { damaged, missing, .. } = recovered;
+    if waiting + damaged + missing > 0 {
+        info!(sink = %buffer.name(), waiting, damaged, missing, "found events on disk");
     }
     let sent = AtomicU64::new(worker.sent);
     if !with_thread {
@@ -131,7 +137,7 @@ impl Disk {
     /// Everything before this number may be with the sink from now on.
     pub(super) fn sent(&self, number: u64) {
         if self.sent.fetch_max(number, Ordering::Relaxed) < number {
-            log::sent(&*self.files, number);
+            marks::sent(&*self.files, number);
         }
     }
 
@@ -165,8 +171,8 @@ pub(super) struct Worker {
     reader: Reader,
     /// Records of an earlier process before this number may have been sent by it.
     sent: u64,
-    /// Since when nothing can be written, and when to try again.
-    retry: Option<Instant>,
+    /// The log was told that nothing can be written.
+    told: bool,
     failed_reads: u32,
     /// Held for as long as nobody else may use the folder.
     lock: Option<File>,
@@ -184,8 +190,8 @@ impl Worker {
         let (log, recovered) = Log::open(buffer.name().clone(), files, size, fsync)?;
         let (ended, closed) = watch::channel(false);
         let reader = Reader::new(buffer.name().clone());
-        let sent = recovered.sent.min(recovered.next);
-        Ok((Worker { log, reader, sent, retry: None, failed_reads: 0, lock: None, ended }, recovered, closed))
+        let sent = recovered.sent;
+        Ok((Worker { log, reader, sent, told: false, failed_reads: 0, lock: None, ended }, recovered, closed))
     }
 
     pub(super) fn turn(&mut self, buffer: &Buffer, now: Instant) -> Next {
@@ -193,20 +199,27 @@ impl Worker {
             return Next::Ended;
         }
         let work = buffer.work();
-        work.remove.iter().for_each(|first| self.log.remove(*first));
+        self.log.remove(&work.remove, work.front);
         if let Some((first, shed)) = &work.compact {
-            self.compact(buffer, *first, shed);
+            self.compact(buffer, *first, shed, &work);
             return Next::Again;
         }
         // Before anything is written: that may add to the same segment.
         if let Some((first, numbers)) = work.load {
             return self.load(buffer, first, &numbers);
         }
-        if !work.write.is_empty() && self.retry.is_none_or(|at| at <= now) {
-            self.write(buffer, &work, now);
+        let (mut retry, mut waiting) = (work.retry, work.waiting);
+        // At the end once more, however short ago the last write failed.
+        if !work.write.is_empty() && (work.closing || retry.is_none_or(|at| at <= now)) {
+            retry = self.write(buffer, &work, now);
+            waiting += if retry.is_none() { work.events() } else { 0 };
         }
-        self.log.done(work.done);
-        if work.ended || (work.closing && self.retry.is_some()) {
+        if retry.is_none() && std::mem::take(&mut self.told) {
+            warn!(sink = %buffer.name(), "nothing waits any more that the buffer on disk could not take");
+        }
+        // Where it fails the next one tells more.
+        let _ = self.log.done(work.done, waiting);
+        if work.ended || (work.closing && retry.is_some()) {
             self.log.sync(now, true);
             buffer.change(|backlog, _| backlog.abandon());
             self.lock = None;
@@ -215,28 +228,28 @@ impl Worker {
         }
         let sync = self.log.sync(now, false);
         let look = (!work.all_done).then(|| now + LAZY);
-        match self.retry {
-            Some(at) => Next::Wait(Some(at)),
+        match retry {
             None if !work.write.is_empty() => Next::Again,
-            None => Next::Wait(sync.into_iter().chain(look).min()),
+            _ => Next::Wait(retry.into_iter().chain(sync).chain(look).min()),
         }
     }
 
-    fn write(&mut self, buffer: &Buffer, work: &Work, now: Instant) {
+    /// Returns when to try again, where it fails.
+    fn write(&mut self, buffer: &Buffer, work: &Work, now: Instant) -> Option<Instant> {
         let records: Vec<Record> = work.write.iter().map(|item| item.record()).collect();
-        let Some(last) = records.last().map(|record| record.number) else { return };
+        let last = records.last().map(|record| record.number)?;
         match self.log.append(&records, now) {
             Ok(segment) => {
-                if self.retry.take().is_some() {
-                    info!(sink = %buffer.name(), "the buffer on disk is written again");
-                }
                 buffer.change(|backlog, entries| backlog.written(last, segment, entries));
+                None
             }
             Err(error) => {
-                if self.retry.replace(now + RETRY).is_none() {
-                    error!(sink = %buffer.name(), %error, "the buffer on disk cannot be written; events wait in memory");
+                if !std::mem::replace(&mut self.told, true) {
+                    warn!(sink = %buffer.name(), %error, "the buffer on disk cannot be written; events wait in memory");
                 }
-                buffer.change(|backlog, _| backlog.trouble = Some(error.to_string()));
+                let retry = now + RETRY;
+                buffer.change(|backlog, _| backlog.not_written(error.to_string(), retry));
+                Some(retry)
             }
         }
     }
@@ -268,12 +281,14 @@ impl Worker {
         Next::Again
     }
 
-    fn compact(&mut self, buffer: &Buffer, first: u64, shed: &[Shed]) {
+    fn compact(&mut self, buffer: &Buffer, first: u64, shed: &[Shed], work: &Work) {
         if self.log.is_active(first) {
             self.log.seal();
         }
-        let read = self.log.read(first);
-        let rewritten = read.and_then(|records| self.log.rewrite(first, &self.reader.without(records, shed)));
+        // What was shed is not counted on any more, before it goes.
+        let noted = self.log.surely_done(work.done, work.waiting);
+        let reader = &mut self.reader;
+        let rewritten = noted.and_then(|()| self.log.compact(first, |records| reader.without(records, shed)));
         match rewritten {
             Ok(segment) => buffer.change(|backlog, _| backlog.rewritten(segment)),
             Err(error) => {

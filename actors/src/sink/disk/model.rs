@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::power::Power;
@@ -58,6 +59,7 @@ struct Model {
     step: Step,
     buffer: Arc<Buffer>,
     worker: Worker,
+    relief: Arc<Notify>,
     known: BTreeMap<u64, Known>,
     now: Instant,
     /// Shed by processes that are gone, and by this one.
@@ -73,7 +75,16 @@ struct Model {
 
 /// A buffer whose disk turns when it is told to.
 pub(super) fn start(files: &Arc<Power>, policy: BufferPolicy) -> (Arc<Buffer>, Worker) {
-    let buffer = Buffer::new("model".into(), policy, OnOpen::Buffer, Arc::default());
+    start_with(files, policy, Arc::default())
+}
+
+/// The same, with what is told when waiting senders may look again.
+pub(super) fn start_with(
+    files: &Arc<Power>,
+    policy: BufferPolicy,
+    relief: Arc<Notify>,
+) -> (Arc<Buffer>, Worker) {
+    let buffer = Buffer::new("model".into(), policy, OnOpen::Buffer, relief);
     let (worker, recovered, closed) = Worker::open(&buffer, files.clone()).unwrap();
     let hand = Hand::Thread(OnceLock::new());
     buffer.put_on_disk(
@@ -86,8 +97,10 @@ pub(super) fn start(files: &Arc<Power>, policy: BufferPolicy) -> (Arc<Buffer>, W
 impl Model {
     fn new(policy: BufferPolicy) -> Model {
         let files = Arc::new(Power::default());
-        let (buffer, worker) = start(&files, policy);
+        let relief = Arc::new(Notify::new());
+        let (buffer, worker) = start_with(&files, policy, relief.clone());
         Model {
+            relief,
             files,
             policy,
             step: Step::new("M"),
@@ -109,7 +122,8 @@ impl Model {
         self.files.fail(false, false);
         self.files.limit(None);
         (self.writes_fail, self.is_limited) = (false, false);
-        (self.buffer, self.worker) = start(&self.files, self.policy);
+        (self.buffer, self.worker) = start_with(&self.files, self.policy, self.relief.clone());
+        assert_eq!(self.buffer.disk_damage().1, 0, "nothing is missing that was ever counted on");
         // What was never held may be gone with its process; what is there must have been pushed.
         self.now += RETRY;
     }
@@ -178,7 +192,19 @@ impl Model {
         self.worker.turn(&self.buffer, self.now)
     }
 
+    /// Whoever waits for room is told when there is some.
     fn act(&mut self, action: Action) {
+        let (relief, buffer) = (self.relief.clone(), self.buffer.clone());
+        let mut told = Box::pin(relief.notified());
+        told.as_mut().enable();
+        let was_pressed = buffer.is_pressed(0, 0);
+        self.do_it(action);
+        if was_pressed && Arc::ptr_eq(&buffer, &self.buffer) && !buffer.is_pressed(0, 0) {
+            assert!(told.now_or_never().is_some(), "room came free, and nobody was told");
+        }
+    }
+
+    fn do_it(&mut self, action: Action) {
         match action {
             Action::Push(events) => events.into_iter().for_each(|(class, size)| self.push(class, size)),
             Action::Turn(times) => (0..times).for_each(|_| {
@@ -203,7 +229,7 @@ impl Model {
                 self.files.fail(writes, syncs);
             }
             Action::Close => {
-                let unwritable = self.buffer.disk_trouble().0.is_some();
+                let unwritable = self.buffer.disk_trouble().is_some();
                 self.buffer.change(|backlog, entries| backlog.close(entries, "model"));
                 let ended = (0..10_000).any(|_| self.turn() == Next::Ended);
                 assert!(ended, "it does not close");
@@ -220,6 +246,21 @@ impl Model {
         let balance = self.buffer.balance(self.now);
         assert!(balance.holds(), "{balance:?}");
         assert!(balance.on_disk <= balance.waiting, "{balance:?}");
+    }
+
+    /// The disk and the broker are back, and nothing waits: no trouble is left, senders go on, the disk's thread sleeps, and
+    /// every sender that waited has its answer.
+    fn is_at_rest(&mut self) {
+        assert_eq!(self.buffer.disk_trouble(), None);
+        assert!(!self.buffer.is_pressed(1, 1), "a sender would wait for ever");
+        assert_eq!(self.turn(), Next::Wait(None), "the disk's thread has nothing to do");
+        for (seq, known) in &mut self.known {
+            let answered = known
+                .confirmation
+                .as_mut()
+                .is_none_or(|answer| !matches!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+            assert!(answered, "the sender of {seq} waits for ever");
+        }
     }
 
     /// Everything that is there arrives; what was held and is not shed has arrived then.
@@ -239,6 +280,7 @@ impl Model {
         let balance = self.buffer.balance(self.now);
         assert_eq!(balance.waiting, 0, "{balance:?}");
         assert!(balance.holds(), "{balance:?}");
+        self.is_at_rest();
         let lost: BTreeSet<u64> = self
             .known
             .iter()

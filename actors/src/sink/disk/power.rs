@@ -109,6 +109,10 @@ impl Files for Power {
         self.lock().inode(name).map(|inode| inode.data.clone().into())
     }
 
+    fn read_start(&self, name: &str, len: usize) -> io::Result<Bytes> {
+        self.read(name).map(|bytes| bytes.slice(..len.min(bytes.len())))
+    }
+
     fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.lock();
         let at = at as usize;

@@ -126,6 +126,28 @@ fn what_is_not_yet_on_its_disk_is_not_held() {
     assert_eq!(answer.try_recv(), Ok(Confirmation::Held(1)));
 }
 
+/// What waited in memory for the folder is more than may wait to be written.
+#[test]
+fn what_comes_in_behind_a_takeover_displaces_nothing_that_waited() {
+    let files = Arc::new(Power::default());
+    let policy = policy(1 << 30, Fsync::Group);
+    let buffer = Buffer::new("model".into(), policy, OnOpen::Buffer, Arc::default());
+    let now = Instant::now();
+    push(&buffer, Class::Token, 5000, 8000, now);
+    assert!(!buffer.is_pressed(0, 0));
+    push(&buffer, Class::Token, 2000, 8000, now);
+    assert!(buffer.is_pressed(0, 0), "a memory has 64 MiB");
+    let (mut worker, recovered, closed) = Worker::open(&buffer, files.clone()).unwrap();
+    let hand = Hand::Thread(OnceLock::new());
+    buffer.put_on_disk(&recovered, Disk { files, sent: AtomicU64::new(0), hand, closed });
+    push(&buffer, Class::Audit, 1000, 8000, now);
+    assert_eq!(buffer.balance(now).shed, 0);
+    assert_eq!(deliver(&buffer, &mut worker, now), ([7000, 0, 1000], 0));
+    // Once it is written, as much may wait for the disk as ever.
+    settle(&buffer, &mut worker, now);
+    assert!(!buffer.is_pressed(0, 7 << 20) && buffer.is_pressed(0, 9 << 20));
+}
+
 #[test]
 fn what_could_not_be_written_at_the_end_is_lost_and_not_unwanted() {
     let files = Arc::new(Power::default());
@@ -156,4 +178,46 @@ fn with_an_interval_a_loss_of_power_costs_what_came_in_since_the_last_sync() {
         let (buffer, _) = start(&files, policy(1 << 20, every));
         assert_eq!(buffer.balance(now).recovered, recovered, "after {waits} ms");
     }
+}
+
+/// A disk that is full while the broker is away: then the broker comes, and takes what waits before it could be written.
+#[test]
+fn what_leaves_before_it_could_be_written_ends_the_trouble_of_the_disk() {
+    let files = Arc::new(Power::default());
+    let (buffer, mut worker) = start(&files, policy(64 << 20, Fsync::Group));
+    let now = Instant::now();
+    files.limit(Some(100));
+    let mut answers = Vec::new();
+    for _ in 0..900 {
+        let mut event = event(Class::Lifecycle, 10_000);
+        let (receipt, answer) = Receipt::new();
+        event.set_receipt(receipt.clone());
+        buffer.push([Delivery::new(event, "k".into())], now);
+        receipt.routed(1);
+        answers.push(answer);
+    }
+    settle(&buffer, &mut worker, now);
+    assert!(buffer.disk_trouble().is_some() && !buffer.is_kept());
+    assert!(buffer.is_pressed(0, 0), "a sender waits");
+    let (arrived, _) = deliver(&buffer, &mut worker, now);
+    assert_eq!(arrived[Class::Lifecycle as usize], 900);
+    assert_eq!(buffer.disk_trouble(), None, "nothing is left that could not be written");
+    assert!(!buffer.is_pressed(0, 0) && buffer.is_kept());
+    assert_eq!(worker.turn(&buffer, now + RETRY), Next::Wait(None), "there is nothing to be tried again");
+    assert!(answers.iter_mut().all(|answer| answer.try_recv() == Ok(Confirmation::Held(1))));
+}
+
+#[test]
+fn a_disk_that_has_room_again_is_written_once_more_at_the_end() {
+    let files = Arc::new(Power::default());
+    let (buffer, mut worker) = start(&files, policy(64 << 20, Fsync::Group));
+    let now = Instant::now();
+    files.fail(true, true);
+    push(&buffer, Class::Lifecycle, 10, 10, now);
+    settle(&buffer, &mut worker, now);
+    files.fail(false, false);
+    buffer.change(|backlog, entries| backlog.close(entries, "model"));
+    while worker.turn(&buffer, now) != Next::Ended {}
+    let balance = buffer.balance(now);
+    assert_eq!((balance.waiting, balance.in_memory()), (10, 0), "it is kept");
 }

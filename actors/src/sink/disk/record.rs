@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::event::Class;
+use crate::event::{Class, Event, Gap};
 
 /// Stands in front of every record. Neither byte occurs in UTF-8, so none does in an event: behind a damaged record the
 /// next one is found.
@@ -41,6 +41,13 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Where events are missing.
+    pub(crate) fn gap(number: u64, gap: &Gap, sink: &str) -> Record {
+        let event: Event = gap.event(sink);
+        let json: Bytes = event.json().clone();
+        Record { number, kind: Kind::Gap, class: Class::Lifecycle, system: true, key: None, json }
+    }
+
     /// Its size on disk.
     pub(crate) fn size(&self) -> usize {
         HEADER + self.key.as_ref().map_or(0, String::len) + self.json.len()

@@ -1,0 +1,498 @@
+//! Reads a log at the start, whatever has become of its files. What is whole goes on; what is not there and should be is
+//! counted once, named, and has a gap in its place from then on.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tracing::{error, warn};
+
+use super::files::Files;
+use super::head::{self, HEAD, Head};
+use super::log::{FRESH, Recovered, SEGMENT, Segment, Stored, file_name, keep_unread, replace, set_aside};
+use super::marks::{self, Note};
+use super::record::{Found, Kind, Record, Scan};
+use crate::event::Gap;
+
+/// How often a file is read that cannot be, before it is given up, and how long that is put off.
+const READS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What was found, and how the log goes on.
+pub(super) struct Opened {
+    pub(super) recovered: Recovered,
+    pub(super) note: Note,
+}
+
+/// One segment that is there.
+struct Seen {
+    segment: Segment,
+    head: Option<Head>,
+    /// The number behind its last record.
+    end: u64,
+    /// All events in it.
+    events: u64,
+    /// Those that are not done, up to the last record that the marks know.
+    noted: u64,
+    /// What is not done, and all that is there.
+    fresh: Stored,
+    all: Stored,
+    /// Where something is that is no record: the least number that it can have had.
+    damaged: Vec<u64>,
+    is_torn: bool,
+}
+
+/// What may be missing in front of one segment, or at the end: in the segments before, or with whole files.
+struct Hole {
+    /// The segments that it may be in.
+    segments: Range<usize>,
+    /// The last segment of those that are not there.
+    file: Option<u64>,
+    /// How many events are missing as the heads count; some of them may have been done.
+    counted: Option<u64>,
+    /// How many of them were not done.
+    lost: u64,
+    /// The last number that can be missing.
+    to: u64,
+}
+
+pub(super) struct Recovery<'a> {
+    pub(super) name: &'a Arc<str>,
+    pub(super) files: &'a dyn Files,
+    pub(super) marks: marks::Found,
+    pub(super) damaged: u64,
+}
+
+impl Recovery<'_> {
+    pub(super) fn run(mut self) -> io::Result<Opened> {
+        let (log, firsts) = self.own_segments()?;
+        let has_heads = log.is_some();
+        let log = log.unwrap_or_else(|| fastrand::u64(1..));
+        let note = self.marks.note.filter(|note| !has_heads || note.log == log);
+        if note.is_none() && self.marks.note.is_some() {
+            self.damaged += 1;
+            error!(sink = %self.name, "the marks of the buffer on disk are those of another: all that is found is delivered again");
+        }
+        // Nothing is known of what was done, or only by a log of old.
+        let known = note
+            .map(|note| note.done)
+            .or((!has_heads && self.marks.note.is_none()).then_some(self.marks.done));
+        let mut sent = if known.is_some() { self.marks.sent } else { u64::MAX };
+        let mut done = known.unwrap_or(0);
+        let mut seen = self.scan(&firsts, done, note);
+        // By the word of a later segment; it is on disk before any of those before it goes.
+        if let Some(front) = seen.iter().rposition(|seen| seen.head.is_some_and(|head| head.is_front)) {
+            for over in seen.drain(..front) {
+                let _ = self.files.remove(&file_name(over.segment.first));
+            }
+        }
+        let floor = seen.first().filter(|seen| seen.head.is_some_and(|head| head.is_front));
+        let floor = floor.map_or(0, |seen| seen.segment.first);
+        let end = seen.iter().map(|seen| seen.end).max().unwrap_or(0);
+        let again = !seen.is_empty() && is_of_another_time(&seen, done.max(floor), end, note);
+        if again || (known.is_none() && !seen.is_empty()) {
+            warn!(sink = %self.name, "the marks of the buffer on disk do not fit what is there: all of it is delivered again");
+            (done, sent) = (floor, u64::MAX);
+        }
+        let done = done.max(floor);
+        let mut holes = holes(&seen, note);
+        self.judge(&mut holes, &seen, note);
+        let lost: u64 = holes.iter().map(|hole| hole.lost).sum();
+        let total = total(&seen, &holes, note);
+        let segments = self.mend(log, done, seen, &holes, |seen| if again { seen.all } else { seen.fresh });
+        let waiting = segments.iter().flat_map(|stored| stored.events).sum();
+        let last = segments.last();
+        let note = Note {
+            done,
+            log,
+            segment: last.map_or(0, |last| last.segment.first),
+            last: last.map_or(0, |last| last.last),
+            total,
+            waiting,
+        };
+        let next = segments.iter().map(|stored| stored.last + 1).max().unwrap_or(0);
+        let next = next
+            .max(end)
+            .max(done)
+            .max(self.marks.note.filter(|known| known.log == log).map_or(0, |known| known.last + 1));
+        let recovered = Recovered { segments, next, sent, damaged: self.damaged, missing: lost };
+        Ok(Opened { recovered, note })
+    }
+
+    /// The segments of this log, by their first numbers, and the name of the log. What has another name than it should is
+    /// renamed; what is a copy, or belongs to another log, is put aside.
+    fn own_segments(&mut self) -> io::Result<(Option<u64>, Vec<u64>)> {
+        let mut names = self.files.list()?;
+        names.sort();
+        for name in names.iter().filter(|name| name.ends_with(FRESH)) {
+            let _ = self.files.remove(name);
+        }
+        let mut there: Vec<(u64, Option<Head>)> = Vec::new();
+        for name in &names {
+            let Some(first) = name.strip_suffix(SEGMENT).and_then(|first| first.parse().ok()) else {
+                continue;
+            };
+            if file_name(first) != *name {
+                continue;
+            }
+            match patiently(|| self.files.read_start(name, HEAD)) {
+                // What it held is missing, as the others know.
+                Ok(bytes) if bytes.is_empty() => {
+                    let _ = self.files.remove(name);
+                }
+                Ok(bytes) => there.push((first, Head::read(&bytes))),
+                Err(error) => self.unreadable(first, &error),
+            }
+        }
+        let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
+        for head in there.iter().filter_map(|(_, head)| *head) {
+            *votes.entry(head.log).or_default() += 1;
+        }
+        let noted = self.marks.note.map(|note| note.log);
+        let log = votes.into_iter().max_by_key(|(log, votes)| (*votes, Some(*log) == noted));
+        let log = log.map(|(log, _)| log).or(noted);
+        let (named, mut strays): (Vec<_>, Vec<_>) = there
+            .into_iter()
+            .partition(|(first, head)| head.is_none_or(|head| Some(head.log) == log && head.first == *first));
+        let mut own: Vec<u64> = named.into_iter().map(|(first, _)| first).collect();
+        strays.sort_by_key(|(first, _)| *first);
+        for (first, head) in strays {
+            let Some(head) = head else { continue };
+            if Some(head.log) != log {
+                self.damaged += 1;
+                self.put_aside("foreign", first, "belongs to another buffer");
+            } else if own.contains(&head.first) {
+                self.put_aside("copy", first, "is a copy of another part");
+            } else if self.files.rename(&file_name(first), &file_name(head.first)).is_ok() {
+                own.push(head.first);
+            }
+        }
+        own.sort_unstable();
+        Ok((log, own))
+    }
+
+    fn put_aside(&self, kind: &str, first: u64, why: &str) {
+        let file = format!("{kind}-{first:020}");
+        let kept = self.files.rename(&file_name(first), &file).is_ok();
+        error!(sink = %self.name, file, kept, "a file among those of the buffer on disk {why}, and is put aside");
+    }
+
+    fn unreadable(&mut self, first: u64, error: &io::Error) {
+        self.damaged += 1;
+        keep_unread(self.name, self.files, first, error);
+    }
+
+    fn scan(&mut self, firsts: &[u64], done: u64, note: Option<Note>) -> Vec<Seen> {
+        let mut all: Vec<Seen> = Vec::new();
+        for first in firsts {
+            let from = all.last().map_or(0, |seen| seen.end);
+            match patiently(|| self.files.read(&file_name(*first))) {
+                Ok(bytes) => all.push(self.look(*first, &bytes, from, done, note)),
+                Err(error) => self.unreadable(*first, &error),
+            }
+        }
+        all
+    }
+
+    /// Reads one segment; nothing is kept of it but numbers, since a log may be larger than memory.
+    fn look(&mut self, first: u64, bytes: &Bytes, from: u64, done: u64, note: Option<Note>) -> Seen {
+        let segment = Segment { first, size: bytes.len() as u64 };
+        let stored = Stored { segment, from: u64::MAX, ..Stored::default() };
+        let (head, records, offset) = head::split(bytes);
+        let mut seen = Seen {
+            segment,
+            head,
+            end: from,
+            events: 0,
+            noted: 0,
+            fresh: stored,
+            all: stored,
+            damaged: Vec::new(),
+            is_torn: head::is_unfinished(bytes),
+        };
+        let records = if seen.is_torn { Bytes::new() } else { records };
+        for found in Scan::new(records) {
+            match found {
+                Found::Record(record) => {
+                    let is_event = record.kind == Kind::Event;
+                    seen.events += u64::from(is_event);
+                    // What was written a second time after an error stands in two segments.
+                    if record.number < seen.end {
+                        continue;
+                    }
+                    seen.end = record.number + 1;
+                    seen.all.add(&record);
+                    if record.number >= done {
+                        seen.fresh.add(&record);
+                        let is_noted = note.is_some_and(|note| record.number <= note.last);
+                        seen.noted += u64::from(is_event && is_noted);
+                    }
+                }
+                Found::Damaged(range) => {
+                    self.damaged += 1;
+                    seen.damaged.push(seen.end.max(first));
+                    let at = offset + range.start;
+                    set_aside(
+                        self.name,
+                        self.files,
+                        first,
+                        at,
+                        bytes.get(at..offset + range.end).unwrap_or_default(),
+                    );
+                }
+                Found::Torn(_) => seen.is_torn = true,
+            }
+        }
+        seen.end = seen.end.max(first);
+        let last = seen.end.max(first + 1) - 1;
+        (seen.fresh.last, seen.all.last) = (last, last);
+        seen
+    }
+
+    /// Decides how many events are lost in each hole, and tells of it.
+    fn judge(&self, holes: &mut [Hole], seen: &[Seen], note: Option<Note>) {
+        // Only marks that know of the last segment can say what should be in the log.
+        let (latest, end) = seen.last().map_or((0, 0), |last| (last.segment.first, last.end));
+        let noted: u64 = seen.iter().map(|seen| seen.noted).sum();
+        let mut left = note
+            .filter(|note| note.segment >= latest || note.last + 1 >= end)
+            .map(|note| note.waiting.saturating_sub(noted));
+        let count = holes.len();
+        for (i, hole) in holes.iter_mut().enumerate().rev() {
+            let places: usize =
+                seen.get(hole.segments.clone()).iter().flat_map(|s| s.iter()).map(|s| s.damaged.len()).sum();
+            // At the front some may have been done, and at the end all.
+            let is_at_an_end = hole.segments.start == 0 || i + 1 == count;
+            hole.lost = match (hole.counted, left) {
+                (Some(counted), Some(left)) if is_at_an_end => counted.min(left),
+                (Some(counted), _) => counted,
+                (None, Some(left)) => left,
+                // At least so many.
+                (None, None) => places as u64 + u64::from(hole.file.is_some()),
+            };
+            left = left.map(|left| left.saturating_sub(hole.lost));
+            let last = hole.segments.end.checked_sub(1).and_then(|last| seen.get(last));
+            let is_torn = last.is_some_and(|last| last.is_torn);
+            let from = last.map_or_else(|| hole.file.unwrap_or(0), |last| last.end);
+            let file = file_name(hole.file.or(last.map(|last| last.segment.first)).unwrap_or(0));
+            match hole.lost {
+                0 if is_torn => warn!(
+                    sink = %self.name, file,
+                    "the buffer on disk ends with half a record, which was not confirmed as far as its marks tell"
+                ),
+                0 => {}
+                lost => error!(
+                    sink = %self.name, file, from, to = hole.to, lost, exact = hole.counted.is_some() || note.is_some(),
+                    "events that the buffer on disk held are missing; a gap stands in their place"
+                ),
+            }
+        }
+    }
+
+    /// Puts gaps where something is missing, so that the next start finds a log that is whole.
+    fn mend(
+        &mut self,
+        log: u64,
+        done: u64,
+        mut seen: Vec<Seen>,
+        holes: &[Hole],
+        stored: impl Fn(&Seen) -> Stored,
+    ) -> Vec<Stored> {
+        let mut fillers: Vec<(u64, Stored)> = Vec::new();
+        for hole in holes {
+            let mut gaps: Vec<(usize, u64)> = Vec::new();
+            for i in hole.segments.clone() {
+                gaps.extend(seen.get(i).iter().flat_map(|seen| &seen.damaged).map(|number| (i, *number)));
+            }
+            let (damaged, mut lost) = (gaps.len(), hole.lost);
+            let at_the_end =
+                hole.segments.clone().last().filter(|_| hole.file.is_none() && damaged == 0 && lost > 0);
+            gaps.extend(at_the_end.and_then(|i| Some((i, seen.get(i)?.end))));
+            // What is missing at the end and was done does not count as written any more.
+            let is_at_the_end = hole.segments.end == seen.len();
+            let mut gone = hole.counted.filter(|_| !is_at_the_end).map_or(lost, |counted| counted.max(lost));
+            let mut of: BTreeMap<usize, (Vec<(u64, u64)>, u64)> = BTreeMap::new();
+            for (k, (i, number)) in gaps.iter().enumerate() {
+                // One for each place, and the rest in the last.
+                let is_last = k + 1 == gaps.len() && hole.file.is_none();
+                let (share, share_gone) = if is_last { (lost, gone) } else { (lost.min(1), gone.min(1)) };
+                (lost, gone) = (lost - share, gone - share_gone);
+                let (gaps, all_gone) = of.entry(*i).or_default();
+                *all_gone += share_gone;
+                // What was done before the gap is no part of it.
+                gaps.push(((*number).max(done), share));
+            }
+            for (i, (gaps, gone)) in of {
+                let previous =
+                    i.checked_sub(1).and_then(|i| seen.get(i)).map_or(0, |seen| seen.segment.first);
+                let before = before(&seen, i, holes);
+                if let Some(seen) = seen.get_mut(i) {
+                    self.rewrite(log, seen, &gaps, gone, previous, before);
+                }
+            }
+            if let Some(first) = hole.file.filter(|_| lost > 0) {
+                let last = hole.segments.clone().last().and_then(|i| seen.get(i));
+                let next = seen.get(hole.segments.end).and_then(|seen| seen.head);
+                let before =
+                    next.map_or_else(|| total(&seen, &[], None), |next| next.before.saturating_sub(gone));
+                let head = Head {
+                    log,
+                    first,
+                    previous: last.map_or(0, |last| last.segment.first),
+                    before,
+                    gone,
+                    is_front: last.is_none(),
+                };
+                let record = Record::gap(first.max(done), &Gap::missing(lost), self.name);
+                match replace(self.files, first, Some(&head), std::slice::from_ref(&record)) {
+                    Ok(segment) => {
+                        let mut filler = Stored { segment, from: u64::MAX, ..Stored::default() };
+                        filler.add(&record);
+                        fillers.push((first, filler));
+                    }
+                    Err(error) => self.not_mended(first, &error),
+                }
+            }
+        }
+        let mut segments: Vec<Stored> =
+            seen.iter().map(stored).chain(fillers.into_iter().map(|(_, filler)| filler)).collect();
+        segments.sort_by_key(|stored| stored.segment.first);
+        segments
+    }
+
+    fn not_mended(&self, first: u64, error: &io::Error) {
+        warn!(sink = %self.name, file = file_name(first), %error, "a gap cannot be written in the place of what is missing");
+    }
+
+    /// Writes a segment anew: without what is no record, with gaps in its place, and a head that tells of them.
+    fn rewrite(
+        &mut self,
+        log: u64,
+        seen: &mut Seen,
+        gaps: &[(u64, u64)],
+        gone: u64,
+        previous: u64,
+        before: Option<u64>,
+    ) {
+        let first = seen.segment.first;
+        let Ok(bytes) = self.files.read(&file_name(first)) else { return };
+        let (head, found, _) = head::split(&bytes);
+        let mut records: Vec<Record> = Scan::new(found)
+            .filter_map(|found| if let Found::Record(record) = found { Some(record) } else { None })
+            .collect();
+        let mut added = Vec::new();
+        for (number, lost) in gaps.iter().filter(|(_, lost)| *lost > 0) {
+            // A number that is in use cannot be had; then the number in the report is all that tells of it.
+            if records.iter().all(|record| record.number != *number) {
+                let record = Record::gap(*number, &Gap::missing(*lost), self.name);
+                let place = records.partition_point(|record| record.number < *number);
+                added.push(record.clone());
+                records.insert(place, record);
+            }
+        }
+        let made =
+            before.map(|before| Head { log, first, previous, before, gone: 0, is_front: previous == 0 });
+        let head = head.or(made).map(|head| Head { gone: head.gone + gone, ..head });
+        match replace(self.files, first, head.as_ref(), &records) {
+            Ok(segment) => {
+                (seen.segment, seen.fresh.segment, seen.all.segment, seen.head) =
+                    (segment, segment, segment, head);
+                for record in &added {
+                    seen.end = seen.end.max(record.number + 1);
+                    for stored in [&mut seen.fresh, &mut seen.all] {
+                        let last = stored.last.max(record.number);
+                        stored.from = stored.from.min(record.number);
+                        (stored.notices, stored.last) = (stored.notices + 1, last);
+                    }
+                }
+            }
+            Err(error) => self.not_mended(first, &error),
+        }
+    }
+}
+
+/// Whether the marks are not those of this log as it is: then nothing that they call done can be taken for done.
+fn is_of_another_time(seen: &[Seen], done: u64, end: u64, note: Option<Note>) -> bool {
+    // A segment goes before the next one is begun with.
+    let first_is_over = seen.get(1).is_some_and(|second| second.segment.first <= done);
+    // All of it may be done and still be there, but then they know of its end.
+    let last = seen.last().map_or(0, |last| last.segment.first);
+    let are_others = note.is_some_and(|note| done >= end && (note.segment != last || note.last + 1 != end));
+    first_is_over || are_others
+}
+
+/// The places where something may be missing, in order.
+fn holes(seen: &[Seen], note: Option<Note>) -> Vec<Hole> {
+    let (mut holes, mut counted, mut start) = (Vec::new(), None, 0);
+    for (i, this) in seen.iter().enumerate() {
+        if let Some(head) = this.head {
+            let previous = i.checked_sub(1).and_then(|i| seen.get(i)).map(|seen| seen.segment.first);
+            let file = Some(head.previous).filter(|file| !head.is_front && Some(*file) != previous);
+            if i > 0 || file.is_some() {
+                let counted = counted.map(|counted| head.before.saturating_sub(counted));
+                holes.push(Hole {
+                    segments: start..i,
+                    file,
+                    counted,
+                    lost: 0,
+                    to: head.first.saturating_sub(1),
+                });
+            }
+            (counted, start) = (Some(head.before + head.gone), i);
+        }
+        counted = counted.map(|counted| counted + this.events);
+    }
+    let last = seen.last().map_or(0, |last| last.segment.first);
+    let file = note.map(|note| note.segment).filter(|segment| *segment > last);
+    let counted = note.and_then(|note| Some(note.total.saturating_sub(counted?)));
+    holes.push(Hole {
+        segments: start..seen.len(),
+        file,
+        counted,
+        lost: 0,
+        to: note.map_or(0, |note| note.last),
+    });
+    holes
+}
+
+/// How many events had been written before one segment, where its head does not say so.
+fn before(seen: &[Seen], i: usize, holes: &[Hole]) -> Option<u64> {
+    let start = (0..i).rev().find_map(|start| Some((start, seen.get(start)?.head?)));
+    if let Some((start, head)) = start {
+        let events: u64 = seen.get(start..i)?.iter().map(|seen| seen.events).sum();
+        return Some(head.before + head.gone + events);
+    }
+    let next = (i + 1..seen.len()).find_map(|next| Some((next, seen.get(next)?.head?)));
+    let (next, head) = next?;
+    let events: u64 = seen.get(i..next)?.iter().map(|seen| seen.events).sum();
+    let lost: u64 = holes.iter().filter(|hole| hole.segments.contains(&i)).map(|hole| hole.lost).sum();
+    Some(head.before.saturating_sub(events + lost))
+}
+
+/// How many events were written to the log so far, those included that are told of by a gap at its end.
+fn total(seen: &[Seen], holes: &[Hole], note: Option<Note>) -> u64 {
+    let head = seen.iter().enumerate().rev().find_map(|(i, seen)| Some((i, seen.head?)));
+    let lost = holes.last().map_or(0, |hole| hole.lost);
+    match head {
+        Some((i, head)) => {
+            let events: u64 = seen.iter().skip(i).map(|seen| seen.events).sum();
+            head.before + head.gone + events + lost
+        }
+        None => note.map_or(0, |note| note.total),
+    }
+}
+
+fn patiently<T>(read: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let mut result = read();
+    for _ in 1..READS {
+        if result.is_ok() {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        result = read();
+    }
+    result
+}
