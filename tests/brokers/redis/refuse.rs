@@ -396,10 +396,14 @@ fn a_key_that_its_user_may_not_write_stops_no_other_wherever_it_stands() {
 fn keys_that_are_all_refused_wait_for_a_person_also_when_that_was_not_so_before() {
     let server = RedisServer::start();
     let mut machine = conversations(&server, "+@all ~chat:*");
-    ["a", "b", "c"].map(|id| machine.send(of(id)));
+    for id in ["a", "b", "c"] {
+        machine.send(of(id));
+    }
     machine.settles();
     server.cli(&["ACL", "SETUSER", "app", "resetkeys", "~other"]);
-    ["b", "a", "c", "a"].map(|id| machine.send(of(id)));
+    for id in ["b", "a", "c", "a"] {
+        machine.send(of(id));
+    }
     machine.breaks("may not write");
     machine.wait("it has tried again", |status| status.failures > 3);
     assert_eq!(machine.status().balance.dead_lettered, 0);
