@@ -47,6 +47,11 @@
 //! | `all` | no | all of the above |
 //! | `testkit` | no | [`testkit::run`]: whole graphs on virtual time |
 //!
+//! # Logs
+//!
+//! With `tracing`: one line for each change of a sink or a consumer. The client of RabbitMQ logs an error besides at each try to
+//! connect; leave that out with the filter `info,lapin=off`, as the [guide](guide::sinks#what-brokers-log) shows.
+//!
 //! # What it does not do
 //!
 //! A memory buffer dies with its process; a [disk buffer](BufferPolicy::disk) does not. Nothing is delivered exactly once: a retry may repeat events, with the same

@@ -253,6 +253,88 @@ impl Sink for Talking {
     }
 }
 
+/// Refuses events of odd numbers, and says that they alone may be the trouble: only beside others it knows.
+struct Doubtful(Arc<Mutex<Vec<usize>>>, Option<SinkContext>);
+
+impl Sink for Doubtful {
+    async fn open(&mut self, ctx: &SinkContext) -> Result<(), DeliveryError> {
+        self.1 = Some(ctx.clone());
+        Ok(())
+    }
+
+    async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
+        self.0.lock().unwrap().push(batch.len());
+        let is_odd = |i: &usize| batch.as_slice()[*i].event.data("n").unwrap().as_u64().unwrap() % 2 == 1;
+        let odd: Vec<usize> = (0..batch.len()).filter(is_odd).collect();
+        let doubt = odd.len() == batch.len();
+        self.1.as_ref().unwrap().probe_widely(doubt);
+        if doubt {
+            return Err(DeliveryError::misconfigured("refused"));
+        }
+        odd.into_iter().for_each(|i| batch.poison(i, "refused"));
+        Ok(())
+    }
+}
+
+#[test]
+fn what_may_be_the_trouble_of_single_events_is_probed_with_a_whole_batch() {
+    run(async {
+        let batches = Arc::<Mutex<Vec<usize>>>::default();
+        let mut spec = SinkSpec::new("live", {
+            let batches = batches.clone();
+            move || Doubtful(batches.clone(), None)
+        });
+        spec.placement = Placement::Spine;
+        let rig = Rig::start(Plan::new("test").sink(spec)).await;
+        rig.emit_all(1..2);
+        settle().await;
+        assert_eq!(status(&rig, "live").state, SinkState::Open);
+        rig.emit_all(3..4);
+        rig.emit_all(2..3);
+        sleep(Duration::from_secs(120)).await;
+        let live = status(&rig, "live");
+        assert_eq!(
+            (live.state, live.balance.delivered, live.balance.dead_lettered),
+            (SinkState::Closed, 1, 2)
+        );
+        assert_eq!(batches.lock().unwrap().last(), Some(&3));
+        rig.emit_all(4..5);
+        assert!(rig.end().await.status.balances());
+    });
+}
+
+/// Takes nothing, and asks for all of it again; keeps when.
+struct Again(Arc<Mutex<Vec<tokio::time::Instant>>>);
+
+impl Sink for Again {
+    async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
+        self.0.lock().unwrap().push(tokio::time::Instant::now());
+        (0..batch.len()).for_each(|i| batch.retry(i));
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_sink_that_works_asks_for_again_it_gets_twice_a_second_at_the_least() {
+    run(async {
+        let times = Arc::<Mutex<Vec<tokio::time::Instant>>>::default();
+        let mut spec = SinkSpec::new("live", {
+            let times = times.clone();
+            move || Again(times.clone())
+        });
+        spec.placement = Placement::Spine;
+        let rig = Rig::start(Plan::new("test").sink(spec)).await;
+        rig.emit_all(0..1);
+        sleep(Duration::from_secs(60)).await;
+        let live = status(&rig, "live");
+        assert_eq!((live.state, live.failures, live.balance.waiting), (SinkState::Closed, 0, 1));
+        let times = times.lock().unwrap().clone();
+        let longest = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(times.len() > 100 && longest <= Duration::from_millis(510), "{} {longest:?}", times.len());
+        assert!(rig.end().await.status.balances());
+    });
+}
+
 #[test]
 fn a_broker_that_asks_to_be_left_alone_is_left_alone_until_it_asks_for_more() {
     for on_open in [OnOpen::Buffer, OnOpen::Drop] {

@@ -15,6 +15,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use crate::Drained;
 use crate::topology::{Registry, TopologyError};
@@ -113,6 +115,16 @@ pub fn main(kinds: Registry) -> ExitCode {
     }
 }
 
+/// What the client of RabbitMQ logs, the sinks and consumers say with a reason and where: once for each change, not for each
+/// try.
+const SAID_ONCE: &str = "lapin=off";
+
+/// A filter of tracing, without what is said twice, where it says nothing of that itself.
+fn filter(given: &str) -> Result<EnvFilter, ParseError> {
+    let more = if given.contains("lapin") { "" } else { SAID_ONCE };
+    EnvFilter::try_new(format!("{given},{more}"))
+}
+
 /// Logs go to standard error; `STREAMLL_LOG=info` (or `debug`, or a filter of tracing) says more.
 fn start_log(command: &Command) {
     let quiet = match command {
@@ -122,8 +134,8 @@ fn start_log(command: &Command) {
         Command::Tail(_) => "off",
         _ => "warn",
     };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("STREAMLL_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(quiet));
+    let asked = std::env::var("STREAMLL_LOG").ok().and_then(|given| filter(&given).ok());
+    let filter = asked.or_else(|| filter(quiet).ok()).unwrap_or_default();
     let colour =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let log =
@@ -146,5 +158,28 @@ fn code(drained: &Drained) -> ExitCode {
         drained if drained.lacks_only_locks() => ExitCode::from(LOCKED),
         Drained { complete: true, .. } => ExitCode::SUCCESS,
         _ => ExitCode::from(INCOMPLETE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_client_of_rabbitmq_logs_is_left_out_unless_it_is_asked_for() {
+        for (given, expected) in [
+            ("warn", "lapin=off,warn"),
+            ("info", "lapin=off,info"),
+            ("off", "lapin=off,off"),
+            ("", "lapin=off"),
+            ("debug,lapin=trace", "lapin=trace,debug"),
+            ("lapin=warn", "lapin=warn"),
+        ] {
+            assert_eq!(
+                filter(given).map(|filter| filter.to_string()).unwrap_or_default(),
+                expected,
+                "{given}"
+            );
+        }
     }
 }

@@ -101,6 +101,9 @@ fn sink_json(sink: &SinkStatus) -> Value {
         let failing = sink.failing_since.map(|since| ("failing_since".to_owned(), since.to_string().into()));
         object.extend(failing);
         object.extend(sink.awaits_disk.then(|| ("awaits_disk".to_owned(), true.into())));
+        if !sink.warnings.is_empty() {
+            object.insert("warnings".to_owned(), sink.warnings.clone().into());
+        }
         object.extend(sink.disk_trouble.iter().map(|why| ("disk_trouble".to_owned(), why.as_str().into())));
         object.extend(rare.into_iter().filter(|(_, n)| *n > 0).map(|(key, n)| (key.to_owned(), n.into())));
     }
@@ -157,6 +160,9 @@ pub(super) fn text(drained: &Drained) -> String {
             let _ = write!(out, "; {}: {reason}", sink.state.as_str());
         }
         out.push('\n');
+        for warning in &sink.warnings {
+            let _ = writeln!(out, "    warning: {warning}");
+        }
     }
     if !status.balances() {
         let _ = writeln!(out, "  the numbers do not balance: this is a bug in streamll, please report it");

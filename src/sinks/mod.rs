@@ -19,6 +19,8 @@
 
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 pub(crate) mod addresses;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod blame;
 pub mod file;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;

@@ -7,6 +7,7 @@ mod chaos;
 mod clients;
 mod cluster;
 mod faults;
+mod machine;
 mod oracle;
 mod orders;
 mod outage;

@@ -38,8 +38,8 @@ impl Odd {
     }
 
     /// One with a name of 300 bytes for its type, and in its key.
-    pub(crate) fn long_name(poison: bool) -> Odd {
-        Odd { kind: Some("k".repeat(300)), poison, ..Odd::default() }
+    pub(crate) fn long_name() -> Odd {
+        Odd { kind: Some("k".repeat(300)), ..Odd::default() }
     }
 }
 

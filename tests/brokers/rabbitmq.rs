@@ -1,9 +1,11 @@
 //! The RabbitMQ sink against real nodes: what arrives, what is declared, every way to fail, and what it keeps waiting for.
 
 mod arrive;
+mod channels;
 mod cluster;
 mod connect;
 mod declare;
+mod own;
 mod refuse;
 mod wait;
 mod whole;

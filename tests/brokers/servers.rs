@@ -347,6 +347,12 @@ impl RabbitNode {
         run(command.arg("--silent").args(args))
     }
 
+    /// What it logs.
+    pub(crate) fn log(&self) -> String {
+        let folder = std::fs::read_dir(self.keeper.folder.join("log")).into_iter().flatten().flatten();
+        folder.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect()
+    }
+
     pub(crate) fn kill9(&self) {
         self.keeper.order("KILL");
     }

@@ -22,6 +22,9 @@ use crate::supervise::{Backoff, DeathWatch, Exit, Observer, RestartPolicy};
 
 /// How long `close` may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest pause before a sink that works gets again what it asked for again: when it has had enough of an event is its
+/// own to say.
+const AGAIN: Duration = Duration::from_millis(500);
 /// How often an actor shows that its thread moves.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The longest pause between two tries while the graph ends.
@@ -217,6 +220,7 @@ impl SinkActor {
             Permit::Go { limit, generation, probe } => {
                 // With nothing waiting, `open` is the probe.
                 self.opened &= !(probe && self.worker.buffer.is_empty());
+                let limit = if probe && self.worker.cell.probes_widely() { usize::MAX } else { limit };
                 self.deliver(ctx, limit, generation)
             }
         }
@@ -317,7 +321,7 @@ impl SinkActor {
                 if arrived > 0 {
                     self.retry.reset();
                 }
-                self.retry_at = Some(now + self.retry.next());
+                self.retry_at = Some(now + self.retry.next().min(AGAIN));
                 (Some(Outcome::Success), why)
             }
             End::Condemned => {

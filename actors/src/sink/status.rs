@@ -130,6 +130,8 @@ pub struct SinkStatus {
     pub since: Timestamp,
     /// Why, when it is not delivering; while closed, why its latest attempt failed, until one succeeds.
     pub reason: Option<String>,
+    /// What the sink found when it last connected that may hurt later, although it works: a sentence each.
+    pub warnings: Vec<String>,
     /// Failed attempts in a row.
     pub failures: u32,
     /// When the first of them failed.
@@ -220,6 +222,7 @@ pub(crate) struct StatusCell {
     signal: Mutex<Option<Signal>>,
     pub(crate) signalled: Notify,
     progressed: AtomicBool,
+    wide_probe: AtomicBool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,6 +241,7 @@ struct Published {
     since: Timestamp,
     since_instant: Instant,
     trouble: Trouble,
+    warnings: Vec<String>,
     restarts: u32,
     causes: VecDeque<String>,
     processed: Processed,
@@ -275,6 +279,7 @@ impl StatusCell {
                 since: Timestamp::now(),
                 since_instant: Instant::now(),
                 trouble: Trouble::default(),
+                warnings: Vec::new(),
                 restarts: 0,
                 causes: VecDeque::new(),
                 processed: Processed::default(),
@@ -283,6 +288,7 @@ impl StatusCell {
             signal: Mutex::default(),
             signalled: Notify::new(),
             progressed: AtomicBool::new(false),
+            wide_probe: AtomicBool::new(false),
         })
     }
 
@@ -394,6 +400,11 @@ impl StatusCell {
         self.progressed.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether a probe may bring more than one event.
+    pub(crate) fn probes_widely(&self) -> bool {
+        self.wide_probe.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn take_signal(&self) -> Option<Signal> {
         self.signal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -435,6 +446,7 @@ impl StatusCell {
             connected: published.connected,
             since: published.since,
             reason: published.trouble.reason.clone(),
+            warnings: published.warnings.clone(),
             failures: published.trouble.failures,
             failing_since: published.trouble.since,
             restarts: published.restarts,
@@ -501,6 +513,18 @@ impl SinkContext {
     /// Publishes whether there is a connection.
     pub fn connected(&self, connected: bool) {
         self.cell.lock().connected = Some(connected);
+    }
+
+    /// Publishes what was found on connecting that may hurt later, a sentence each, in place of what was found before:
+    /// [`SinkStatus::warnings`].
+    pub fn warnings(&self, found: Vec<String>) {
+        self.cell.lock().warnings = found;
+    }
+
+    /// Says whether what fails now may be the trouble of single events alone. While it may, the probe of an open circuit
+    /// is a whole batch instead of one event: others of it show whether the destination works.
+    pub fn probe_widely(&self, wide: bool) {
+        self.cell.wide_probe.store(wide, Ordering::Relaxed);
     }
 }
 

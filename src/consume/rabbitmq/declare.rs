@@ -3,9 +3,10 @@
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
+use lapin::{Channel, ErrorKind, ExchangeKind};
 
 use crate::consume::consumer::Consumer;
+use crate::sinks::rabbitmq::connect::Link;
 
 /// What a consumer reads from.
 #[derive(Debug)]
@@ -51,13 +52,15 @@ impl Wanted {
     }
 
     /// Finds or makes everything; returns a channel that can be used, the queue, and whether that was made. `None` where
-    /// the queue is missing, and may not be made.
+    /// the queue is missing, and may not be made. Looking for what is missing costs a channel: where the connection has
+    /// none left, the next one goes on with what is known to be `missing`.
     pub(super) async fn make(
         &self,
-        connection: &Connection,
+        link: &mut Link,
         may_make: bool,
+        missing: &mut Missing,
     ) -> lapin::Result<Option<(Channel, ShortString, bool)>> {
-        let mut channel = connection.create_channel().await?;
+        let mut channel = link.channel().await?;
         if !self.exchange.as_str().is_empty() {
             let look = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
             let make = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
@@ -65,8 +68,11 @@ impl Wanted {
                 let (name, arguments) = (self.exchange.clone(), FieldTable::default());
                 channel.exchange_declare(name, ExchangeKind::Topic, options, arguments).await
             };
-            if is_missing(declare(&channel, look).await)? {
-                channel = connection.create_channel().await?;
+            if !missing.exchange && is_missing(declare(&channel, look).await)? {
+                missing.exchange = true;
+                channel = link.channel().await?;
+            }
+            if missing.exchange {
                 declare(&channel, make).await?;
             }
         }
@@ -81,11 +87,14 @@ impl Wanted {
                 (queue.name().clone(), self.all_topics(), true)
             }
             Some(name) => {
-                if is_missing(waiting(&channel, name).await)? {
+                if !missing.queue && is_missing(waiting(&channel, name).await)? {
                     if !may_make {
                         return Ok(None);
                     }
-                    channel = connection.create_channel().await?;
+                    missing.queue = true;
+                    channel = link.channel().await?;
+                }
+                if missing.queue {
                     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
                     channel.queue_declare(name.clone(), options, FieldTable::default()).await?;
                     (name.clone(), self.all_topics(), true)
@@ -110,6 +119,18 @@ impl Wanted {
     fn all_topics(&self) -> &[ShortString] {
         if self.topics.is_empty() { &self.usual } else { &self.topics }
     }
+}
+
+/// What was looked for in vain.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    exchange: bool,
+    queue: bool,
+}
+
+/// Whether a connection has no channel left, so that another is to go on.
+pub(super) fn is_used_up(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ChannelsLimitReached)
 }
 
 /// How many messages wait in a queue.

@@ -10,12 +10,12 @@ use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ExchangeKind};
+use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 use streamll_actors::sink::{DeliveryError, SinkContext};
 use tokio::time::timeout;
 
 use super::DECLARE;
-use super::declare::is_missing;
+use super::declare::{is_missing, is_used_up};
 use crate::consume::consumer::Consumer;
 use crate::consume::dead_letter::{DeadLetters, Letter};
 use crate::consume::source::Payload;
@@ -24,7 +24,7 @@ use crate::sinks::rabbitmq::connect::{Link, connect};
 use crate::sinks::rabbitmq::error::{Place, Stage, explain, explain_connect};
 use crate::sinks::rabbitmq::place::Target;
 
-/// Most of a reason that goes into a header.
+/// Most bytes of a reason that go into a header: all headers must fit into the smallest frame that a broker may ask for.
 const REASON: usize = 1000;
 
 /// Where dead letters go.
@@ -85,25 +85,30 @@ impl Letters {
             To::Exchange(name) => name.as_str(),
         };
         let place = Place { target, exchange };
-        let open = match self
-            .open
-            .take()
-            .filter(|open| open.link.is_alive() && open.channel.status().connected())
-        {
-            Some(open) => open,
-            None => {
-                let link =
-                    connect(target, self.ca_file.as_deref(), &SinkContext::detached("dead letters")).await;
-                let link = link.map_err(|trouble| explain_connect(&trouble, place))?;
-                let channel = match timeout(DECLARE, make(&self.to, &link.connection)).await {
-                    Ok(made) => made.map_err(|error| explain(&error, Stage::Declare, place))?,
-                    Err(_) => {
-                        return Err(DeliveryError::unavailable("the broker gives no answer; is it frozen?"));
+        let open =
+            match self.open.take().filter(|open| open.link.is_alive() && open.channel.status().connected()) {
+                Some(open) => open,
+                None => {
+                    let (context, mut missing) = (SinkContext::detached("dead letters"), false);
+                    loop {
+                        let link = connect(target, self.ca_file.as_deref(), &context).await;
+                        let mut link = link.map_err(|trouble| explain_connect(&trouble, place))?;
+                        let was_missing = missing;
+                        match timeout(DECLARE, make(&self.to, &mut link, &mut missing)).await {
+                            Ok(Ok(channel)) => break Open { channel, link },
+                            Ok(Err(error)) if is_used_up(&error) && !was_missing => {
+                                link.close(super::CLOSE).await;
+                            }
+                            Ok(Err(error)) => return Err(explain(&error, Stage::Declare, place)),
+                            Err(_) => {
+                                return Err(DeliveryError::unavailable(
+                                    "the broker gives no answer; is it frozen?",
+                                ));
+                            }
+                        }
                     }
-                };
-                Open { channel, link }
-            }
-        };
+                }
+            };
         let published = {
             let mut published = pin!(self.publish(&open.channel, letter));
             loop {
@@ -151,7 +156,7 @@ impl Letters {
 
     fn properties(&self, letter: &Letter) -> BasicProperties {
         let mut headers = FieldTable::default();
-        let reason: String = letter.reason.chars().take(REASON).collect();
+        let reason = letter.reason.get(..letter.reason.floor_char_boundary(REASON)).unwrap_or_default();
         let mut add = |name: &str, value| {
             headers.insert(name.into(), value);
         };
@@ -169,12 +174,16 @@ impl Letters {
     }
 }
 
-async fn make(to: &To, connection: &Connection) -> lapin::Result<Channel> {
-    let mut channel = connection.create_channel().await?;
+/// Finds it or makes it. Where the connection has no channel left for that, the next one knows that it is `missing`.
+async fn make(to: &To, link: &mut Link, missing: &mut bool) -> lapin::Result<Channel> {
+    let mut channel = link.channel().await?;
     match to {
         To::Queue(name) => {
-            if is_missing(super::declare::waiting(&channel, name).await)? {
-                channel = connection.create_channel().await?;
+            if !*missing && is_missing(super::declare::waiting(&channel, name).await)? {
+                *missing = true;
+                channel = link.channel().await?;
+            }
+            if *missing {
                 let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
                 channel.queue_declare(name.clone(), options, FieldTable::default()).await?;
             }
@@ -184,8 +193,11 @@ async fn make(to: &To, connection: &Connection) -> lapin::Result<Channel> {
             let make = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
             let looked =
                 channel.exchange_declare(name.clone(), ExchangeKind::Topic, look, FieldTable::default());
-            if is_missing(looked.await)? {
-                channel = connection.create_channel().await?;
+            if !*missing && is_missing(looked.await)? {
+                *missing = true;
+                channel = link.channel().await?;
+            }
+            if *missing {
                 channel
                     .exchange_declare(name.clone(), ExchangeKind::Topic, make, FieldTable::default())
                     .await?;

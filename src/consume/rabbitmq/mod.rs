@@ -18,7 +18,7 @@ use streamll_actors::sink::{DeliveryError, SinkContext};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use self::declare::{Wanted, is_precondition};
+use self::declare::{Missing, Wanted, is_precondition, is_used_up};
 use self::letters::Letters;
 use self::offsets::Offsets;
 use super::consumer::{Consumer, Start};
@@ -40,6 +40,9 @@ const DECLARE: Duration = Duration::from_secs(5);
 const CLOSE: Duration = Duration::from_secs(1);
 /// How long the client may take to tell what it knows of an end that it has noticed.
 const CAUSE: Duration = Duration::from_millis(200);
+/// How many more connections it may take to begin: for an exchange and a queue that are missing, and for a queue that turns
+/// out to be no stream, where a connection has no channel left for each.
+const LINKS: u32 = 3;
 /// How often to ask how long the queue is.
 const LAG: Duration = Duration::from_secs(2);
 
@@ -144,45 +147,21 @@ impl RabbitMqSource {
         let Some(target) = self.targets.get(self.current) else {
             return Err(DeliveryError::unavailable("no address"));
         };
-        let link = connect(target, self.ca_file.as_deref(), &self.context).await;
-        let link = link.map_err(|trouble| explain_connect(&trouble, self.place(target)))?;
-        let (wanted, prefetch, since) = (&self.wanted, self.prefetch, Instant::now());
-        let (offsets, mut vain) = (&mut self.offsets, None);
-        let began = timeout(DECLARE, async {
-            let made = wanted.make(&link.connection, !offsets.wants_stream()).await?;
-            let Some((mut channel, queue, is_made)) = made else { return Ok(None) };
-            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-            offsets.begin(is_made);
-            let consume = async |channel: &Channel, offset: Option<AMQPValue>| {
-                let mut arguments = FieldTable::default();
-                if let Some(offset) = offset {
-                    arguments.insert("x-stream-offset".into(), offset);
+        let (mut missing, mut vain, mut links) = (Missing::default(), None, 0);
+        let (link, since, began) = loop {
+            let link = connect(target, self.ca_file.as_deref(), &self.context).await;
+            let mut link = link.map_err(|trouble| explain_connect(&trouble, self.place(target)))?;
+            let (since, wanted, offsets) = (Instant::now(), &self.wanted, &mut self.offsets);
+            let began = begin(&mut link, wanted, &mut missing, offsets, &mut vain, self.prefetch);
+            match timeout(DECLARE, began).await {
+                Ok(Err(error)) if is_used_up(&error) && links < LINKS => {
+                    links += 1;
+                    link.close(CLOSE).await;
                 }
-                let options = BasicConsumeOptions::default();
-                channel.basic_consume(queue.clone(), "".into(), options, arguments).await
-            };
-            let offset = offsets.next();
-            let is_asked = offset.is_some();
-            let mut consumer = consume(&channel, offset).await;
-            match &consumer {
-                Ok(_) if is_asked => offsets.is_taken(),
-                // Only a stream takes an offset, and there is no other way to know what a queue is.
-                Err(error) if is_asked && is_precondition(error) => {
-                    vain = offsets.is_refused();
-                    if vain.is_some() {
-                        // Nothing is taken from a queue that was meant to be another.
-                        return Ok(None);
-                    }
-                    channel = link.connection.create_channel().await?;
-                    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-                    consumer = consume(&channel, None).await;
-                }
-                _ => {}
+                began => break (link, since, began),
             }
-            let consumer = consumer?;
-            Ok::<_, lapin::Error>(Some((channel, queue, consumer, is_made)))
-        });
-        let (channel, queue, consumer, is_made) = match began.await {
+        };
+        let (channel, queue, consumer, is_made) = match began {
             Ok(Ok(Some(began))) => began,
             Ok(Ok(None)) => {
                 let queue = self.wanted.queue_name();
@@ -235,6 +214,51 @@ impl RabbitMqSource {
             }
         }
     }
+}
+
+/// A channel that consumes, its queue, and whether that was made; `None` where there is nothing to consume, or an offset
+/// was asked for in `vain`.
+async fn begin(
+    link: &mut Link,
+    wanted: &Wanted,
+    missing: &mut Missing,
+    offsets: &mut Offsets,
+    vain: &mut Option<String>,
+    prefetch: u16,
+) -> lapin::Result<Option<(Channel, ShortString, lapin::Consumer, bool)>> {
+    let made = wanted.make(link, !offsets.wants_stream(), missing).await?;
+    let Some((mut channel, queue, is_made)) = made else { return Ok(None) };
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    offsets.begin(is_made);
+    let consume = async |channel: &Channel, offset: Option<AMQPValue>| {
+        let mut arguments = FieldTable::default();
+        if let Some(offset) = offset {
+            arguments.insert("x-stream-offset".into(), offset);
+        }
+        let options = BasicConsumeOptions::default();
+        channel.basic_consume(queue.clone(), "".into(), options, arguments).await
+    };
+    // What we have made is no stream.
+    let offset = offsets.next().filter(|_| !is_made);
+    let is_asked = offset.is_some();
+    let mut consumer = consume(&channel, offset).await;
+    match &consumer {
+        Ok(_) if is_asked => offsets.is_taken(),
+        // Only a stream takes an offset, and there is no other way to know what a queue is.
+        Err(error) if is_asked && is_precondition(error) => {
+            *vain = offsets.is_refused();
+            if vain.is_some() {
+                // Nothing is taken from a queue that was meant to be another.
+                return Ok(None);
+            }
+            channel = link.channel().await?;
+            channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+            consumer = consume(&channel, None).await;
+        }
+        _ => {}
+    }
+    let consumer = consumer?;
+    Ok(Some((channel, queue, consumer, is_made)))
 }
 
 impl Source for RabbitMqSource {

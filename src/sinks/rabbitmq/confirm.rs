@@ -11,8 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use lapin::{Confirmation, ErrorKind};
-use streamll_actors::event::{Event, EventId};
-use streamll_actors::sink::Deliveries;
+use streamll_actors::event::{Delivery, Event, EventId};
 use tokio::time::Instant;
 
 use super::error::is_vague;
@@ -115,27 +114,31 @@ impl Outstanding {
         self.quiet_since
     }
 
-    /// Which events of a batch were sent before: their numbers here. Events are told apart by all that they are, for
+    /// Which of these events were sent before: their numbers here. Events are told apart by all that they are, for
     /// several may bear one id.
-    pub(super) fn claim(&self, batch: &Deliveries, key: impl Fn(usize) -> Box<str>) -> Vec<Option<usize>> {
+    pub(super) fn claim(
+        &self,
+        events: &[Delivery],
+        key: impl Fn(&Delivery) -> Box<str>,
+    ) -> Vec<Option<usize>> {
         if self.sent.is_empty() {
-            return vec![None; batch.len()];
+            return Vec::new();
         }
         let mut known: HashMap<&EventId, VecDeque<usize>> = HashMap::new();
         for (number, sent) in self.sent.iter().enumerate() {
             known.entry(sent.event.id()).or_default().push_back(number);
         }
-        let claim = |(i, delivery): (usize, &streamll_actors::event::Delivery)| {
+        let claim = |delivery: &Delivery| {
             let numbers = known.get_mut(delivery.event.id())?;
             let is_it = |number: &usize| {
-                self.sent
-                    .get(*number)
-                    .is_some_and(|sent| sent.key == key(i) && sent.event.json() == delivery.event.json())
+                self.sent.get(*number).is_some_and(|sent| {
+                    sent.key == key(delivery) && sent.event.json() == delivery.event.json()
+                })
             };
             let at = numbers.iter().position(is_it)?;
             numbers.remove(at)
         };
-        batch.iter().enumerate().map(claim).collect()
+        events.iter().map(claim).collect()
     }
 
     /// Takes in a message and hands it to the client. Returns its number.

@@ -18,7 +18,7 @@ use async_rs::traits::Reactor;
 use async_rs::{Tokio, TokioRuntime};
 use futures_util::Stream;
 use lapin::tcp::{AsyncTcpStream, RustlsConnector, RustlsConnectorConfig};
-use lapin::{Connection, ConnectionProperties, ConnectionStatus, Event};
+use lapin::{Channel, Connection, ConnectionProperties, ConnectionStatus, Event};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use socket2::{SockRef, TcpKeepalive};
@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::channels::Channels;
 use super::error::Trouble;
 use super::place::Target;
 use crate::sinks::words::quote;
@@ -45,6 +46,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(300);
 pub(crate) struct Link {
     pub(crate) connection: Connection,
     pub(crate) health: watch::Receiver<Health>,
+    channels: Channels,
     _listener: Tied<()>,
     // Last: everything else is dropped into an open socket.
     _plug: Plug,
@@ -65,6 +67,16 @@ impl Link {
     /// Whether the connection stands, as far as anybody knows.
     pub(crate) fn is_alive(&self) -> bool {
         self.connection.status().connected()
+    }
+
+    /// A fresh channel.
+    pub(crate) async fn channel(&mut self) -> lapin::Result<Channel> {
+        self.channels.open(&self.connection).await
+    }
+
+    /// Whether another channel needs another connection.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.channels.are_used_up()
     }
 
     /// Ends it in order, if the broker plays along within `limit`.
@@ -152,7 +164,8 @@ async fn open(target: Target, ca: Option<std::path::PathBuf>, ctx: SinkContext) 
     let (tell, health) = watch::channel(Health::default());
     let listener =
         Tied(tokio::spawn(listen(connection.events_listener(), connection.status().clone(), tell, ctx)));
-    Ok(Link { connection, health, _listener: listener, _plug: plug })
+    let channels = Channels::new(connection.configuration().channel_max());
+    Ok(Link { connection, health, channels, _listener: listener, _plug: plug })
 }
 
 /// Takes no words at all, and says so, lest the level of the whole process rise.

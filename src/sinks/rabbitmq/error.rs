@@ -166,6 +166,10 @@ fn line(
             "user `{user}` may not declare at {exchange} in vhost `{vhost}`: {said}; grant it with `rabbitmqctl \
              set_permissions`, or declare it yourself and set `declare: false`"
         ),
+        (403, _) if said.contains("access to topic") => format!(
+            "user `{user}` may not write to {exchange} in vhost `{vhost}` under this key: {said}; grant it with \
+             `rabbitmqctl set_topic_permissions`"
+        ),
         (403, _) => format!(
             "user `{user}` may not write to {exchange} in vhost `{vhost}`: {said}; grant it with `rabbitmqctl \
              set_permissions`"
@@ -206,6 +210,24 @@ fn line(
         }
         (_, Stage::Declare | Stage::Publish) => format!("connection to {target} lost: {said}"),
     }
+}
+
+/// Why an event can never arrive whose key its user may not write to, while others are taken.
+pub(super) fn of_key(key: &str, place: Place<'_>) -> String {
+    let Place { target, exchange } = place;
+    format!(
+        "user `{}` may not write to exchange `{exchange}` in vhost `{}` under the key `{key}`: grant it with `rabbitmqctl \
+         set_topic_permissions`, or leave it out by `except`",
+        target.user(),
+        target.vhost()
+    )
+}
+
+/// Why an event of so many bytes can never arrive.
+pub(super) fn of_size(bytes: usize, largest: usize) -> String {
+    format!(
+        "too large for the broker: it has {bytes} bytes, of at most {largest}; raise its `max_message_size`, or send less"
+    )
 }
 
 /// Why there is no connection, for the machine and for people.
@@ -442,6 +464,11 @@ mod tests {
         assert_eq!(
             line(said(404, down), Stage::Declare),
             format!("in vhost `prod`: {down}; bring that node back, or make the queue a quorum queue")
+        );
+        let topic = "ACCESS_REFUSED - access to topic 'a' in exchange 'ai_events' in vhost 'prod' refused for user 'ann'";
+        assert!(
+            line(said(403, topic), Stage::Confirm)
+                .ends_with("grant it with `rabbitmqctl set_topic_permissions`")
         );
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused).into();
         assert_eq!(line(refused, Stage::Connect), "cannot connect to rabbit:5: connection refused");

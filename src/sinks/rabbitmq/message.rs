@@ -4,9 +4,10 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use streamll_actors::event::Delivery;
 
-/// Most bytes of all headers together: they must fit into one frame, which a broker may make as small as 4 KiB, and
-/// usually is 128 KiB.
+/// Most bytes of all headers together. They must fit into one frame, which usually is 128 KiB.
 const HEADERS: usize = 16 << 10;
+/// More than all else in that frame takes.
+const BESIDE: usize = 1024;
 /// The application where the events name no service.
 const APPLICATION: &str = "streamll";
 
@@ -21,11 +22,12 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// The message of an event under this key.
+    /// The message of an event under this key, for frames of at most so many bytes. What a property or the headers have no
+    /// room for is left out: the body has it whole.
     ///
     /// # Errors
     /// Why the event can never be sent.
-    pub(super) fn of(delivery: &Delivery, key: &str, durable: bool) -> Result<Message, String> {
+    pub(super) fn of(delivery: &Delivery, key: &str, durable: bool, frame: u32) -> Result<Message, String> {
         let event = &delivery.event;
         let parts = event.step().parts();
         let event_type = event.kind().as_str();
@@ -34,13 +36,11 @@ impl Message {
             ("operation", parts.operation.as_deref()),
             ("module_name", Some(&*parts.module_name)),
         ];
-        let size: usize = texts.iter().filter_map(|(_, text)| *text).map(str::len).sum();
-        if size > HEADERS {
-            return Err(format!("its headers would have {size} bytes; at most {HEADERS} can be sent"));
-        }
+        let mut room = room(frame);
         let mut headers = FieldTable::default();
         for (name, text) in texts {
-            if let Some(text) = text {
+            if let Some(text) = text.filter(|text| text.len() <= room) {
+                room -= text.len();
                 headers.insert(short("header", name)?, AMQPValue::LongString(text.into()));
             }
         }
@@ -49,15 +49,25 @@ impl Message {
         }
         let service = event.tag("service").filter(|service| !service.is_empty() && service.len() < 256);
         let seconds = u64::try_from(event.timestamp().as_micros() / 1_000_000).unwrap_or(0);
-        let properties = BasicProperties::default()
+        let mut properties = BasicProperties::default()
             .with_content_type(short("content_type", "application/json")?)
             .with_delivery_mode(if durable { PERSISTENT } else { TRANSIENT })
             .with_message_id(short("message_id", event.id().to_string())?)
             .with_timestamp(seconds)
-            .with_type(short("type", event_type)?)
             .with_app_id(short("app_id", service.unwrap_or(APPLICATION))?)
             .with_headers(headers);
+        if let Ok(event_type) = short("type", event_type) {
+            properties = properties.with_type(event_type);
+        }
         Ok(Message { key: short("routing key", key)?, properties })
+    }
+}
+
+/// Most bytes of headers in a frame of so many; zero says that it may be as large as it likes.
+fn room(frame: u32) -> usize {
+    match usize::try_from(frame).unwrap_or(usize::MAX) {
+        0 => HEADERS,
+        frame => HEADERS.min(frame.saturating_sub(BESIDE)),
     }
 }
 

@@ -9,6 +9,8 @@
 //!   takes one or the connection is a new one. They never count as delivered.
 //! * **Refused**: a full queue with `x-overflow: reject-publish` refuses, and so does a quorum queue without its majority
 //!   where the connection was made after it was lost; the event is tried again, later, on another channel.
+//! * **Not for this event**: a key that the user may not write to (topic permissions), and what is larger than the broker
+//!   takes, are dead letters where others are taken. Where none is taken, the circuit opens and all of them wait.
 //! * **Blocked**: a broker low on memory or disk says so; the circuit opens with that reason, the connection stays, and
 //!   nothing is sent twice when it goes on.
 //! * **Silent**: a quorum queue without its majority says nothing at all. After ten seconds the delivery has failed, but
@@ -16,7 +18,9 @@
 //!
 //! The key of a message is the event's topic, or what the sink's `routing_key` makes of it. Its body is the event's JSON;
 //! its properties are `content_type`, `message_id` (the `event_id`), `timestamp`, `type` (the `event_type`), `app_id` (the
-//! service), its headers `event_type`, `operation`, `module_name`, and `attempt` where it may be a repeat.
+//! service), its headers `event_type`, `operation`, `module_name`, and `attempt` where it may be a repeat. What the protocol
+//! has no room for is left out, never cut: a `type` of more than 255 bytes, which the header `event_type` has whole, and
+//! headers that are too long together. The body has all of it.
 //!
 //! ```
 //! use streamll::sinks::{self, rabbitmq::QueueConfig};
@@ -27,6 +31,7 @@
 //! assert!(records.build().is_ok());
 //! ```
 
+mod channels;
 mod config;
 mod confirm;
 pub(crate) mod connect;
@@ -34,6 +39,9 @@ mod declare;
 pub(crate) mod error;
 mod message;
 pub(crate) mod place;
+mod publish;
+mod reach;
+mod refusals;
 mod sink;
 mod unroutable;
 

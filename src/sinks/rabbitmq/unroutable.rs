@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often events of a key are tried.
+/// How often events of a key are tried, at the least.
 const TRIES: u8 = 5;
-/// What counts as another try.
-const TRY: Duration = Duration::from_millis(500);
+/// For how long they are tried, at the least.
+const TRIED: Duration = Duration::from_secs(2);
+/// What counts as another try: a flood of a key's events comes back all at once.
+const TRY: Duration = Duration::from_millis(100);
 /// When a key that did not come back begins anew.
 const FORGET: Duration = Duration::from_secs(60);
 /// Most keys that are counted.
@@ -49,7 +51,8 @@ impl Unroutable {
         if now.saturating_duration_since(returns.counted) >= TRY {
             *returns = Returns { tries: returns.tries.saturating_add(1), counted: now, ..*returns };
         }
-        (returns.tries >= TRIES).then(|| now.saturating_duration_since(returns.first))
+        let so_far = now.saturating_duration_since(returns.first);
+        (returns.tries >= TRIES && so_far >= TRIED).then_some(so_far)
     }
 
     /// A queue took an event of this key.
@@ -86,7 +89,23 @@ mod tests {
             &[(1000, false), (1500, false), (1999, false), (2000, true), (2000, true)],
         );
         assert_eq!(unroutable.came_back("b", start + TRY), None, "another key has tries of its own");
-        assert_eq!(unroutable.came_back("a", start + 6 * TRY), Some(6 * TRY), "at its first return");
+        let later = Duration::from_secs(3);
+        assert_eq!(unroutable.came_back("a", start + later), Some(later), "at its first return");
+    }
+
+    #[test]
+    fn a_key_that_is_tried_seldom_or_often_has_its_time_and_its_tries_all_the_same() {
+        let (mut unroutable, start) = (Unroutable::default(), Instant::now());
+        for at in 0..20 {
+            dies(&mut unroutable, start, &[(100 * at, false)]);
+        }
+        dies(&mut unroutable, start, &[(2000, true)]);
+        unroutable.forget();
+        dies(
+            &mut unroutable,
+            start,
+            &[(0, false), (2000, false), (4000, false), (6000, false), (8000, true)],
+        );
     }
 
     #[test]

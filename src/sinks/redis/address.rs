@@ -66,6 +66,11 @@ impl Address {
         Address { host: host.to_owned(), port, ..self.clone() }
     }
 
+    /// The name that logs in, where the URL says one.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.login.username()
+    }
+
     /// Whether both are the same place.
     pub(crate) fn is(&self, other: &Address) -> bool {
         self.port == other.port && self.host == other.host

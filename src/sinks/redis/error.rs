@@ -235,7 +235,7 @@ pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
         "ERR" if says("unknown command") => {
             Failure::misconfigured("does not know all of MULTI, XADD, EXEC: streams need Redis 5 or newer")
         }
-        "ERR" if says("exhausted") => Failure::misconfigured(format!(
+        "ERR" if says(EXHAUSTED) => Failure::misconfigured(format!(
             "the stream `{key}` has used its last possible id: choose another stream_key"
         )),
         _ => Failure::new(
@@ -250,6 +250,8 @@ pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
     }
 }
 
+/// What it says of a stream that has no id left.
+const EXHAUSTED: &str = "exhausted the last possible ID";
 /// What `EXEC` says when it is itself what is refused.
 const BECAUSE: &str = "discarded because of: ";
 const CLUSTER: &str = "is a node of a cluster, and the stream is another's: leave out `cluster: false`";
@@ -287,6 +289,35 @@ pub(crate) fn no_cluster_info() -> Failure {
 /// The user may not follow a slot on its way.
 pub(super) fn no_asking() -> Failure {
     Failure::misconfigured("the user of url may not write to slots that are on their way: allow it `+asking`")
+}
+
+/// Whether what a server says of a command concerns the key that it names, and not the command as such.
+pub(super) fn is_of_key(code: &str, detail: &str) -> bool {
+    match code {
+        "WRONGTYPE" => true,
+        // "one of the keys used as arguments", and "a key" since Redis 7.2.
+        "NOPERM" => detail.contains("key") && !detail.contains("command"),
+        "ERR" => detail.contains(EXHAUSTED),
+        _ => false,
+    }
+}
+
+/// Why an event can never arrive whose key [is refused](is_of_key), while others are taken.
+pub(super) fn of_key(code: &str, key: &str, user: Option<&str>) -> String {
+    match code {
+        "NOPERM" => {
+            let user = user.map_or("the user of url".to_owned(), |user| format!("the user `{user}`"));
+            format!(
+                "{user} may not write to the key `{key}`: allow it `~{key}`, or choose another stream_key"
+            )
+        }
+        "ERR" => {
+            format!(
+                "the stream `{key}` has used its last possible id: delete it, or choose another stream_key"
+            )
+        }
+        _ => format!("the key `{key}` holds no stream: delete it, or choose another stream_key"),
+    }
 }
 
 /// A key that is taken by something else.
@@ -487,6 +518,22 @@ mod tests {
                 "{told}"
             );
             assert_eq!(told.ends_with("; events wait"), class != Rejected, "{told}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_key_is_told_from_what_is_said_of_a_command() {
+        for (code, detail, of_key) in [
+            ("WRONGTYPE", "Operation against a key holding the wrong kind of value", true),
+            ("NOPERM", "this user has no permissions to access one of the keys used as arguments", true),
+            ("NOPERM", "No permissions to access a key", true),
+            ("NOPERM", "this user has no permissions to run the 'xadd' command", false),
+            ("NOPERM", "User app has no permissions to run the 'xadd' command", false),
+            ("ERR", "The stream has exhausted the last possible ID, unable to add more items", true),
+            ("ERR", "unknown command 'XADD'", false),
+            ("OOM", "command not allowed", false),
+        ] {
+            assert_eq!(is_of_key(code, detail), of_key, "{code} {detail}");
         }
     }
 

@@ -23,7 +23,8 @@
 //! A connection that gave no answer for 5 s, or broke, is dropped and never used again, as what was sent on it may
 //! still be carried out: those events are sent again, marked. With `ordering: strict` one transaction is under way at
 //! a time and nothing overtakes. Only a key of the wrong type is refused by itself inside a transaction: events for
-//! other keys of its batch arrive before it.
+//! other keys of its batch arrive before it. For a key that its user may not write to, the whole transaction is refused, and
+//! sent again without it.
 //!
 //! # Redis Cluster
 //!
@@ -42,7 +43,6 @@
 //! Unix sockets, Sentinel, client certificates.
 
 pub(crate) mod address;
-mod blame;
 pub(crate) mod cluster;
 mod config;
 pub(crate) mod connect;

@@ -185,7 +185,7 @@ impl RedisSink {
         let Progress { waiting, mut failed, refused, has_arrived } = progress;
         let theirs = {
             let judged = refused.iter().filter_map(|(events, replies)| match read(replies) {
-                Verdict::Partly(refused) => Some((events, refused)),
+                Verdict::Partly(refused) | Verdict::Barred(refused) => Some((events, refused)),
                 _ => None,
             });
             let judged: Vec<_> = judged.collect();
@@ -313,7 +313,9 @@ impl RedisSink {
         let found = redirection(replies, |code, detail| Redirect::read(code, detail, node));
         match found {
             None => match read(replies) {
-                Verdict::Partly(_) => progress.refused.push((portion.events, replies.to_vec())),
+                Verdict::Partly(_) | Verdict::Barred(_) => {
+                    progress.refused.push((portion.events, replies.to_vec()))
+                }
                 verdict => {
                     let mut taken = Vec::new();
                     let settled = self.settle(portion.events, verdict, batch, false, &mut taken);

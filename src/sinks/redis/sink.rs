@@ -1,6 +1,6 @@
 //! Delivers batches as transactions, and says of each event what became of it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,16 +13,17 @@ use tracing::warn;
 
 use super::Ordering;
 use super::address::Address;
-use super::blame::Blame;
 use super::cluster::{Map, Redirect, several};
 use super::connect::{CONNECT, Link};
 use super::error::{
-    Failure, NO_CLUSTER, Scene, Stage, explain, no_cluster_info, no_pexpire, reply, wrong_type,
+    Failure, NO_CLUSTER, Scene, Stage, explain, is_of_key, no_cluster_info, no_pexpire, of_key, reply,
+    wrong_type,
 };
 use super::look::Look;
 use super::nodes::Cluster;
 use super::transaction::{Entry, Refusal, Verdict, read};
 use super::wire::Wire;
+use crate::sinks::blame::Blame;
 
 /// Between two looks whether a cluster has its masters again.
 const ELECTION: Duration = Duration::from_millis(300);
@@ -56,6 +57,8 @@ pub struct RedisSink {
     /// What the last look found.
     told: Vec<String>,
     blame: Blame,
+    /// A key was refused, and nobody knows whether others are taken.
+    in_doubt: bool,
     /// Streams that took events since they were last told how long to stay, where they are told.
     pub(super) owed: HashSet<String>,
 }
@@ -92,6 +95,7 @@ impl Sink for RedisSink {
     }
 
     async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
+        self.in_doubt = false;
         let sent = match self.reach.take() {
             Some(Reach::Server(link)) if link.is_alive() => match self.send(link, batch).await {
                 // The server had hung up meanwhile, which only showed now.
@@ -104,6 +108,9 @@ impl Sink for RedisSink {
         if self.reach.is_none() {
             self.connected(false);
         }
+        if let Some(ctx) = &self.ctx {
+            ctx.probe_widely(self.in_doubt && sent.is_err());
+        }
         sent.map_err(|failure| self.shown(failure))
     }
 
@@ -115,10 +122,10 @@ impl Sink for RedisSink {
 
 impl RedisSink {
     pub(super) fn new(settings: Settings) -> RedisSink {
-        let blame = Blame::new(settings.entry.keys.are_by_value());
         let (places, in_cluster) = (settings.addresses.clone(), settings.cluster);
         let (reach, ctx, told, owed) = (None, None, Vec::new(), HashSet::new());
-        RedisSink { settings, reach, places, in_cluster, is_patient: false, ctx, told, blame, owed }
+        let (blame, in_doubt) = (Blame::default(), false);
+        RedisSink { settings, reach, places, in_cluster, is_patient: false, ctx, told, blame, in_doubt, owed }
     }
 
     async fn connect(&mut self) -> Result<Reach, Failure> {
@@ -128,7 +135,10 @@ impl RedisSink {
                 for finding in findings.iter().filter(|finding| !self.told.contains(finding)) {
                     warn!(sink = %name, server = %several(&self.settings.addresses), "{finding}");
                 }
-                self.told = findings;
+                self.told.clone_from(&findings);
+                if let Some(ctx) = &self.ctx {
+                    ctx.warnings(findings);
+                }
                 self.connected(true);
                 Ok(reach)
             }
@@ -250,9 +260,9 @@ impl RedisSink {
             Ordering::Pipelined => PIECE,
         };
         let mut under_way = FuturesOrdered::new();
-        let (mut next, mut failed) = (0, Vec::new());
+        let (mut next, mut failed, mut barred) = (0, Vec::new(), false);
         loop {
-            while failed.is_empty() && next < batch.len() && under_way.len() < 2 {
+            while failed.is_empty() && !barred && next < batch.len() && under_way.len() < 2 {
                 let range = next..batch.len().min(next + size);
                 next = range.end;
                 let mut commands = Pipeline::with_capacity(range.len() + 2);
@@ -268,8 +278,12 @@ impl RedisSink {
             let settled = match &replies {
                 Ok(replies) => {
                     let (events, verdict): (Vec<_>, _) = (range.collect(), read(replies));
+                    // What else there is in its transaction is sent again, before anything behind it.
+                    barred |= matches!(verdict, Verdict::Barred(_));
                     let theirs = match &verdict {
-                        Verdict::Partly(refused) => self.are_theirs(&[(&events, refused)], batch, false),
+                        Verdict::Partly(refused) | Verdict::Barred(refused) => {
+                            self.are_theirs(&[(&events, refused)], batch, false)
+                        }
                         _ => false,
                     };
                     self.settle(events, verdict, batch, theirs, &mut taken)
@@ -292,12 +306,12 @@ impl RedisSink {
         if failed.first().is_some_and(|first| first.unwritten) {
             return Err(failed.swap_remove(0));
         }
+        (next..batch.len()).for_each(|i| batch.unsent(i));
         // The first is the cause, the next its consequence.
         let Some((mut undone, keep)) = conclude(batch, failed) else {
             self.reach = Some(Reach::Server(link));
             return Ok(());
         };
-        (next..batch.len()).for_each(|i| batch.unsent(i));
         if let Some(key) = &undone.wrong_type
             && let Some(failure) = name_the_type(&mut link, key).await
         {
@@ -316,7 +330,7 @@ impl RedisSink {
             .unwrap_or_default()
     }
 
-    /// Whether keys that hold no stream are the trouble of those events alone that named them, in transactions that are
+    /// Whether keys that are refused are the trouble of those events alone that named them, in transactions that are
     /// judged together; `others` says whether events of the same batch arrived beside them.
     pub(super) fn are_theirs(
         &mut self,
@@ -326,7 +340,7 @@ impl RedisSink {
     ) -> bool {
         let (mut keys, mut others) = (HashSet::new(), others);
         for (events, refused) in transactions {
-            if refused.iter().any(|refusal| refusal.code != "WRONGTYPE") {
+            if refused.iter().any(|refusal| !refusal.is_of_key()) {
                 return false;
             }
             others |= refused.len() < events.len();
@@ -334,11 +348,15 @@ impl RedisSink {
                 refused.iter().filter_map(|refusal| Some(self.key_of(batch, *events.get(refusal.at)?))),
             );
         }
-        self.settings.entry.keys.one().is_none() && !keys.is_empty() && self.blame.is_theirs(&keys, others)
+        if self.settings.entry.keys.one().is_some() || keys.is_empty() {
+            return false;
+        }
+        let theirs = self.blame.is_theirs(&keys, others);
+        self.in_doubt |= !theirs;
+        theirs
     }
 
-    /// Marks what became of the events of one transaction; those whose key holds no stream are bad where that is
-    /// `theirs`.
+    /// Marks what became of the events of one transaction; those whose key is refused are bad where that is `theirs`.
     pub(super) fn settle(
         &mut self,
         events: Vec<usize>,
@@ -353,7 +371,8 @@ impl RedisSink {
         match verdict {
             Verdict::Done => {
                 if by_event {
-                    for at in [0, events.len() - 1] {
+                    // Some of them, as each costs: a batch is of few keys, or its keys come but once.
+                    for at in (0..events.len()).step_by((events.len() / 8).max(1)) {
                         let key = self.key_of(batch, event(at));
                         self.blame.worked(&key);
                     }
@@ -372,21 +391,26 @@ impl RedisSink {
                 taken.iter().for_each(|i| batch.delivered(*i));
                 Err(Undone::of(self.refused(code, detail, &self.key_of(batch, event(at)))))
             }
-            Verdict::Partly(refused) => {
-                let bad: HashSet<usize> = refused.iter().map(|refusal| event(refusal.at)).collect();
+            Verdict::Partly(ref refused) | Verdict::Barred(ref refused) => {
+                let arrived = matches!(verdict, Verdict::Partly(_));
+                let bad: HashMap<usize, &str> =
+                    refused.iter().map(|refusal| (event(refusal.at), refusal.code)).collect();
                 for i in &events {
-                    if !bad.contains(i) {
-                        batch.delivered(*i);
-                        taken.push(*i);
-                    } else if theirs {
-                        let key = self.key_of(batch, *i);
-                        let why = format!(
-                            "the key `{key}` holds no stream: delete it, or choose another stream_key"
-                        );
-                        batch.poison(*i, why);
-                    } else {
-                        batch.unsent(*i);
+                    match bad.get(i) {
+                        None if arrived => {
+                            batch.delivered(*i);
+                            taken.push(*i);
+                        }
+                        Some(code) if theirs => {
+                            let user = self.settings.addresses.first().and_then(Address::user);
+                            batch.poison(*i, of_key(code, &self.key_of(batch, *i), user));
+                        }
+                        _ => batch.unsent(*i),
                     }
+                }
+                if let Some(one) = taken.last().filter(|_| by_event) {
+                    let key = self.key_of(batch, *one);
+                    self.blame.worked(&key);
                 }
                 if theirs {
                     return Ok(());
@@ -454,6 +478,8 @@ impl RedisSink {
             let (code, detail) = (error.code(), error.details().unwrap_or_default());
             match Redirect::read(code, detail, node) {
                 Some(redirect) => Ok(Some(redirect)),
+                // Of this key alone, which its events are told as well: no other may wait for it.
+                None if is_of_key(code, detail) && self.settings.entry.keys.one().is_none() => Ok(None),
                 None if code == "NOPERM" => Err(no_pexpire(key).of_prolonging()),
                 None => Err(reply(code, detail, key).of_prolonging()),
             }

@@ -6,6 +6,8 @@ use redis::{Cmd, Pipeline, Value};
 use streamll_actors::event::{Delivery, Event, Step};
 use streamll_actors::route::Template;
 
+use super::error::is_of_key;
+
 /// How an event becomes an entry.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -34,11 +36,6 @@ impl Keys {
     /// The one key there is.
     pub(super) fn one(&self) -> Option<&str> {
         if let Keys::One(key) = self { Some(key) } else { None }
-    }
-
-    /// Whether values of the events make the keys.
-    pub(super) fn are_by_value(&self) -> bool {
-        matches!(self, Keys::Each(template) if !template.is_static())
     }
 
     pub(super) fn of(&self, delivery: &Delivery) -> Cow<'_, str> {
@@ -102,6 +99,8 @@ pub(super) enum Verdict<'a> {
     Refused(Refusal<'a>),
     /// All but these commands, at least one.
     Partly(Vec<Refusal<'a>>),
+    /// Nothing was, because of the keys of these commands; the others had been accepted.
+    Barred(Vec<Refusal<'a>>),
     /// There was no transaction, and these events went by themselves, at least one.
     Loose(Vec<usize>, Refusal<'a>),
 }
@@ -116,6 +115,11 @@ pub(super) struct Refusal<'a> {
 }
 
 impl<'a> Refusal<'a> {
+    /// Whether it is for the key that the command names.
+    pub(super) fn is_of_key(&self) -> bool {
+        is_of_key(self.code, self.detail)
+    }
+
     fn of(at: usize, reply: &'a Value) -> Option<Refusal<'a>> {
         match reply {
             Value::ServerError(error) => {
@@ -136,7 +140,7 @@ pub(super) fn read(replies: &[Value]) -> Verdict<'_> {
     if let [reply] = replies {
         return match Refusal::of(0, reply) {
             None => Verdict::Done,
-            Some(refusal) if refusal.code == "WRONGTYPE" => Verdict::Partly(vec![refusal]),
+            Some(refusal) if refusal.is_of_key() => Verdict::Partly(vec![refusal]),
             Some(refusal) => Verdict::Refused(refusal),
         };
     }
@@ -152,6 +156,12 @@ pub(super) fn read(replies: &[Value]) -> Verdict<'_> {
         if !done.is_empty() {
             return Verdict::Loose(done, refusal);
         }
+    }
+    let commands = replies.get(1..replies.len().saturating_sub(1)).unwrap_or_default();
+    let refused: Vec<_> =
+        commands.iter().enumerate().filter_map(|(at, reply)| Refusal::of(at, reply)).collect();
+    if !refused.is_empty() && refused.iter().all(Refusal::is_of_key) {
+        return Verdict::Barred(refused);
     }
     // `EXEC` only says that something before it was wrong: the first that was tells what.
     let mut refused =
@@ -178,6 +188,8 @@ mod tests {
             ("-NOPERM | +QUEUED | -ERR", Verdict::Refused(at(0, "NOPERM"))),
             ("-NOPERM | $3 1-0 | -ERR | -ERR", Verdict::Loose(vec![0], at(0, "NOPERM"))),
             ("+OK | +QUEUED | -EXECABORT", Verdict::Refused(at(1, "EXECABORT"))),
+            ("+OK | +QUEUED | -WRONGTYPE | +QUEUED | -EXECABORT", Verdict::Barred(vec![at(1, "WRONGTYPE")])),
+            ("+OK | -WRONGTYPE | -OOM | -EXECABORT", Verdict::Refused(at(0, "WRONGTYPE"))),
             ("+OK | +QUEUED | +QUEUED | *2 -WRONGTYPE $3 1-1", Verdict::Partly(vec![at(0, "WRONGTYPE")])),
         ] {
             assert_eq!(read(&replies(resp)), verdict, "{resp}");

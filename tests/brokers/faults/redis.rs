@@ -145,7 +145,7 @@ fn its_key_has_another_type_for_a_while() {
 fn odd(n: u64) -> Option<Odd> {
     match n % 100 {
         // It is as good as any other here.
-        25 => Some(Odd::long_name(false)),
+        25 => Some(Odd::long_name()),
         50 => Some(Odd::too_long("\u{1}".repeat(200_000))),
         _ => None,
     }

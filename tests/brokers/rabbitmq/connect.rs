@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::alone::{Holdings, Logs, alone};
+use crate::machine::Machine;
 use crate::proxy::Proxy;
 use crate::servers::free_port;
 
@@ -257,4 +258,20 @@ async fn tls_trusts_whom_it_is_told_to_trust_and_nobody_else() {
     let plain = url("localhost", sealed.port).replace("amqps", "amqp");
     let error = refused(&sinks::rabbitmq(plain)).await;
     assert!([ErrorClass::Misconfigured, ErrorClass::Unavailable].contains(&error.class()), "{error}");
+}
+
+#[test]
+fn what_is_wrong_although_it_works_stands_in_its_status() {
+    let room = Room::shared();
+    let wrong = room.url().replace("guest:guest", &format!("ann:{CANARY}"));
+    let url = format!("url: \"{wrong},{}\"", room.url());
+    let mut machine = Machine::start(&["type: rabbitmq", &url, "durable: false", "queues: { all: [\"#\"] }"]);
+    machine.emit("One");
+    machine.settles();
+    let warnings = machine.status().warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("login refused for user `ann`"), "{warnings:?}");
+    assert!(warnings[1].contains("set durable: true"), "{warnings:?}");
+    assert!(!format!("{warnings:?}").contains(CANARY));
+    assert_eq!(machine.ends(), []);
 }

@@ -12,6 +12,7 @@ use crate::proxy::Proxy;
 use crate::servers::free_port;
 
 use super::*;
+use crate::machine::Machine;
 
 /// Long enough to be under way.
 const MOMENT: Duration = Duration::from_millis(200);
@@ -291,4 +292,21 @@ fn fifty_vain_attempts_leave_no_thread_and_no_descriptor() {
             before.are_back();
         });
     });
+}
+
+#[test]
+fn what_it_found_on_connecting_stands_in_its_status_until_it_finds_otherwise() {
+    let server = RedisServer::start_with(&["--appendonly", "yes", "--maxmemory-policy", "allkeys-lru"]);
+    let mut machine = Machine::start(&["type: redis", &format!("url: \"{}\"", server.url())]);
+    machine.emit("One");
+    machine.settles();
+    let warnings = machine.status().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("eviction policy allkeys-lru deletes whole streams"), "{warnings:?}");
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    machine.emit("Two");
+    machine.settles();
+    assert_eq!(machine.status().warnings, Vec::<String>::new());
+    assert_eq!(machine.ends(), []);
 }

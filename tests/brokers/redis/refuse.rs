@@ -9,6 +9,7 @@ use std::time::Duration;
 use streamll::ErrorClass::{Misconfigured, Overload, Rejected, Unavailable};
 use streamll::sinks::redis::Ordering;
 
+use crate::machine::Machine;
 use crate::outage::wait_until;
 use crate::proxy::Proxy;
 
@@ -343,4 +344,106 @@ fn a_cluster_is_noticed() {
         }
     });
     assert_eq!(seen.len(), 2, "one node has the stream, the other has not");
+}
+
+/// A machine with a stream for each conversation, whose user may write to keys of these patterns.
+fn conversations(server: &RedisServer, rules: &str) -> Machine {
+    let url = user(server, rules);
+    Machine::start(&["type: redis", &format!("url: \"{url}\""), "stream_key: \"chat:{data.id}\""])
+}
+
+fn of(id: &str) -> streamll::Event {
+    streamll::Event::new(&streamll::Step::new("M"), "start").with("id", id)
+}
+
+#[test]
+fn a_key_that_its_user_may_not_write_stops_no_other_wherever_it_stands() {
+    let rules = "+@all ~chat:a* ~chat:b*";
+    for ids in [&["a", "b", "x", "a", "b"][..], &["x", "y", "a", "z", "x", "b"], &["x", "a"], &["a", "x"]] {
+        for one_by_one in [false, true] {
+            let server = RedisServer::start();
+            let mut machine = conversations(&server, rules);
+            let (mut good, mut bad) = (Vec::new(), Vec::new());
+            for id in ids {
+                let number = machine.send(of(id));
+                if ["a", "b"].contains(id) {
+                    good.push(number)
+                } else {
+                    bad.push(number)
+                }
+                if one_by_one {
+                    machine.wait("it was tried", |status| {
+                        status.circuit_open
+                            || status.balance.delivered + status.balance.dead_lettered > number
+                    });
+                }
+            }
+            machine.settles();
+            let letters = machine.ends();
+            assert_eq!(letters.iter().map(|(number, _)| *number).collect::<Vec<_>>(), bad, "{ids:?}");
+            for (_, reason) in letters {
+                assert!(reason.contains("the user `app` may not write to the key `chat:"), "{reason}");
+                assert!(reason.contains("allow it `~chat:"), "{reason}");
+            }
+            let mut arrived = [numbers(&server, "chat:a"), numbers(&server, "chat:b")].concat();
+            arrived.sort_unstable();
+            assert_eq!(arrived, good, "each once");
+        }
+    }
+}
+
+#[test]
+fn keys_that_are_all_refused_wait_for_a_person_also_when_that_was_not_so_before() {
+    let server = RedisServer::start();
+    let mut machine = conversations(&server, "+@all ~chat:*");
+    for id in ["a", "b", "c"] {
+        machine.send(of(id));
+    }
+    machine.settles();
+    server.cli(&["ACL", "SETUSER", "app", "resetkeys", "~other"]);
+    for id in ["b", "a", "c", "a"] {
+        machine.send(of(id));
+    }
+    machine.breaks("may not write");
+    machine.wait("it has tried again", |status| status.failures > 3);
+    assert_eq!(machine.status().balance.dead_lettered, 0);
+    server.cli(&["ACL", "SETUSER", "app", "~*"]);
+    machine.settles();
+    assert_eq!(machine.ends(), []);
+    assert_eq!(numbers(&server, "chat:a"), [0, 4, 6]);
+}
+
+#[test]
+fn one_stream_at_the_end_of_its_ids_and_one_key_of_another_type_stop_no_other() {
+    let server = RedisServer::start();
+    ask::<String>(&server, &format!("XADD chat:full {max}-{max} a 1", max = u64::MAX));
+    ask::<()>(&server, "SET chat:text text");
+    let mut machine = conversations(&server, "+@all ~*");
+    for id in ["full", "text", "a", "full", "b", "text"] {
+        machine.send(of(id));
+    }
+    machine.settles();
+    let letters = machine.ends();
+    assert_eq!(letters.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0, 1, 3, 5]);
+    assert!(letters[0].1.contains("`chat:full` has used its last possible id"), "{letters:?}");
+    assert!(letters[1].1.contains("`chat:text` holds no stream"), "{letters:?}");
+    assert_eq!((numbers(&server, "chat:a"), numbers(&server, "chat:b")), (vec![2], vec![4]));
+}
+
+#[test]
+fn a_key_that_is_taken_away_before_its_end_could_be_set_stops_no_other() {
+    let server = RedisServer::start();
+    let url = user(&server, "+@all ~chat:*");
+    run(async {
+        let config = sinks::redis(url).stream_key("chat:{data.id}").expire(Duration::from_secs(3600));
+        let mut sink = open(&config).await.unwrap();
+        // May add to this stream, and not give it an end.
+        server.cli(&["ACL", "SETUSER", "app", "resetkeys", "~chat:a", "(+xadd +multi +exec ~chat:b)"]);
+        for _ in 0..2 {
+            let mut waiting = batch_of([event(1).with("id", "b"), event(2).with("id", "a")]);
+            sink.deliver(&mut waiting).await.unwrap();
+        }
+    });
+    assert_eq!((numbers(&server, "chat:a"), numbers(&server, "chat:b")), (vec![2, 2], vec![1, 1]));
+    assert_ne!(ask::<i64>(&server, "TTL chat:a"), -1);
 }
