@@ -191,8 +191,9 @@ impl SinkActor {
             Permit::Wait(until) => {
                 let deadline = self.worker.deadline();
                 let too_late = until.is_none_or(|until| deadline.is_some_and(|deadline| until > deadline));
-                // What is on disk goes out at the next start.
-                if draining && (too_late || self.worker.buffer.is_kept()) {
+                // What is on disk goes out at the next start; what may be dropped holds up no end.
+                let buffer = &self.worker.buffer;
+                if draining && (too_late || buffer.is_kept() || buffer.is_told_to_drop()) {
                     return self.finish(ctx);
                 }
                 self.idle(ctx, until, false);

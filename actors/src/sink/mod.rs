@@ -15,6 +15,7 @@ mod policy;
 mod queue;
 mod shed;
 mod status;
+mod waiting;
 
 pub(crate) use actor::{Control, SinkActor, Worker};
 pub use batch::Deliveries;
@@ -25,6 +26,7 @@ pub use disk::{FolderError, Fsync};
 pub use error::{DeliveryError, ErrorClass};
 pub use policy::{BufferPolicy, OnOpen, WhenFull};
 pub(crate) use status::StatusCell;
+pub(crate) use waiting::{FLUSH, Pace};
 pub use status::{Balance, SinkContext, SinkState, SinkStatus};
 
 use std::future::Future;
