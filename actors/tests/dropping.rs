@@ -211,7 +211,8 @@ fn the_end_lets_a_sink_that_drops_deliver_what_it_has_for_as_long_as_it_moves() 
 fn a_dead_letter_does_not_wait_for_a_sink_that_drops_and_goes_into_the_file() {
     run(async {
         let data = tempfile::tempdir().unwrap();
-        let (live, console) = (Journal::new([]).whenever(|_| true, Act::Rejected), Journal::new([Act::Hang; LONG]));
+        let (live, console) =
+            (Journal::new([]).whenever(|_| true, Act::Rejected), Journal::new([Act::Hang; LONG]));
         let mut spec = live.spec("live", Duration::ZERO);
         spec.dead_letter = Some("console".to_owned());
         let mut plan = Plan::new("test").sink(spec).sink(dropping(&console));

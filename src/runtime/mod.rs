@@ -1,6 +1,7 @@
 //! Runs topologies: each on threads of its own, from any program, with or without an async runtime.
 
 mod global;
+mod signals;
 
 use std::fmt;
 use std::sync::mpsc as blocking;
@@ -22,6 +23,10 @@ use crate::topology::{Builder, Topology, TopologyError};
 #[cfg(feature = "cli")]
 pub(crate) use global::environment;
 pub use global::{DrainGuard, flush, init, init_with, install, shutdown, shutdown_blocking};
+#[cfg(feature = "cli")]
+pub(crate) use signals::Dispositions;
+#[cfg(unix)]
+pub use signals::drain_on_signals;
 
 /// A running topology. Clones reach the same one. It runs until [`shutdown`](Self::shutdown); when all handles are
 /// gone (the [installed](install) default is one) it ends in order by itself, behind the program's back.

@@ -20,6 +20,7 @@
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 pub(crate) mod addresses;
 pub mod file;
+mod flow;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 #[cfg(feature = "redis")]

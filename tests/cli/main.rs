@@ -3,7 +3,11 @@
 mod check;
 mod dead;
 mod demo;
+#[cfg(unix)]
+mod pipes;
 mod run;
+#[cfg(unix)]
+mod signals;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

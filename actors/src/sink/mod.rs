@@ -26,8 +26,8 @@ pub use disk::{FolderError, Fsync};
 pub use error::{DeliveryError, ErrorClass};
 pub use policy::{BufferPolicy, OnOpen, WhenFull};
 pub(crate) use status::StatusCell;
-pub(crate) use waiting::{FLUSH, Pace};
 pub use status::{Balance, SinkContext, SinkState, SinkStatus};
+pub(crate) use waiting::{FLUSH, Pace};
 
 use std::future::Future;
 use std::sync::Arc;

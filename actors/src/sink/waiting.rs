@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::policy::{OnOpen, WhenFull};
 use super::Buffer;
+use super::policy::{OnOpen, WhenFull};
 use crate::ingress::Patience;
 
 /// How long a flush waits for sinks that are told to drop. A buffer that drops is no backlog that anybody counts on.
