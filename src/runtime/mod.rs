@@ -184,7 +184,8 @@ impl Handle {
     }
 
     /// Waits until everything emitted before has arrived, or was shed or dead-lettered. Does not wait for a sink whose
-    /// circuit is open, or that was given up; returns how many events wait behind those.
+    /// circuit is open, or that was given up, and for one that is told to drop what finds it full a second at most; returns
+    /// how many events wait behind those.
     pub async fn flush(&self) -> u64 {
         self.graph.flush().await
     }

@@ -136,7 +136,7 @@ fn acknowledgements_and_reports_wait_for_outputs_that_never_block() {
     let complaints = complaints.join().unwrap();
     assert_eq!(complaints.lines().filter(|line| line.starts_with("streamll: line ")).count(), count);
     assert!(
-        complaints.contains("received 30000, rejected 30000"),
+        complaints.contains("received 60000, rejected 30000"),
         "{}",
         &complaints[complaints.len() - 300..]
     );
@@ -161,13 +161,14 @@ fn a_console_that_drops_and_that_nobody_reads_holds_up_nothing() {
         let unread = child.stdout.take().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let count = 20_000;
-        stdin.write_all(lines(count).as_bytes()).unwrap();
+        // It is held open: the end comes later.
+        let fed = thread::spawn(move || stdin.write_all(lines(count).as_bytes()).map(|()| stdin));
         wait_until("everything arrives beside it", || folder.read("log.ndjson").lines().count() == count);
         wait_until("it is known that nobody reads", || {
             let console = &status(&folder)["sinks"]["console"];
             console["state"] == "open" && console["reason"].to_string().contains("nobody reads stdout")
         });
-        drop(stdin);
+        drop(fed.join().unwrap().unwrap());
         let output = child.wait_with_output().unwrap();
         drop(unread);
         assert_eq!(output.status.code(), Some(1), "what was dropped is a loss: {}", err(&output));
