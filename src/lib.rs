@@ -29,12 +29,12 @@
 //! * Instrument: [`#[instrument]`](macro@instrument).
 //! * Emit: [`trace`], [`TokenStream::tokens`], [`with_context`], [`context!`], and below them [`emit`](crate::emit()), [`step`].
 //! * Run: [`init`], or [`Topology`] (YAML or [builder](Topology::builder)) and [`install`]; [`Handle`] (status, subscribe,
-//!   flush, shutdown).
+//!   flush, shutdown); [`drain_on_signals`], without which SIGTERM ends a program undrained.
 //! * Read: [`consume`], on the other side of a broker.
 //! * Extend: [`Sink`], [`Processor`], actors that take a [`Batch`], and the [`Registry`] that gives them names in YAML.
 //! * Test what you wrote: [`testing`] for code that emits and for topologies, [`testkit`] for sinks and processors.
-//! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers),
-//!   [running it](guide::running), [testing](guide::testing), and [past one machine](guide::scaling).
+//! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers), to
+//!   [signals](guide::signals), [running it](guide::running), [testing](guide::testing), and [past one machine](guide::scaling).
 //!
 //! # Features
 //!
@@ -62,6 +62,7 @@ pub mod consume;
 pub mod emit;
 #[cfg(doc)]
 pub mod guide;
+mod pipes;
 pub mod processors;
 mod runtime;
 pub mod sinks;
@@ -82,6 +83,8 @@ pub use emit::{
 };
 #[cfg(feature = "tracing")]
 pub use emit::{LayerExt, SpanLayer, layer};
+#[cfg(unix)]
+pub use runtime::drain_on_signals;
 pub use runtime::{
     DrainGuard, Handle, StartFailure, flush, init, init_with, install, shutdown, shutdown_blocking, start,
 };

@@ -9,17 +9,18 @@ const MACHINE: [&str; 9] =
     ["testkit", "graph", "route", "sink", "process", "enrich", "ingress", "supervise", "event"];
 
 /// The folders of `src`, and all that each may use of the others.
-const FRONT: [(&str, &[&str]); 10] = [
+const FRONT: [(&str, &[&str]); 11] = [
     ("bin", &["cli", "runtime", "topology", "sinks", "processors", "emit", "consume"]),
-    ("cli", &["runtime", "topology", "sinks", "processors", "emit", "consume"]),
+    ("cli", &["runtime", "topology", "sinks", "processors", "emit", "consume", "pipes"]),
     ("testing", &["runtime", "topology", "emit"]),
     ("runtime", &["topology", "sinks", "processors", "emit"]),
     ("topology", &["sinks", "processors", "units"]),
-    ("sinks", &["units"]),
+    ("sinks", &["units", "pipes"]),
     ("processors", &["units"]),
     ("emit", &[]),
     ("consume", &["sinks", "units"]),
     ("units", &[]),
+    ("pipes", &[]),
 ];
 
 /// One source file: where it is below the root of the repository, and what it says.

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CONFIGURATION, Format};
+use crate::pipes;
 use crate::topology::{LoadOptions, Registry, Severity, Topology, environments};
 
 /// The arguments of `check`.
@@ -38,9 +39,9 @@ impl Check {
             if self.format == Format::Json {
                 let problem = json!({ "class": "missing", "severity": "error", "message": why });
                 let report = json!({ "ok": false, "environments": [], "problems": [problem] });
-                let _ = writeln!(io::stdout(), "{report}");
+                let _ = writeln!(pipes::stdout(), "{report}");
             }
-            let _ = writeln!(io::stderr(), "streamll: {why}");
+            let _ = writeln!(pipes::stderr(), "streamll: {why}");
             return ExitCode::from(CONFIGURATION);
         }
         let options = LoadOptions { allow_unset: self.allow_unset, ..LoadOptions::from_process() };
@@ -77,7 +78,7 @@ impl Check {
         if self.format == Format::Json {
             text = format!("{}\n", json!({ "ok": !wrong, "environments": reports }));
         }
-        let _ = io::stdout().write_all(text.as_bytes());
+        let _ = pipes::stdout().write_all(text.as_bytes());
         if wrong { ExitCode::from(CONFIGURATION) } else { ExitCode::SUCCESS }
     }
 }

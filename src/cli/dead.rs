@@ -14,7 +14,7 @@ use streamll_actors::graph::{Plan, dead_letter_file};
 
 use super::{Choice, INCOMPLETE, USAGE, refuse};
 use crate::topology::{Registry, Topology};
-use crate::{BufferPolicy, Handle};
+use crate::{BufferPolicy, Handle, pipes};
 
 /// Letters that are being replayed lie in a file of their own until it is known what became of them.
 const UNDER_WAY: &str = "replaying";
@@ -120,8 +120,7 @@ fn file(plan: &Plan, sink: &str) -> PathBuf {
 }
 
 fn fail(why: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "streamll: {why}");
-    ExitCode::from(INCOMPLETE)
+    super::fail(why, INCOMPLETE)
 }
 
 /// The lines of a file; none where there is none. Bytes that are no text show as such, and are no letter.
@@ -144,7 +143,7 @@ fn list(data_dir: &Path) -> io::Result<()> {
     };
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "ndjson" || ending == UNDER_WAY));
     paths.sort();
-    let mut out = io::stdout().lock();
+    let mut out = pipes::stdout();
     let mut found = false;
     for path in paths {
         let lines = lines(&path)?;
@@ -174,13 +173,13 @@ fn list(data_dir: &Path) -> io::Result<()> {
         }
     }
     if !found {
-        writeln!(io::stderr(), "streamll: no dead letters in {}", folder.display())?;
+        writeln!(pipes::stderr(), "streamll: no dead letters in {}", folder.display())?;
     }
     Ok(())
 }
 
 fn show(path: &Path, json: bool, events: bool) -> io::Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::new(pipes::stdout());
     for line in lines(path)? {
         if json {
             writeln!(out, "{line}")?;
@@ -212,7 +211,7 @@ fn purge(path: &Path, sink: &str, yes: bool) -> ExitCode {
     }
     if !yes {
         let _ = writeln!(
-            io::stderr(),
+            pipes::stderr(),
             "streamll: this would delete {count} events of `{sink}` for good; say --yes, or save them with \
              `streamll dead show {sink} --json`"
         );
@@ -220,7 +219,7 @@ fn purge(path: &Path, sink: &str, yes: bool) -> ExitCode {
     }
     match fs::remove_file(path) {
         Ok(()) => {
-            let _ = writeln!(io::stderr(), "streamll: {count} dead letters of `{sink}` deleted");
+            let _ = writeln!(pipes::stderr(), "streamll: {count} dead letters of `{sink}` deleted");
             ExitCode::SUCCESS
         }
         Err(error) => fail(&format!("{}: {error}", path.display())),
@@ -254,7 +253,7 @@ fn replay(topology: &Topology, plan: &Plan, sink: &str) -> ExitCode {
     match replayed {
         Ok((sent, arrived, kept)) => {
             let _ = writeln!(
-                io::stderr(),
+                pipes::stderr(),
                 "streamll: {arrived} of {sent} dead letters of `{sink}` arrived{kept}"
             );
             if sent == arrived { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) }
@@ -306,7 +305,7 @@ async fn send(handle: &Handle, sink: &str, from: &Path, back: &Path) -> io::Resu
                 }
                 Ok(false) => tokio::time::sleep(PAUSE).await,
                 Err(error) => {
-                    let _ = writeln!(io::stderr(), "streamll: a letter is no event: {error}");
+                    let _ = writeln!(pipes::stderr(), "streamll: a letter is no event: {error}");
                     kept.push(line.clone());
                     break;
                 }

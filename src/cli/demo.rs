@@ -1,6 +1,5 @@
 //! `streamll demo`: a simulated RAG chat, at human speed, with nothing installed.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,9 +10,11 @@ use clap::Args;
 use serde_json::json;
 use streamll_actors::graph::SinkSpec;
 use streamll_actors::sink::breaker::BreakerPolicy;
+use tokio::runtime::Builder;
 use tokio::time::sleep;
 
-use super::report;
+use super::signals::Signals;
+use super::{Format, report};
 use crate::topology::{Registry, Topology, environments};
 use crate::{Context, Deliveries, DeliveryError, Event, Handle, Sink, SinkContext, Step, context, sinks};
 
@@ -55,21 +56,24 @@ impl Demo {
             Ok(topology) => topology,
             Err(error) => return super::refuse(&error),
         };
-        let played = topology.start().map_err(|e| e.to_string()).and_then(|handle| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|e| e.to_string())?;
-            runtime.block_on(self.play(&handle, &broker));
-            Ok(handle.shutdown_blocking(handle.shutdown_timeout()))
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let played = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+            let mut signals = Signals::new(&runtime).map_err(|error| error.to_string())?;
+            let handle = topology.start().map_err(|error| error.to_string())?;
+            Ok(runtime.block_on(async {
+                tokio::select! {
+                    () = self.play(&handle, &broker) => {}
+                    _ = signals.next() => {}
+                }
+                signals.drain(&handle, || {}).await
+            }))
         });
         match played {
-            Ok(drained) => {
-                let _ = io::stderr().write_all(report::text(&drained).as_bytes());
-                super::code(&drained)
+            Ok((drained, ended)) => {
+                report::say(&drained, Format::Text, None);
+                ended.map_or_else(|| super::code(&drained), ExitCode::from)
             }
-            Err(error) => {
-                let _ = writeln!(io::stderr(), "streamll: {error}");
-                ExitCode::from(super::INCOMPLETE)
-            }
+            Err(why) => super::fail(&why, super::INCOMPLETE),
         }
     }
 
@@ -85,7 +89,7 @@ impl Demo {
                 say(handle, if down { "the broker goes down" } else { "the broker is back" });
             }
             // The next probe finds it.
-            while handle.status().sinks().iter().any(|sink| sink.balance.waiting > 0) {
+            while handle.status().sink("broker").is_some_and(|sink| sink.balance.waiting > 0) {
                 sleep(Duration::from_millis(50)).await;
             }
             say(handle, &format!("the broker holds {} events, in order", broker.held.load(Ordering::SeqCst)));

@@ -10,6 +10,8 @@ use streamll_actors::event::{Confirmation, Decoder, MAX_EVENT_BYTES};
 use streamll_actors::ingress::{Emitted, Emitter, Patience, Unconfirmed};
 use tracing::warn;
 
+use crate::pipes;
+
 /// How many lines may wait for their confirmation.
 const UNCONFIRMED: usize = 65_536;
 /// What some editors write at the start of a file.
@@ -74,7 +76,7 @@ impl Input {
 
 fn complain(number: u64, why: &str) {
     // Standard error may be closed; that must not end the input.
-    let _ = writeln!(io::stderr(), "streamll: line {number}: {why}");
+    let _ = writeln!(pipes::stderr(), "streamll: line {number}: {why}");
 }
 
 /// Reads one line, at most a little more than the largest event: what is longer is skipped to its end. `false` at the
@@ -123,7 +125,7 @@ impl Printer {
 
 fn print_all(inbox: &Receiver<(u64, Unconfirmed)>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::new(pipes::stdout());
     loop {
         let (number, sent) = match inbox.try_recv() {
             Ok(next) => next,

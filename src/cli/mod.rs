@@ -7,6 +7,7 @@ mod input;
 mod replay;
 mod report;
 mod run;
+mod signals;
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 mod tail;
 
@@ -18,8 +19,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
-use crate::Drained;
 use crate::topology::{Registry, TopologyError};
+use crate::{Drained, pipes};
 
 /// Something was shed, rejected, dead-lettered, or left in memory.
 const INCOMPLETE: u8 = 1;
@@ -138,8 +139,7 @@ fn start_log(command: &Command) {
     let filter = asked.or_else(|| filter(quiet).ok()).unwrap_or_default();
     let colour =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let log =
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).with_ansi(colour);
+    let log = tracing_subscriber::fmt().with_writer(pipes::stderr).with_env_filter(filter).with_ansi(colour);
     // A program of its own may have set up its log already.
     let _ = log.try_init();
 }
@@ -149,8 +149,15 @@ fn refuse(error: &TopologyError) -> ExitCode {
     use std::io::Write as _;
     let colour =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let _ = writeln!(std::io::stderr(), "{}", error.render(colour).trim_end());
+    let _ = writeln!(pipes::stderr(), "{}", error.render(colour).trim_end());
     ExitCode::from(CONFIGURATION)
+}
+
+/// Says why nothing comes of it.
+fn fail(why: &str, code: u8) -> ExitCode {
+    use std::io::Write as _;
+    let _ = writeln!(pipes::stderr(), "streamll: {why}");
+    ExitCode::from(code)
 }
 
 fn code(drained: &Drained) -> ExitCode {

@@ -11,13 +11,15 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use streamll_actors::ingress::Patience;
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
 use super::input::Input;
-use super::run::Signals;
-use super::{Choice, Format, INCOMPLETE, USAGE, refuse, report};
+use super::signals::Signals;
+use super::{Choice, Format, INCOMPLETE, USAGE, fail, refuse, report};
+use crate::Handle;
+use crate::pipes::{self, Patient};
 use crate::topology::{Registry, Topology};
-use crate::{Drained, Handle};
 
 /// How long the reader gets to finish after a signal.
 const LAST: Duration = Duration::from_millis(500);
@@ -60,22 +62,13 @@ impl Replay {
             Ok(topology) => topology,
             Err(error) => return refuse(&error),
         };
-        let replayed = topology.start().map_err(|error| error.to_string()).and_then(|handle| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let replayed = runtime.map(|runtime| runtime.block_on(self.replay(&handle, is_server)));
-            replayed.map_err(|error| error.to_string())?
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let replayed = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+            let mut signals = Signals::new(&runtime).map_err(|error| error.to_string())?;
+            let handle = topology.start().map_err(|error| error.to_string())?;
+            Ok(runtime.block_on(self.replay(&handle, &mut signals, is_server)))
         });
-        match replayed {
-            Ok((drained, read)) => {
-                let text = match self.report {
-                    Format::Text => report::text(&drained),
-                    Format::Json => format!("{}\n", report::last_json(&drained.status)),
-                };
-                let _ = io::stderr().write_all(text.as_bytes());
-                if read { super::code(&drained) } else { ExitCode::from(INCOMPLETE) }
-            }
-            Err(why) => fail(&why, INCOMPLETE),
-        }
+        replayed.unwrap_or_else(|why| fail(&why, INCOMPLETE))
     }
 
     /// What is wrong with the arguments, as far as that is known before anything is started.
@@ -118,9 +111,7 @@ impl Replay {
         consumer.until(self.to.as_deref().unwrap_or("+"))
     }
 
-    /// The last status, and whether the source was read to its end.
-    async fn replay(&self, handle: &Handle, is_server: bool) -> Result<(Drained, bool), String> {
-        let mut signals = Signals::new().map_err(|error| error.to_string())?;
+    async fn replay(&self, handle: &Handle, signals: &mut Signals, is_server: bool) -> ExitCode {
         let stop = Arc::new(AtomicBool::new(false));
         let bar = bar();
         let copied = {
@@ -141,14 +132,17 @@ impl Replay {
             }
         };
         bar.finish_and_clear();
-        if let Err(why) = &copied {
-            let _ = writeln!(io::stderr(), "streamll: {why}");
+        let cut = copied.err();
+        if let Some(why) = &cut {
+            let _ = writeln!(pipes::stderr(), "streamll: {why}");
         }
-        let drained = tokio::select! {
-            drained = handle.shutdown(handle.shutdown_timeout()) => drained,
-            _ = signals.next() => Drained { status: handle.status(), complete: false },
-        };
-        Ok((drained, copied.is_ok()))
+        let (drained, ended) = signals.drain(handle, || {}).await;
+        report::say(&drained, self.report, cut.as_deref());
+        match ended {
+            Some(code) => ExitCode::from(code),
+            None if cut.is_some() => ExitCode::from(INCOMPLETE),
+            None => super::code(&drained),
+        }
     }
 
     #[cfg(feature = "redis")]
@@ -191,7 +185,7 @@ impl Replay {
                 true => format!("in that range of stream `{}`", self.target),
                 false => format!("in stream `{}`: is that its name?", self.target),
             };
-            let _ = writeln!(io::stderr(), "streamll: there is nothing {what}");
+            let _ = writeln!(pipes::stderr(), "streamll: there is nothing {what}");
         }
         // Each was said in the log.
         (0..status.balance.failed).for_each(|_| handle.emitter().reject());
@@ -224,21 +218,20 @@ async fn copy_file(
     bar: &ProgressBar,
 ) -> Result<(), String> {
     let said = |error: io::Error| format!("{}: {error}", path.display());
-    let file = File::open(path).map_err(said)?;
-    bar.set_length(file.metadata().map_err(said)?.len());
     bar.set_style(bytes());
-    let file = BufReader::with_capacity(1 << 18, bar.wrap_read(file));
     let input =
         Input { emitter: handle.emitter().clone(), patience: Patience::Open, ack: false, stop: stop.clone() };
     let (ended, ending) = oneshot::channel();
     let reader = std::thread::Builder::new().name("streamll-input".to_owned());
-    reader.spawn(move || drop(ended.send(input.read(file).0))).map_err(said)?;
+    let (path, bar) = (path.to_owned(), bar.clone());
+    // Opening it may take until somebody writes, where it is a pipe.
+    let read = move || {
+        let file = File::open(path)?;
+        bar.set_length(file.metadata()?.len());
+        input.read(BufReader::with_capacity(1 << 18, bar.wrap_read(Patient(file)))).0
+    };
+    reader.spawn(move || drop(ended.send(read()))).map_err(said)?;
     ending.await.unwrap_or(Ok(())).map_err(said)
-}
-
-fn fail(why: &str, code: u8) -> ExitCode {
-    let _ = writeln!(io::stderr(), "streamll: {why}");
-    ExitCode::from(code)
 }
 
 /// On standard error, where that is a terminal.

@@ -1,11 +1,28 @@
 //! What became of everything: for people, and as JSON.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::{Drained, GraphStatus, SinkStatus, Timestamp};
+use super::Format;
+use crate::{Drained, GraphStatus, SinkStatus, Timestamp, pipes};
+
+/// Writes the last report to standard error; `cut` tells why the input was not read to its end.
+pub(super) fn say(drained: &Drained, format: Format, cut: Option<&str>) {
+    let text = match format {
+        Format::Text => text(drained, cut),
+        Format::Json => {
+            let mut report = last_json(&drained.status);
+            if let (Value::Object(report), Some(cut)) = (&mut report, cut) {
+                report.insert("cut".to_owned(), cut.into());
+            }
+            format!("{report}\n")
+        }
+    };
+    let _ = pipes::stderr().write_all(text.as_bytes());
+}
 
 /// What a status is the status of.
 #[derive(Clone, Copy)]
@@ -118,15 +135,17 @@ pub(super) fn progress(status: &GraphStatus) -> String {
 }
 
 /// A few lines for people; numbers that are zero are left out.
-pub(super) fn text(drained: &Drained) -> String {
+fn text(drained: &Drained, cut: Option<&str>) -> String {
     let status = &drained.status;
     let total = status.balance();
     let mut out = String::new();
     let kept = status.sinks().iter().chain(status.removed()).any(|sink| sink.balance.on_disk > 0);
-    let verdict = match (drained.complete, kept) {
-        (true, false) => "everything arrived",
-        (true, true) => "everything arrived or is kept on disk",
-        (false, _) => "not everything arrived",
+    let verdict = match (drained.complete, kept, cut) {
+        (true, false, None) => "everything arrived",
+        (true, true, None) => "everything arrived or is kept on disk",
+        (true, _, Some(_)) => "not everything was read; what was read arrived or is kept",
+        (false, _, None) => "not everything arrived",
+        (false, _, Some(_)) => "not everything was read, and not everything of that arrived",
     };
     let numbers = [
         ("received", total.received),

@@ -9,18 +9,16 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use streamll_actors::ingress::Patience;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
 use super::report::{self, Whose};
+use super::signals::{EVERY, Signals};
 use super::{Choice, Format, INCOMPLETE, USAGE, input::Input, refuse};
+use crate::pipes::{self, Patient};
 use crate::topology::{Registry, Topology};
-use crate::{Drained, Handle, SinkState};
+use crate::{Handle, SinkState};
 
-/// How often the status file is renewed.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it says at the end who is still delivering.
-const PROGRESS: Duration = Duration::from_secs(5);
 /// How long the reader gets to finish its line before the intake closes.
 const LAST_LINE: Duration = Duration::from_millis(200);
 
@@ -55,6 +53,13 @@ enum WhenFull {
 
 impl Run {
     pub(super) fn run(&self, kinds: &Registry) -> ExitCode {
+        // First of all: a signal that comes while it starts ends it in order, too.
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let listening = runtime.and_then(|runtime| Signals::new(&runtime).map(|signals| (runtime, signals)));
+        let (runtime, mut signals) = match listening {
+            Ok(listening) => listening,
+            Err(error) => return super::fail(&error.to_string(), INCOMPLETE),
+        };
         let loaded = self
             .choice
             .environment()
@@ -64,35 +69,30 @@ impl Run {
             Err(error) => return refuse(&error),
         };
         for warning in topology.warnings() {
-            let _ = write!(io::stderr(), "{}", warning.render(false));
+            let _ = write!(pipes::stderr(), "{}", warning.render(false));
         }
         if let Some(path) = &self.status_file
             && let Err(error) = report::write(path, "{}\n")
         {
-            let _ = writeln!(io::stderr(), "streamll: --status-file {}: {error}", path.display());
+            let _ = writeln!(pipes::stderr(), "streamll: --status-file {}: {error}", path.display());
             return ExitCode::from(USAGE);
         }
         let served = topology.start().map_err(|e| e.to_string()).and_then(|handle| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let whose = Whose { service: topology.service(), environment: topology.environment() };
-            runtime
-                .and_then(|runtime| runtime.block_on(self.serve(&handle, whose)))
-                .map_err(|e| e.to_string())
+            runtime.block_on(self.serve(&handle, whose, &mut signals)).map_err(|e| e.to_string())
         });
-        match served {
-            Ok(code) => code,
-            Err(error) => {
-                let _ = writeln!(io::stderr(), "streamll: {error}");
-                ExitCode::from(INCOMPLETE)
-            }
-        }
+        served.unwrap_or_else(|error| super::fail(&error, INCOMPLETE))
     }
 
-    async fn serve(&self, handle: &Handle, whose: Whose<'_>) -> io::Result<ExitCode> {
-        let mut signals = Signals::new()?;
+    async fn serve(
+        &self,
+        handle: &Handle,
+        whose: Whose<'_>,
+        signals: &mut Signals,
+    ) -> io::Result<ExitCode> {
         let stop = Arc::new(AtomicBool::new(false));
         let (mut reader, printed) = self.start_reader(handle, stop.clone())?;
-        let mut status = tokio::time::interval(STATUS_INTERVAL);
+        let mut status = tokio::time::interval(EVERY);
         let read = loop {
             tokio::select! {
                 ended = &mut reader => break ended.unwrap_or(Ok(())),
@@ -107,40 +107,28 @@ impl Run {
                     let status = handle.status();
                     if status.sinks().iter().all(|sink| sink.state == SinkState::Failed) {
                         stop.store(true, Ordering::Relaxed);
-                        let _ = writeln!(io::stderr(), "streamll: no sink can deliver any more: the input ends here");
+                        let _ = writeln!(pipes::stderr(), "streamll: no sink can deliver any more: the input ends here");
                         break Ok(());
                     }
                 }
             }
         };
-        if let Err(error) = &read {
-            let _ = writeln!(io::stderr(), "streamll: standard input: {error}");
+        let cut = read.as_ref().err().map(|error| format!("standard input: {error}"));
+        if let Some(why) = &cut {
+            let _ = writeln!(pipes::stderr(), "streamll: {why}");
         }
-        let drained = {
-            let shutdown = handle.shutdown(handle.shutdown_timeout());
-            tokio::pin!(shutdown);
-            let mut progress = tokio::time::interval(PROGRESS);
-            progress.reset();
-            loop {
-                tokio::select! {
-                    drained = &mut shutdown => break drained,
-                    code = signals.next() => {
-                        let ended = Drained { status: handle.status(), complete: false };
-                        self.say(&ended);
-                        return Ok(ExitCode::from(code));
-                    }
-                    _ = status.tick() => self.write_status(handle, whose),
-                    _ = progress.tick() => {
-                        let _ = io::stderr().write_all(report::progress(&handle.status()).as_bytes());
-                    }
-                }
-            }
-        };
-        // A reader that waits for input is left behind, and with it whoever prints.
-        let _ = tokio::time::timeout(LAST_LINE, printed).await;
-        self.write_status(handle, whose);
-        self.say(&drained);
-        Ok(if read.is_err() { ExitCode::from(INCOMPLETE) } else { super::code(&drained) })
+        let (drained, ended) = signals.drain(handle, || self.write_status(handle, whose)).await;
+        if ended.is_none() {
+            // A reader that waits for input is left behind, and with it whoever prints.
+            let _ = tokio::time::timeout(LAST_LINE, printed).await;
+            self.write_status(handle, whose);
+        }
+        report::say(&drained, self.report, cut.as_deref());
+        Ok(match ended {
+            Some(code) => ExitCode::from(code),
+            None if cut.is_some() => ExitCode::from(INCOMPLETE),
+            None => super::code(&drained),
+        })
     }
 
     fn start_reader(
@@ -153,7 +141,7 @@ impl Run {
         let (ended, ending) = oneshot::channel();
         let (printed, printing) = oneshot::channel();
         std::thread::Builder::new().name("streamll-input".to_owned()).spawn(move || {
-            let stdin = io::BufReader::with_capacity(1 << 18, io::stdin().lock());
+            let stdin = io::BufReader::with_capacity(1 << 18, Patient(io::stdin().lock()));
             let (read, printer) = input.read(stdin);
             let _ = ended.send(read);
             // What waits for its sink or its disk is answered at the end of these, at the latest.
@@ -176,37 +164,6 @@ impl Run {
                 }
                 Ok(()) => tracing::warn!(path = %path.display(), "the status file is written again"),
             }
-        }
-    }
-
-    fn say(&self, drained: &Drained) {
-        let text = match self.report {
-            Format::Text => report::text(drained),
-            Format::Json => format!("{}\n", report::last_json(&drained.status)),
-        };
-        let _ = io::stderr().write_all(text.as_bytes());
-    }
-}
-
-/// The signals that ask for an end.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub(super) fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Waits for the next one; returns the exit code of a process that it ends.
-    pub(super) async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.terminate.recv() => 143,
-            _ = self.interrupt.recv() => 130,
         }
     }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::Args;
 use streamll_actors::event::{Delivery, Event};
 
-use super::run::Signals;
-use super::{CONFIGURATION, INCOMPLETE, USAGE};
+use super::signals::Signals;
+use super::{CONFIGURATION, INCOMPLETE, USAGE, fail};
 use crate::consume::{Consumer, ConsumerState, ConsumerStatus, Start};
 use crate::sinks::terminal::Terminal;
-use crate::{Deliveries, ErrorClass, Sink as _, sinks};
+use crate::{Deliveries, ErrorClass, Sink as _, pipes, sinks};
 
 /// How often to look how the consumer stands, and whether anybody still reads.
 const LOOK: Duration = Duration::from_millis(200);
@@ -58,7 +58,8 @@ impl Tail {
         // One thread may stand still in front of a full pipe; signals are heard all the same.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let shown = runtime.and_then(|runtime| {
-            let shown = runtime.block_on(self.show(consumer));
+            let signals = Signals::new(&runtime)?;
+            let shown = runtime.block_on(self.show(consumer, signals));
             runtime.shutdown_background();
             shown
         });
@@ -87,8 +88,7 @@ impl Tail {
         Ok(consumer.types(&self.kind))
     }
 
-    async fn show(&self, consumer: Consumer) -> io::Result<ExitCode> {
-        let mut signals = Signals::new()?;
+    async fn show(&self, consumer: Consumer, mut signals: Signals) -> io::Result<ExitCode> {
         let mut events = match consumer.into_stream() {
             Ok(events) => events,
             Err(error) => return Ok(fail(&error.to_string(), USAGE)),
@@ -97,11 +97,8 @@ impl Tail {
         tokio::spawn(async move {
             let _ = signals.next().await;
             handle.stop();
-            tokio::select! {
-                _ = signals.next() => {}
-                () = tokio::time::sleep(LAST) => {}
-            }
-            std::process::exit(0);
+            let code = tokio::time::timeout(LAST, signals.next()).await;
+            std::process::exit(code.map_or(0, i32::from));
         });
         let mut out = Out::new(self.json);
         let mut said = Said::default();
@@ -141,11 +138,6 @@ impl Tail {
     }
 }
 
-fn fail(why: &str, code: u8) -> ExitCode {
-    let _ = writeln!(io::stderr(), "streamll: {why}");
-    ExitCode::from(code)
-}
-
 /// Where events are shown.
 enum Out {
     Terminal(Box<Terminal>),
@@ -168,7 +160,7 @@ impl Out {
                     lines.iter_mut().skip(from).filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
                     lines.push(b'\n');
                 }
-                let mut out = io::stdout().lock();
+                let mut out = pipes::stdout();
                 out.write_all(&lines)?;
                 out.flush()
             }
@@ -203,7 +195,7 @@ struct Said {
 
 impl Said {
     fn say(&mut self, status: &ConsumerStatus) {
-        let say = |what: String| drop(writeln!(io::stderr(), "streamll: {what}"));
+        let say = |what: String| drop(writeln!(pipes::stderr(), "streamll: {what}"));
         if status.reason != self.reason {
             match &status.reason {
                 Some(_) => say(status.to_string()),

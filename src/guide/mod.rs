@@ -8,6 +8,10 @@ pub mod sinks {}
 #[doc = include_str!("delivery.md")]
 pub mod delivery {}
 
+/// How a process ends: every signal, in applications and in the command.
+#[doc = include_str!("signals.md")]
+pub mod signals {}
+
 /// Reading events in other processes: groups, order, repeats, dead letters.
 #[doc = include_str!("consumers.md")]
 #[cfg(all(feature = "redis", feature = "rabbitmq"))]

@@ -22,7 +22,8 @@ static DEFAULT: Mutex<Option<Handle>> = Mutex::new(None);
 static STARTING: Mutex<()> = Mutex::new(());
 
 /// Makes a topology the process-wide default, for [`emit`](crate::emit()), and for scopes and token streams that name none.
-/// Libraries and tests pass a handle around instead. A later call replaces it.
+/// Libraries and tests pass a handle around instead. A later call replaces it. A signal such as SIGTERM ends a program
+/// undrained, unless it handles that or calls [`drain_on_signals`](crate::drain_on_signals).
 ///
 /// ```
 /// let handle = streamll::Topology::builder("rag-api").sink("log", streamll::sinks::file("/dev/null")).start()?;
@@ -40,9 +41,13 @@ pub fn install(handle: &Handle) {
 /// The file is `<STREAMLL_ENV>.yaml` in the folder `STREAMLL_TOPOLOGIES`, by default `topologies`; without `STREAMLL_ENV`
 /// it is `development.yaml` where the program runs on a terminal. These are the rules of the command `streamll`.
 ///
+/// The guard drains where the program ends by itself. SIGTERM, which service managers send, and SIGINT, SIGHUP and SIGQUIT end
+/// a program **undrained**, unless it handles them or calls [`drain_on_signals`](crate::drain_on_signals).
+///
 /// ```no_run
 /// fn main() -> Result<(), streamll::StartFailure> {
 ///     let _streamll = streamll::init()?;
+///     // Besides, `streamll::drain_on_signals()` drains at SIGTERM and its like.
 ///     streamll::trace("answer").enter().emit("docs_found", serde_json::json!({ "count": 3 }));
 ///     Ok(())
 /// } // delivers what waits, for the topology's `shutdown.timeout` at most

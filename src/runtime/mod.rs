@@ -1,6 +1,7 @@
 //! Runs topologies: each on threads of its own, from any program, with or without an async runtime.
 
 mod global;
+mod signals;
 
 use std::fmt;
 use std::sync::mpsc as blocking;
@@ -22,6 +23,10 @@ use crate::topology::{Builder, Topology, TopologyError};
 #[cfg(feature = "cli")]
 pub(crate) use global::environment;
 pub use global::{DrainGuard, flush, init, init_with, install, shutdown, shutdown_blocking};
+#[cfg(feature = "cli")]
+pub(crate) use signals::Dispositions;
+#[cfg(unix)]
+pub use signals::drain_on_signals;
 
 /// A running topology. Clones reach the same one. It runs until [`shutdown`](Self::shutdown); when all handles are
 /// gone (the [installed](install) default is one) it ends in order by itself, behind the program's back.
@@ -179,7 +184,8 @@ impl Handle {
     }
 
     /// Waits until everything emitted before has arrived, or was shed or dead-lettered. Does not wait for a sink whose
-    /// circuit is open, or that was given up; returns how many events wait behind those.
+    /// circuit is open, or that was given up, and for one that is told to drop what finds it full a second at most; returns
+    /// how many events wait behind those.
     pub async fn flush(&self) -> u64 {
         self.graph.flush().await
     }

@@ -5,6 +5,9 @@
 //! `copytruncate`). A write that fails half-way is taken back, so a retry leaves no torn and no double line; where that
 //! is impossible (another process appends to the same file), the torn line is ended before the next one.
 //!
+//! A pipe, a terminal or a device is written as far as somebody reads it: one that nobody reads for a second opens the
+//! circuit, and its events wait. What a reader had not taken out of a pipe when it went is gone with it.
+//!
 //! Events hold prompts and answers: the file and the folders that are missing above it are made for their owner alone.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
@@ -12,7 +15,14 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use streamll_actors::event::Event;
 use streamll_actors::sink::{Deliveries, DeliveryError, Sink, SinkContext};
+
+use super::flow::{self, Flow};
+use crate::pipes::{Outlet, is_without_reader};
+
+/// Most bytes on their way into a pipe, give or take a line: what it holds by default on Linux.
+const CHUNK: usize = 1 << 16;
 
 /// What YAML says of a sink with `type: file`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +35,7 @@ impl FileConfig {
     /// Makes the sink; the file is opened when the sink is.
     #[must_use]
     pub fn build(&self) -> FileSink {
-        FileSink { path: self.path.clone(), file: None, lines: Vec::new() }
+        FileSink { path: self.path.clone(), target: None, lines: Vec::new(), is_torn: false, ctx: None }
     }
 }
 
@@ -34,43 +44,129 @@ impl FileConfig {
 pub struct FileSink {
     path: PathBuf,
     /// None before the first open and after an error.
-    file: Option<File>,
+    target: Option<Target>,
     lines: Vec<u8>,
+    /// The reader of a pipe has gone with half a line.
+    is_torn: bool,
+    /// To be told when nobody reads.
+    ctx: Option<SinkContext>,
+}
+
+/// What stands at the path.
+#[derive(Debug)]
+enum Target {
+    /// A regular file: only that can be read, repaired and taken back.
+    File(File),
+    /// A pipe, a terminal, a device: written as far as somebody reads.
+    Flow(Box<Flow>),
+}
+
+impl Target {
+    fn file(&self) -> &File {
+        match self {
+            Target::File(file) => file,
+            Target::Flow(flow) => flow.outlet().file(),
+        }
+    }
 }
 
 impl FileSink {
-    fn append(&mut self) -> io::Result<()> {
-        // Taken out, so that an error leaves it closed: opening it again looks at how its last line ended.
-        let mut file = match self.file.take() {
-            Some(file) if still_at(&self.path, &file) => file,
-            _ => open(&self.path)?,
-        };
+    /// Opens what is at the path now, unless that is open.
+    fn take(&mut self) -> io::Result<Target> {
+        // Taken out, so that an error leaves a file closed: opening it again looks at how its last line ended.
+        match self.target.take() {
+            Some(target) if still_at(&self.path, target.file()) => Ok(target),
+            _ => open(&self.path),
+        }
+    }
+
+    fn append(&mut self, mut file: File, batch: &Deliveries) -> io::Result<()> {
+        self.lines.clear();
+        batch.iter().for_each(|delivery| line(&delivery.event, &mut self.lines));
         append(&mut file, &self.lines)?;
-        self.file = Some(file);
+        self.target = Some(Target::File(file));
         Ok(())
+    }
+
+    async fn pour(&mut self, batch: &mut Deliveries) -> io::Result<()> {
+        let Some(Target::Flow(flow)) = &mut self.target else { return Ok(()) };
+        if std::mem::take(&mut self.is_torn) && flow.outlet().holds_unread() {
+            // Another reader is about to read the half of a line.
+            let _ = flow.outlet().write(b"\n");
+        }
+        flow.cut();
+        let patience = flow::patience(self.ctx.as_ref());
+        let mut next = flow.resume(batch, patience).await?;
+        while next < batch.len() {
+            let first = next;
+            for delivery in batch.as_slice().iter().skip(first) {
+                flow.add(&delivery.event, |text| line(&delivery.event, text));
+                next += 1;
+                if flow.len() >= CHUNK {
+                    break;
+                }
+            }
+            flow.write(batch, first, patience).await?;
+        }
+        Ok(())
+    }
+
+    fn explain(&mut self, error: &io::Error) -> DeliveryError {
+        let path = self.path.display();
+        let Some(Target::Flow(flow)) = &mut self.target else { return explain(&self.path, error) };
+        match error.kind() {
+            ErrorKind::TimedOut => {
+                let reason = format!("nobody reads `{path}`: it takes nothing");
+                if let Some(ctx) = &self.ctx {
+                    flow.block(ctx, &reason);
+                }
+                DeliveryError::overload(reason)
+            }
+            ErrorKind::BrokenPipe => {
+                self.is_torn = flow.is_torn();
+                self.target = None;
+                DeliveryError::unavailable(format!("nobody reads `{path}` any more: its reader is gone"))
+            }
+            _ => explain(&self.path, error),
+        }
     }
 }
 
 impl Sink for FileSink {
-    async fn open(&mut self, _: &SinkContext) -> Result<(), DeliveryError> {
-        self.file = Some(open(&self.path).map_err(|error| explain(&self.path, &error))?);
+    async fn open(&mut self, ctx: &SinkContext) -> Result<(), DeliveryError> {
+        self.ctx = Some(ctx.clone());
+        self.target = Some(self.take().map_err(|error| explain(&self.path, &error))?);
         Ok(())
     }
 
     async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
-        self.lines.clear();
-        for delivery in batch.iter() {
-            let from = self.lines.len();
-            self.lines.extend_from_slice(delivery.event.json());
-            // Data that came in over several lines is passed on as it came; in JSON a raw line break is only layout.
-            self.lines.iter_mut().skip(from).filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
-            self.lines.push(b'\n');
-        }
-        self.append().map_err(|error| explain(&self.path, &error))
+        let delivered = match self.take() {
+            Ok(Target::File(file)) => self.append(file, batch),
+            Ok(flow @ Target::Flow(_)) => {
+                // Where it stays when the delivery is given up.
+                self.target = Some(flow);
+                self.pour(batch).await
+            }
+            Err(error) => Err(error),
+        };
+        delivered.map_err(|error| self.explain(&error))
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+/// Adds one event.
+fn line(event: &Event, lines: &mut Vec<u8>) {
+    let from = lines.len();
+    lines.extend_from_slice(event.json());
+    // Data that came in over several lines is passed on as it came; in JSON a raw line break is only layout.
+    lines.iter_mut().skip(from).filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
+    lines.push(b'\n');
+}
+
+fn open(path: &Path) -> io::Result<Target> {
+    // What is no regular file is opened for writing alone: who can read a pipe, too, is its own reader.
+    if path.metadata().is_ok_and(|about| !about.is_file() && !about.is_dir()) {
+        return Ok(Target::Flow(Box::new(Flow::new(outlet(path)?))));
+    }
     if let Some(folder) = path.parent() {
         let mut folders = DirBuilder::new();
         #[cfg(unix)]
@@ -84,7 +180,16 @@ fn open(path: &Path) -> io::Result<File> {
     if ends_torn(&mut file)? {
         append(&mut file, b"\n")?;
     }
-    Ok(file)
+    Ok(Target::File(file))
+}
+
+/// A socket cannot be opened by its path; those that this process was started with can be written all the same.
+fn outlet(path: &Path) -> io::Result<Outlet> {
+    Outlet::open(path).or_else(|error| match path.to_str() {
+        Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Outlet::stdout(),
+        Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => Outlet::stderr(),
+        _ => Err(error),
+    })
 }
 
 /// Whether the last line has no end: left by a crash, or by a write that failed and could not be taken back.
@@ -138,7 +243,30 @@ fn identity(_: &Metadata) -> (u64, u64) {
     (0, 0)
 }
 
+#[cfg(unix)]
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    path.metadata().is_ok_and(|about| about.file_type().is_socket())
+}
+
+#[cfg(not(unix))]
+fn is_socket(_: &Path) -> bool {
+    false
+}
+
 fn explain(path: &Path, error: &io::Error) -> DeliveryError {
+    if is_without_reader(error) {
+        return match is_socket(path) {
+            true => DeliveryError::misconfigured(format!(
+                "`{}` is a socket, which cannot be opened as a file; `path` must name a file or a pipe",
+                path.display()
+            )),
+            false => DeliveryError::unavailable(format!(
+                "nobody reads `{}`: it is a pipe without a reader",
+                path.display()
+            )),
+        };
+    }
     let path = path.display();
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {

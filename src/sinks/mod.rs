@@ -22,6 +22,7 @@ pub(crate) mod addresses;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 mod blame;
 pub mod file;
+mod flow;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 #[cfg(feature = "redis")]

@@ -4,7 +4,11 @@ mod check;
 mod dead;
 mod demo;
 mod overlap;
+#[cfg(unix)]
+mod pipes;
 mod run;
+#[cfg(unix)]
+mod signals;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

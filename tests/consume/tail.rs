@@ -64,7 +64,7 @@ fn ids(lines: &str) -> Vec<String> {
 fn it_follows_a_stream_with_the_rendering_of_the_terminal_sink_and_ends_at_a_signal() {
     let server = RedisServer::start();
     add_numbers(&server, 0..3);
-    for name in ["INT", "TERM"] {
+    for name in ["INT", "TERM", "HUP", "QUIT"] {
         let mut following = Following::start(&[&server.url(), "--from", "begin"]);
         assert_eq!(following.line(), "[03:20:15.842] • RagPipeline (s) 'word0 '");
         assert_eq!((following.line(), following.line()).1, "[03:20:15.842] • RagPipeline (s) 'word2 '");

@@ -10,6 +10,8 @@ mod names;
 mod overload;
 mod readme;
 mod secrets;
+#[cfg(unix)]
+mod signals;
 mod start;
 mod wire;
 

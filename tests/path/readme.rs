@@ -78,6 +78,7 @@ fn what_the_documents_link_to_is_there() {
         "CHANGELOG.md",
         "src/guide/sinks.md",
         "src/guide/delivery.md",
+        "src/guide/signals.md",
         "src/guide/consumers.md",
     ] {
         for target in read(document).split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {

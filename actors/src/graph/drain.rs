@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::{GraphHandle, GraphStatus, Member, lock};
-use crate::sink::{Control, SinkState};
+use crate::sink::{Control, Pace, SinkState};
 use crate::supervise::Dismiss;
 
 /// How often the log says who is still delivering.
@@ -72,7 +72,9 @@ pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
     for member in members {
         member.worker.control(Control::Drain);
     }
-    let mut next_word = Instant::now() + PROGRESS;
+    let began = Instant::now();
+    let mut next_word = began + PROGRESS;
+    let mut paces: Vec<_> = members.iter().map(|member| Pace::of(&member.worker.buffer, began)).collect();
     loop {
         let ends: Vec<_> = members.iter().map(|member| Box::pin(member.worker.ended.notified())).collect();
         let busy: Vec<_> = members.iter().filter(|member| is_busy(member)).collect();
@@ -96,7 +98,15 @@ pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
                 info!(sink = %member.worker.name, waiting, "draining");
             }
         }
-        let limit = if now >= deadline { deadline + GRACE } else { next_word.min(deadline) };
+        let mut limit = if now >= deadline { deadline + GRACE } else { next_word.min(deadline) };
+        for (member, pace) in members.iter().zip(&mut paces).filter(|(member, _)| is_busy(member)) {
+            match pace.until(&member.worker.buffer, now) {
+                // It is told to drop, so that nobody waits for it.
+                Some(until) if until <= now => member.worker.control(Control::Stop, Some(deadline)),
+                Some(until) => limit = limit.min(until),
+                None => {}
+            }
+        }
         tokio::select! {
             _ = futures_util::future::select_all(ends) => {}
             () = sleep_until(limit) => {}

@@ -1,6 +1,7 @@
 //! A whole graph: started from a plan, watched, changed while it runs, and drained.
 
 mod drain;
+mod flush;
 mod monitor;
 mod place;
 mod plan;
@@ -183,27 +184,10 @@ impl GraphHandle {
     }
 
     /// Waits until everything emitted before has arrived, or was shed or dead-lettered. Does not wait for a sink whose
-    /// circuit is open or that was given up; returns how many events wait behind those.
+    /// circuit is open or that was given up, and for one that is told to drop what finds it full a second at most; returns
+    /// how many events wait behind those.
     pub async fn flush(&self) -> u64 {
-        self.0.emitter.routed().await;
-        let members = lock(&self.0.sinks).clone();
-        let tails: Vec<_> = members.iter().map(|member| (member, member.worker.buffer.tail())).collect();
-        let mut behind = 0;
-        for (member, tail) in tails {
-            let buffer = &member.worker.buffer;
-            loop {
-                let change = self.0.relief.notified();
-                if buffer.has_passed(tail) {
-                    break;
-                }
-                if buffer.is_open() || buffer.is_failed() || buffer.is_retired() {
-                    behind += buffer.balance(Instant::now()).waiting;
-                    break;
-                }
-                change.await;
-            }
-        }
-        behind
+        flush::flush(self).await
     }
 
     /// A handle on one sink.

@@ -34,7 +34,8 @@ pub enum Emitted {
     Closed,
 }
 
-/// For whom a waiting sender waits.
+/// For whom a waiting sender waits: never for a sink whose policy is to drop (`when_full: drop_newest`, or
+/// `on_open: drop` while it is open).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Patience {
     /// For the way in and for sinks that deliver; never for one that is open or failed.
@@ -46,7 +47,7 @@ pub enum Patience {
 
 /// Tells whether there is room behind the way in. The graph implements it.
 pub(crate) trait Pressure: Send + Sync {
-    /// Whether no buffer that wants this event is over three quarters full, with so much on its way already.
+    /// Whether no buffer that wants this event holds its sender up, with so much on its way already.
     fn is_relieved(&self, event: &Event, patience: Patience, events: usize, bytes: usize) -> bool;
 }
 
@@ -138,7 +139,7 @@ impl Emitter {
     }
 
     /// Hands one event over, and waits while the way in, or the buffer of a delivering sink that wants the event, is
-    /// over three quarters full. Cancelling it before it is done leaves the event out.
+    /// over three quarters full; never for a sink whose policy is to drop. Cancelling it before it is done leaves the event out.
     pub async fn send(&self, event: Event) -> Emitted {
         self.send_patiently(event, Patience::Healthy).await
     }

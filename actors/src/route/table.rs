@@ -75,10 +75,7 @@ impl Pressure for Table {
     fn is_relieved(&self, event: &Event, patience: Patience, events: usize, bytes: usize) -> bool {
         let mut topic = None;
         self.routes.load().iter().all(|route| {
-            let buffer = &route.buffer;
-            let waits = !buffer.is_failed() && (patience == Patience::Open || !buffer.is_open());
-            !waits
-                || !buffer.is_pressed(events, bytes)
+            !route.buffer.holds_up(patience, events, bytes)
                 || !route.wants(topic.get_or_insert_with(|| self.topic(event)))
         })
     }

@@ -16,7 +16,7 @@ use super::breaker::{Circuit, CircuitState, Force, Outcome, Permit};
 use super::fence::Fenced;
 use super::status::{Change, Signal};
 use super::{
-    BatchPolicy, Buffer, DeadLetters, ErrorClass, OnOpen, SinkContext, SinkFactory, SinkState, StatusCell,
+    BatchPolicy, Buffer, DeadLetters, ErrorClass, SinkContext, SinkFactory, SinkState, StatusCell,
 };
 use crate::supervise::{Backoff, DeathWatch, Exit, Observer, RestartPolicy};
 
@@ -76,7 +76,7 @@ impl Worker {
 
     /// Whether what waits would be lost with the process, or not be lost by policy.
     fn is_to_be_emptied(&self) -> bool {
-        !self.buffer.is_kept() && *self.buffer.on_open() != OnOpen::Drop
+        !self.buffer.is_kept() && !self.buffer.is_told_to_drop()
     }
 
     /// Publishes the circuit's state, with a reason where there is a new one, and tells of it in the log where it changed.

@@ -84,7 +84,7 @@ impl Buffer {
     }
 
     /// Where new events go instead right now. Never back to itself, nor into a buffer that nobody empties any more.
-    fn fallback(&self) -> Option<Arc<Buffer>> {
+    pub(super) fn fallback(&self) -> Option<Arc<Buffer>> {
         let target = self.fallback.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
         (!std::ptr::eq(&*target, self) && !target.is_retired()).then_some(target)
     }
@@ -269,6 +269,11 @@ impl Buffer {
     /// How many entries came in so far: what is before this place has left once [`Self::has_passed`] says so.
     pub(crate) fn tail(&self) -> u64 {
         self.lock().appended
+    }
+
+    /// The place of the oldest entry that has not left.
+    pub(crate) fn head(&self) -> u64 {
+        self.lock().first()
     }
 
     pub(crate) fn has_passed(&self, tail: u64) -> bool {

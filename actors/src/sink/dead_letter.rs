@@ -125,11 +125,14 @@ impl DeadLetters {
             let (receipt, held) = Receipt::new();
             let mut event = letter.event();
             event.set_receipt(receipt.clone());
-            if !buffer.offer(Delivery::by_topic(event), now) {
+            if buffer.offer(Delivery::by_topic(event), now) {
+                receipt.routed(1);
+                return Ok(Some(held));
+            }
+            // Where the target drops what finds it full, nobody waits for it: the file takes the letter.
+            if !buffer.drops_when_full() {
                 return Err(format!("the buffer of dead-letter sink `{}` is full", buffer.name()));
             }
-            receipt.routed(1);
-            return Ok(Some(held));
         }
         let file = &self.0.file;
         file.append(letter)

@@ -15,6 +15,7 @@ mod policy;
 mod queue;
 mod shed;
 mod status;
+mod waiting;
 
 pub(crate) use actor::{Control, SinkActor, Worker};
 pub use batch::Deliveries;
@@ -26,6 +27,7 @@ pub use error::{Cost, DeliveryError, ErrorClass};
 pub use policy::{BufferPolicy, OnOpen, WhenFull};
 pub(crate) use status::StatusCell;
 pub use status::{Balance, SinkContext, SinkState, SinkStatus};
+pub(crate) use waiting::{FLUSH, Pace};
 
 use std::future::Future;
 use std::sync::Arc;

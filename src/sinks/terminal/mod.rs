@@ -38,18 +38,16 @@ mod spans;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use streamll_actors::sink::{Deliveries, DeliveryError, Sink};
+use streamll_actors::sink::{Deliveries, DeliveryError, Sink, SinkContext};
 
+use super::flow::{self, Flow};
+use crate::pipes::Outlet;
 use render::Renderer;
 
 /// Most bytes of one write, give or take a line: what a pipe takes without blocking once it is ready (`PIPE_BUF`).
 const CHUNK: usize = 4096 - 512;
-
-/// How often to look whether a stopped terminal or a full pipe takes text again.
-const STALLED: Duration = Duration::from_millis(10);
 
 /// What YAML says of a sink with `type: terminal`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,15 +123,17 @@ impl TerminalConfig {
             Color::Never => false,
         };
         let style = Style { color, flow };
-        match self.target {
-            Target::Stdout => {
-                Terminal { ready: || takes_text(&io::stdout()), ..Terminal::to(io::stdout(), style) }
-            }
-            Target::Stderr => {
-                Terminal { ready: || takes_text(&io::stderr()), ..Terminal::to(io::stderr(), style) }
-            }
-        }
-        .named(self.target.as_str())
+        let outlet = match self.target {
+            Target::Stdout => Outlet::stdout(),
+            Target::Stderr => Outlet::stderr(),
+        };
+        let terminal = match (outlet, self.target) {
+            (Ok(outlet), _) => Terminal::new(Way::Flow(Flow::new(outlet)), style),
+            // It is closed: writing says so.
+            (Err(_), Target::Stdout) => Terminal::to(io::stdout(), style),
+            (Err(_), Target::Stderr) => Terminal::to(io::stderr(), style),
+        };
+        Terminal { name: self.target.as_str(), ..terminal }
     }
 }
 
@@ -146,138 +146,118 @@ pub struct Style {
     pub flow: bool,
 }
 
-/// Writes events as lines that people read. Blocks its thread while it writes, so it wants one of its own.
+/// Writes events as lines that people read. May hold its thread while it writes, so it wants one of its own.
 pub struct Terminal {
-    out: Box<dyn Write>,
+    way: Way,
     name: &'static str,
-    ready: fn() -> bool,
     renderer: Renderer,
-    text: Vec<u8>,
+    /// To be told when nobody reads.
+    ctx: Option<SinkContext>,
+}
+
+/// Where the lines go.
+enum Way {
+    /// Out of this process.
+    Flow(Flow),
+    /// Whatever an application has.
+    Writer { out: Box<dyn Write>, text: Vec<u8> },
 }
 
 impl Terminal {
     /// Writes to `out` in a fixed style.
     #[must_use]
     pub fn to(out: impl Write + 'static, style: Style) -> Terminal {
-        Terminal {
-            out: Box::new(out),
-            name: "the writer",
-            ready: || true,
-            renderer: Renderer::new(style),
-            text: Vec::with_capacity(2 * CHUNK),
-        }
+        let text = Vec::with_capacity(2 * CHUNK);
+        Terminal::new(Way::Writer { out: Box::new(out), text }, style)
     }
 
-    fn named(self, name: &'static str) -> Terminal {
-        Terminal { name, ..self }
+    fn new(way: Way, style: Style) -> Terminal {
+        Terminal { way, name: "the writer", renderer: Renderer::new(style), ctx: None }
     }
 
-    fn write(&mut self) -> Result<(), DeliveryError> {
-        self.out.write_all(&self.text).and_then(|()| self.out.flush()).map_err(|error| {
-            self.renderer.torn();
-            match error.kind() {
-                // Whoever read is gone for good: the sink is soon given up, so that nobody waits for it.
-                io::ErrorKind::BrokenPipe => DeliveryError::fatal(format!(
-                    "{} was closed by its reader; start both again, or take the terminal sink out",
-                    self.name
-                )),
-                _ => DeliveryError::unavailable(error),
-            }
-        })
-    }
-}
-
-impl Sink for Terminal {
-    async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
-        let mut next = 0;
+    async fn write(&mut self, batch: &mut Deliveries) -> io::Result<()> {
+        let renderer = &mut self.renderer;
+        let patience = flow::patience(self.ctx.as_ref());
+        let mut next = match &mut self.way {
+            Way::Flow(flow) => flow.resume(batch, patience).await?,
+            Way::Writer { .. } => 0,
+        };
         while next < batch.len() {
-            // A pager that is not scrolled and Ctrl-S stop the text for minutes: that is no fault of the sink, so the
-            // thread stays free and the delivery can time out. Nothing is rendered before it can be written.
-            while !(self.ready)() {
-                tokio::time::sleep(STALLED).await;
-            }
-            self.text.clear();
             let first = next;
-            for delivery in batch.as_slice().iter().skip(first) {
-                self.renderer.render(&delivery.event, &mut self.text);
-                next += 1;
-                if self.text.len() >= CHUNK {
-                    break;
+            match &mut self.way {
+                Way::Flow(flow) => {
+                    // A pager that is not scrolled and Ctrl-S stop the text for minutes. Nothing is rendered before it can
+                    // be written.
+                    flow.ready(patience).await?;
+                    for delivery in batch.as_slice().iter().skip(first) {
+                        flow.add(&delivery.event, |text| renderer.render(&delivery.event, text));
+                        next += 1;
+                        if flow.len() >= CHUNK {
+                            break;
+                        }
+                    }
+                    flow.write(batch, first, patience).await?;
+                }
+                Way::Writer { out, text } => {
+                    text.clear();
+                    for delivery in batch.as_slice().iter().skip(first) {
+                        renderer.render(&delivery.event, text);
+                        next += 1;
+                        if text.len() >= CHUNK {
+                            break;
+                        }
+                    }
+                    out.write_all(text).and_then(|()| out.flush()).inspect_err(|_| renderer.torn())?;
+                    (first..next).for_each(|i| batch.delivered(i));
                 }
             }
-            self.write()?;
-            (first..next).for_each(|i| batch.delivered(i));
         }
         Ok(())
     }
 
+    fn explain(&mut self, error: io::Error) -> DeliveryError {
+        let name = self.name;
+        match error.kind() {
+            // Whoever read is gone for good: the sink is soon given up, so that nobody waits for it.
+            io::ErrorKind::BrokenPipe => DeliveryError::fatal(format!(
+                "{name} was closed by its reader; start both again, or take the terminal sink out"
+            )),
+            io::ErrorKind::TimedOut => {
+                let reason = format!(
+                    "nobody reads {name}: it takes nothing; scroll the pager, press Ctrl-Q, or let its reader go on"
+                );
+                if let (Way::Flow(flow), Some(ctx)) = (&mut self.way, &self.ctx) {
+                    flow.block(ctx, &reason);
+                }
+                DeliveryError::overload(reason)
+            }
+            _ => DeliveryError::unavailable(error),
+        }
+    }
+}
+
+impl Sink for Terminal {
+    async fn open(&mut self, ctx: &SinkContext) -> Result<(), DeliveryError> {
+        self.ctx = Some(ctx.clone());
+        Ok(())
+    }
+
+    async fn deliver(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {
+        self.write(batch).await.map_err(|error| self.explain(error))
+    }
+
     async fn close(&mut self) {
-        self.text.clear();
-        self.renderer.close_line(&mut self.text);
-        let _ = self.write();
+        let mut text = Vec::new();
+        self.renderer.close_line(&mut text);
+        match &mut self.way {
+            Way::Flow(flow) => flow.close(&text),
+            Way::Writer { out, .. } => drop(out.write_all(&text).and_then(|()| out.flush())),
+        }
     }
 }
 
 impl fmt::Debug for Terminal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Terminal").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// Whether a write would not block; also true where it would fail, so that the write says why.
-#[cfg(unix)]
-fn takes_text(target: &impl std::os::fd::AsFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::new(target, PollFlags::OUT)], Some(&now)).map_or(true, |ready| ready > 0)
-}
-
-#[cfg(not(unix))]
-fn takes_text<T>(_: &T) -> bool {
-    true
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use futures_util::FutureExt;
-    use streamll_actors::event::{Delivery, Event, Step};
-
-    use super::*;
-
-    #[test]
-    fn a_stopped_target_keeps_the_delivery_waiting_and_nothing_is_lost() {
-        static READY: AtomicBool = AtomicBool::new(false);
-        let (mut reader, writer) = io::pipe().unwrap();
-        let mut terminal =
-            Terminal { ready: || READY.load(Ordering::Relaxed), ..Terminal::to(writer, Style::default()) };
-        let event = Event::new(&Step::new("Rag"), "start");
-        let mut batch = Deliveries::new(vec![Delivery::new(event, "k".into())]);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(async {
-            assert!(terminal.deliver(&mut batch).now_or_never().is_none());
-            READY.store(true, Ordering::Relaxed);
-            assert!(terminal.deliver(&mut batch).now_or_never().is_some());
-        });
-        drop(terminal);
-        assert_eq!(
-            io::read_to_string(&mut reader).unwrap().lines().count(),
-            1,
-            "the one that waited wrote nothing"
-        );
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_full_pipe_takes_no_text_and_a_closed_one_says_so_itself() {
-        let (mut reader, mut writer) = io::pipe().unwrap();
-        assert!(takes_text(&writer));
-        writer.write_all(&[0; 1 << 16]).unwrap();
-        assert!(!takes_text(&writer));
-        io::Read::read_exact(&mut reader, &mut [0; 1 << 13]).unwrap();
-        assert!(takes_text(&writer));
-        drop(reader);
-        assert!(takes_text(&writer));
     }
 }
