@@ -102,7 +102,7 @@ pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
         for (member, pace) in members.iter().zip(&mut paces).filter(|(member, _)| is_busy(member)) {
             match pace.until(&member.worker.buffer, now) {
                 // It is told to drop, so that nobody waits for it.
-                Some(until) if until <= now => member.worker.control(Control::Stop, Some(deadline)),
+                Some(until) if until <= now => member.worker.control(Control::Stop),
                 Some(until) => limit = limit.min(until),
                 None => {}
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{timeout};
 use tracing::{error, warn};
 
 use super::{GraphHandle, Member, StartError, Threads};
@@ -89,15 +89,12 @@ pub(super) fn wait(graph: GraphHandle, member: Arc<Member>) {
     });
 }
 
-/// Whether it is to end without its disk: at once where nothing waits, else at the deadline.
+/// Whether it is to end without its disk: at once where nothing waits, else when it is told to stop, at the deadline.
 fn is_to_end(member: &Member) -> bool {
     let worker = &member.worker;
     let told = worker.control.load(Ordering::SeqCst);
     if told == Control::Run as u8 {
         return false;
     }
-    let deadline = *worker.deadline.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    told == Control::Stop as u8
-        || worker.buffer.is_empty()
-        || deadline.is_none_or(|deadline| deadline <= Instant::now())
+    told == Control::Stop as u8 || worker.buffer.is_empty()
 }
