@@ -4,6 +4,7 @@ mod drain;
 mod monitor;
 mod place;
 mod plan;
+mod section;
 mod spine;
 mod status;
 
@@ -24,8 +25,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::event::{Decoder, Delivery, Event, EventId, Statics, Timestamp, WireError};
 use crate::ingress::{Emitter, Ledger, Pacer};
-use crate::process::OnFailed;
-use crate::route::{Route, RouterParts, Subscription, Table, Taps, Template};
+use crate::process::{Line, OnFailed, ProcessorState};
+use crate::route::{Lane, Route, RouterParts, Subscription, Table, Taps, Template};
 use crate::sink::breaker::Circuit;
 use crate::sink::{
     Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkStatus, StatusCell, Worker, open_on_disk,
@@ -33,6 +34,7 @@ use crate::sink::{
 use crate::supervise::{Adopt, ChildSpec, GraphSupervisor, RestartPolicy};
 use monitor::Monitor;
 use place::Place;
+use section::{Path as Between, Section};
 
 /// Where the dead letters of a sink are, or those of the `processors` that every event passes.
 #[must_use]
@@ -73,6 +75,12 @@ struct Shared {
     draining: AtomicBool,
     threads: Threads,
     spine: Arc<Place>,
+    /// What is between enricher and router.
+    between: Between,
+    /// Where the dead letters of its processors go.
+    dead_letters: DeadLetters,
+    /// Numbers the events.
+    seq: Arc<AtomicU64>,
     plan: Plan,
 }
 
@@ -84,9 +92,32 @@ struct Member {
     /// Names its events at the broker, where that is not the topic.
     routing_key: Option<Template>,
     place: Arc<Place>,
+    /// Its own processors.
+    lane: Option<Own>,
+}
+
+/// The processors of one sink, and what runs them.
+struct Own {
+    line: Arc<Line<Lane>>,
+    section: Section,
 }
 
 impl Member {
+    fn status(&self, now: Instant) -> SinkStatus {
+        let snapshot = || self.worker.cell.snapshot(&self.worker.buffer, now);
+        let Some(own) = &self.lane else { return snapshot() };
+        own.line.still(|lane| {
+            let mut status = snapshot();
+            lane.show(&mut status, now);
+            status
+        })
+    }
+
+    /// What waits in front of its processors.
+    fn front(&self) -> Option<&Arc<Buffer>> {
+        self.lane.as_ref().map(|own| own.line.source().front())
+    }
+
     fn is(&self, name: &str) -> bool {
         *self.worker.name == *name
     }
@@ -117,7 +148,10 @@ impl GraphHandle {
             routes: ArcSwap::default(),
         });
         let _ = emitter.ingress().pressure.set(table.clone());
-        let spine = Arc::new(Place::new(threads == Threads::Several));
+        let several = threads == Threads::Several;
+        let spine = Arc::new(Place::new(several));
+        let dead_letters = DeadLetters::file(dead_letter_file(&plan.data_dir, "processors"));
+        let between = Between::new(&plan.stages, several, emitter.ingress(), &dead_letters);
         let shared = Arc::new(Shared {
             emitter,
             table,
@@ -132,6 +166,9 @@ impl GraphHandle {
             draining: AtomicBool::new(false),
             threads,
             spine,
+            between,
+            dead_letters,
+            seq: Arc::new(AtomicU64::new(1)),
             plan,
         });
         let handle = GraphHandle(shared.clone());
@@ -141,7 +178,7 @@ impl GraphHandle {
         });
         let members = members.collect::<Result<Vec<_>, _>>()?;
         // A start that is refused leaves no thread behind.
-        if threads == Threads::Several {
+        if several {
             Pacer::start(&shared.emitter).map_err(|e| StartError::Thread(e.to_string()))?;
         }
         link(&members);
@@ -166,13 +203,16 @@ impl GraphHandle {
     #[must_use]
     pub fn status(&self) -> GraphStatus {
         let now = Instant::now();
-        let status = |member: &Arc<Member>| member.worker.cell.snapshot(&member.worker.buffer, now);
+        let status = |member: &Arc<Member>| member.status(now);
         let leaving = lock(&self.0.leaving);
         let mut removed = lock(&self.0.removed).clone();
         leaving.iter().map(status).for_each(|leaving| merge(&mut removed, leaving));
         drop(leaving);
-        let sinks = lock(&self.0.sinks).iter().map(status).collect();
-        GraphStatus::new(self.0.ledger.balance(), sinks, removed)
+        let members = lock(&self.0.sinks).clone();
+        let sinks = members.iter().map(status).collect();
+        let lanes = members.iter().filter_map(|member| Some(&member.lane.as_ref()?.section));
+        let processors = self.0.between.sections.iter().chain(lanes).flat_map(Section::troubles).collect();
+        GraphStatus::new(self.0.ledger.balance(), sinks, removed, processors)
     }
 
     /// The events that carry `value` under `key` (`data.conversation_id`, `tags.tenant`), from now on.
@@ -186,23 +226,31 @@ impl GraphHandle {
     pub async fn flush(&self) -> u64 {
         self.0.emitter.routed().await;
         let members = lock(&self.0.sinks).clone();
-        let tails: Vec<_> = members.iter().map(|member| (member, member.worker.buffer.tail())).collect();
         let mut behind = 0;
-        for (member, tail) in tails {
-            let buffer = &member.worker.buffer;
-            loop {
-                let change = self.0.relief.notified();
-                if buffer.has_passed(tail) {
-                    break;
-                }
-                if buffer.is_open() || buffer.is_failed() || buffer.is_retired() {
-                    behind += buffer.balance(Instant::now()).waiting;
-                    break;
-                }
-                change.await;
-            }
+        // What is in front of a sink's processors is in its buffer once it has passed them.
+        let fronts: Vec<_> = members.iter().filter_map(|member| member.front()).map(|b| (b, b.tail())).collect();
+        for (front, tail) in fronts {
+            behind += self.passed(front, tail).await;
+        }
+        let tails: Vec<_> = members.iter().map(|member| &member.worker.buffer).map(|b| (b, b.tail())).collect();
+        for (buffer, tail) in tails {
+            behind += self.passed(buffer, tail).await;
         }
         behind
+    }
+
+    /// Waits until what came into a buffer before its `tail` has left, or returns how many wait where nobody empties it.
+    async fn passed(&self, buffer: &Buffer, tail: u64) -> u64 {
+        loop {
+            let change = self.0.relief.notified();
+            if buffer.has_passed(tail) {
+                return 0;
+            }
+            if buffer.is_open() || buffer.is_failed() || buffer.is_retired() {
+                return buffer.balance(Instant::now()).waiting;
+            }
+            change.await;
+        }
     }
 
     /// A handle on one sink.
@@ -306,13 +354,30 @@ impl GraphHandle {
     async fn dismiss(&self, member: &Arc<Member>, deadline: Instant) {
         // The router has let go of it once something new has come through.
         let _ = timeout_at(deadline, self.0.emitter.routed()).await;
-        drain::stop(std::slice::from_ref(member), deadline).await;
+        drain::stop(self, std::slice::from_ref(member), deadline).await;
         if !Arc::ptr_eq(&member.place, &self.0.spine) {
             member.place.close();
         }
         let mut leaving = lock(&self.0.leaving);
         leaving.retain(|other| !Arc::ptr_eq(other, member));
         merge(&mut lock(&self.0.removed), SinkHandle(member.clone()).status());
+    }
+
+    /// Gives up what hangs, and starts it again. Called on a thread of the graph's `System`.
+    fn watch(&self, patience: Duration) {
+        self.0.between.sections.iter().for_each(|section| section.watch(patience, &self.0.supervisor));
+        let leaving = lock(&self.0.leaving).clone();
+        let members = lock(&self.0.sinks).clone();
+        for member in members.iter().chain(&leaving) {
+            let Some(Own { section, .. }) = &member.lane else { continue };
+            section.watch(patience, &self.0.supervisor);
+            // No sender waits for a processor that does not come back.
+            let is_busy =
+                section.troubles().iter().any(|processor| processor.state == ProcessorState::Busy);
+            if let Some(front) = member.front().filter(|front| front.is_open() != is_busy) {
+                front.set_open(is_busy, false);
+            }
+        }
     }
 
     async fn employ(&self, member: &Arc<Member>) {
@@ -353,7 +418,22 @@ impl GraphHandle {
             ended: Notify::new(),
         });
         let routing_key = spec.routing_key.clone();
-        Arc::new(Member { worker, dead_letter, routing_key, place })
+        let lane = (!spec.processors.is_empty()).then(|| self.lane(spec, &worker));
+        Arc::new(Member { worker, dead_letter, routing_key, place, lane })
+    }
+
+    fn lane(&self, spec: &SinkSpec, worker: &Arc<Worker>) -> Own {
+        let shared = &self.0;
+        let (table, seq) = (shared.table.clone(), shared.seq.clone());
+        let lane = Lane::new(&worker.buffer, shared.relief.clone(), spec.routing_key.clone(), table, seq);
+        let processors = spec.processors.iter().map(|(name, make)| {
+            let on_failed = on_failed(worker.name.clone(), worker.dead_letters.clone());
+            (name.as_str().into(), make.clone(), on_failed)
+        });
+        let line = Line::new(Some(worker.name.clone()), processors, lane);
+        let id = format!("(processors of {})", worker.name);
+        let section = Section::line(&id, shared.threads == Threads::Several, line.clone());
+        Own { line, section }
     }
 
     /// Puts a sink's buffer on disk, where that is its policy, behind what an earlier process left there.
@@ -376,16 +456,13 @@ impl GraphHandle {
             None => Some(everything()),
         };
         let worker = &member.worker;
-        let processors = spec.processors.iter().map(|(name, make)| (name.as_str().into(), make.clone()));
         Arc::new(Route {
             name: worker.name.clone(),
             topics,
             except: spec.except.clone(),
             routing_key: spec.routing_key.clone(),
-            processors: processors.collect(),
-            on_failed: on_failed(worker.name.clone(), worker.dead_letters.clone()),
+            front: member.front().cloned(),
             buffer: worker.buffer.clone(),
-            cell: worker.cell.clone(),
         })
     }
 
@@ -412,24 +489,28 @@ impl GraphHandle {
             observer: member.worker.clone(),
         };
         let _ = self.0.supervisor.send(Adopt(spec)).await;
+        if let Some(own) = &member.lane {
+            let _ = self.0.supervisor.send(Adopt(own.section.child())).await;
+        }
     }
 
     async fn adopt_spine(&self) {
         let shared = &self.0;
-        let dead_letters = DeadLetters::file(dead_letter_file(&shared.plan.data_dir, "processors"));
         let target = shared.plan.dead_letter.as_ref().and_then(|to| self.sink(to));
-        dead_letters.set_target(target.map(|SinkHandle(target)| target.worker.buffer.clone()));
+        shared.dead_letters.set_target(target.map(|SinkHandle(target)| target.worker.buffer.clone()));
+        for section in &shared.between.sections {
+            let _ = shared.supervisor.send(Adopt(section.child())).await;
+        }
         let spine = spine::Spine {
             emitter: shared.emitter.clone(),
-            stages: shared.plan.stages.clone(),
+            between: shared.between.ends(),
             router: RouterParts {
                 table: shared.table.clone(),
                 taps: shared.taps.clone(),
                 ingress: shared.emitter.ingress().clone(),
-                seq: Arc::new(AtomicU64::new(1)),
+                seq: shared.seq.clone(),
                 dry: shared.dry.clone(),
             },
-            dead_letters,
         };
         let place = shared.spine.clone();
         let start = Arc::new(move |watch| {
@@ -506,8 +587,7 @@ impl SinkHandle {
     /// All that is known of it.
     #[must_use]
     pub fn status(&self) -> SinkStatus {
-        let worker = &self.0.worker;
-        worker.cell.snapshot(&worker.buffer, Instant::now())
+        self.0.status(Instant::now())
     }
 }
 
@@ -527,6 +607,7 @@ fn merge(removed: &mut Vec<SinkStatus>, mut latest: SinkStatus) {
     match removed.iter_mut().find(|earlier| earlier.name == latest.name) {
         Some(earlier) => {
             latest.balance.add(&earlier.balance);
+            latest.processed.add(&earlier.processed);
             latest.restarts += earlier.restarts;
             *earlier = latest;
         }
@@ -618,7 +699,7 @@ fn statics(plan: &Plan) -> Statics {
     Statics::new(&plan.service, &plan.environment, tags).of_source(source)
 }
 
-/// What happens to an event on which a processor panicked.
+/// What happens to an event that a processor could not take.
 fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
     Arc::new(move |event: &Event, why: &str| {
         let now = Timestamp::now();
@@ -626,13 +707,13 @@ fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
             event: event.clone(),
             sink: name.clone(),
             class: "processor",
-            reason: format!("a processor panicked: {why}"),
+            reason: why.to_owned(),
             attempts: 1,
             first_attempt: now,
             last_attempt: now,
         };
         if let Err(error) = dead_letters.accept(&letter, Instant::now()) {
-            tracing::error!(event = ?letter.event, %error, "an event is lost: its processor panicked, and");
+            tracing::error!(event = ?letter.event, %error, "an event is lost: its processor failed, and");
         }
     })
 }

@@ -1,6 +1,7 @@
 //! All that is known of a graph, as of one moment.
 
 use crate::ingress::GraphBalance;
+use crate::process::{ProcessorState, ProcessorStatus};
 use crate::sink::{SinkState, SinkStatus};
 
 /// All that is known of a graph, as of one moment.
@@ -17,6 +18,7 @@ pub struct GraphStatus {
     balance: GraphBalance,
     sinks: Vec<SinkStatus>,
     removed: Vec<SinkStatus>,
+    processors: Vec<ProcessorStatus>,
 }
 
 impl GraphStatus {
@@ -24,8 +26,9 @@ impl GraphStatus {
         balance: GraphBalance,
         sinks: Vec<SinkStatus>,
         removed: Vec<SinkStatus>,
+        processors: Vec<ProcessorStatus>,
     ) -> GraphStatus {
-        GraphStatus { balance, sinks, removed }
+        GraphStatus { balance, sinks, removed, processors }
     }
 
     /// The numbers of the graph.
@@ -52,15 +55,24 @@ impl GraphStatus {
         self.sinks.iter().find(|sink| &*sink.name == name)
     }
 
-    /// Whether every sink delivers.
+    /// The processors that have not come back from a call for some seconds, or did not at least once; the others are in
+    /// no list.
+    #[must_use]
+    pub fn processors(&self) -> &[ProcessorStatus] {
+        &self.processors
+    }
+
+    /// Whether every sink delivers, and every processor works.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.sinks.iter().all(|sink| sink.state == SinkState::Closed)
+            && self.processors.iter().all(|processor| processor.state == ProcessorState::Replaced)
     }
 
     /// Whether all numbers balance.
     #[must_use]
     pub fn balances(&self) -> bool {
-        self.balance.holds() && self.sinks.iter().chain(&self.removed).all(|sink| sink.balance.holds())
+        let holds = |sink: &SinkStatus| sink.balance.holds() && sink.processed.holds();
+        self.balance.holds() && self.sinks.iter().chain(&self.removed).all(holds)
     }
 }
