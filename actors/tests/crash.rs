@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use actix::prelude::{
-    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient, WrapFuture as _,
+    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient,
+    WrapFuture as _,
 };
 use streamll_actors::event::{Event, Step};
 use streamll_actors::graph::{GraphHandle, Plan, SinkSpec, Stage, Threads};
@@ -339,6 +340,50 @@ fn an_actor_in_the_path_that_panics_costs_the_event_and_comes_back() {
         let letter: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
         assert_eq!((&letter["sink"], &letter["class"]), (&"fragile".into(), &"processor".into()));
         assert_eq!(letter["event"]["data"]["n"], 99);
+    });
+}
+
+/// A stage of one's own that drops batches with an event `drop`, and stops at one `stop`.
+struct Careless(Recipient<Batch>);
+
+impl Actor for Careless {
+    type Context = Context<Self>;
+}
+
+impl Handler<Batch> for Careless {
+    type Result = ();
+
+    fn handle(&mut self, batch: Batch, ctx: &mut Context<Self>) {
+        let has = |kind| batch.events().iter().any(|event| event.kind().as_str() == kind);
+        if has("stop") {
+            return ctx.stop();
+        }
+        if !has("drop") {
+            ctx.wait(self.0.send(batch).into_actor(self).map(|_, _, _| ()));
+        }
+    }
+}
+
+#[test]
+fn what_an_actor_in_the_path_drops_is_counted_and_holds_up_nothing() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let journal = Journal::new([]);
+        let stage = Stage::actor("careless", |next| Careless(next).start().recipient());
+        let mut plan = Plan::new("test").stage(stage).sink(journal.spec("live", TAKES));
+        plan.data_dir = data.path().into();
+        let rig = Rig::start(plan).await;
+        let mut n = 0;
+        for kind in ["start", "drop", "start", "stop", "start"] {
+            rig.emit(kind, n);
+            // Whoever waits for it is not left waiting.
+            assert_eq!(tokio::time::timeout(MINUTE, rig.graph.flush()).await, Ok(0), "{kind}");
+            n += 1;
+        }
+        let drained = rig.end().await;
+        assert_eq!(journal.numbers(), [0, 2, 4]);
+        let balance = drained.status.balance();
+        assert_eq!((balance.received, balance.failed, balance.routed), (5, 2, 3));
     });
 }
 

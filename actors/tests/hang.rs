@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::prelude::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient, WrapFuture as _,
 };
-use streamll_actors::event::{Event, Step};
+use streamll_actors::event::{Confirmation, Event, Step};
 use streamll_actors::graph::{Drained, GraphHandle, Plan, Stage, Threads};
 use streamll_actors::ingress::{Batch, Emitted};
 use streamll_actors::process::{Output, Processor, ProcessorState};
@@ -128,7 +128,10 @@ fn a_processor_that_hangs_costs_its_event_and_nothing_else() {
         until(|| journal.numbers().len() == 199).await;
         assert_eq!(journal.numbers(), all_but(0..200, &[50]));
         let status = graph.status();
-        assert_eq!((status.processors()[0].state, status.processors()[0].hangs), (ProcessorState::Replaced, 1));
+        assert_eq!(
+            (status.processors()[0].state, status.processors()[0].hangs),
+            (ProcessorState::Replaced, 1)
+        );
         // Much later it comes back, and nobody hears it.
         trap.let_go().await;
         (200..210).for_each(|n| emit(&graph, "start", n));
@@ -199,6 +202,52 @@ fn a_processor_of_one_sink_that_hangs_or_is_slow_harms_that_sink_alone() {
         assert_eq!(letters(data.path(), "bad").len(), 1);
         assert_eq!(drained.status.balance().failed, 0);
         assert!(!drained.complete);
+    });
+}
+
+#[test]
+fn a_confirmation_waits_for_the_processors_of_the_sink() {
+    real(async {
+        let (data, journal, trap) = (tempfile::tempdir().unwrap(), Journal::new([]), Trap::default());
+        let mut spec = journal.spec("live", Duration::ZERO);
+        let hang = hangs_on(&trap, "hang");
+        spec.processors = vec![("model".into(), Arc::new(move || Box::new(hang.clone())))];
+        let graph = start(plan(data.path()).sink(spec)).await;
+        let send = async |kind: &str| graph.emitter().send_confirmed(Event::new(&Step::new("M"), kind)).await;
+        assert_eq!(send("start").await, Confirmation::Held(1));
+        let (hung, behind) = tokio::join!(send("hang"), send("start"));
+        assert_eq!((hung, behind), (Confirmation::Lost, Confirmation::Held(1)));
+        trap.let_go().await;
+        end(&graph, MINUTE).await;
+    });
+}
+
+#[test]
+fn a_sink_whose_processor_hangs_can_be_replaced_and_removed() {
+    real(async {
+        let (data, old, new, trap) =
+            (tempfile::tempdir().unwrap(), Journal::new([]), Journal::new([]), Trap::default());
+        let mut spec = old.spec("live", Duration::ZERO);
+        let hang = hangs_on(&trap, "hang");
+        spec.processors = vec![("model".into(), Arc::new(move || Box::new(hang.clone())))];
+        let graph = start(plan(data.path()).sink(spec)).await;
+        emit(&graph, "hang", 0);
+        until(|| trap.caught() == 1).await;
+        emit(&graph, "start", 1);
+        until(|| graph.status().sink("live").is_some_and(|live| live.processed.received == 2)).await;
+        let mut spec = new.spec("live", Duration::ZERO);
+        spec.processors = vec![("pass".into(), Arc::new(|| Box::new(Some::<Event>)))];
+        graph.replace_sink(spec, Duration::from_secs(8)).await.unwrap();
+        // It had half of that time, and what was behind it the other half.
+        assert_eq!(old.numbers(), [1]);
+        emit(&graph, "start", 2);
+        until(|| new.numbers() == [2]).await;
+        let removed = graph.remove_sink("live", MINUTE).await.unwrap();
+        assert_eq!((removed.processed.passed, removed.balance.delivered), (1, 1));
+        trap.let_go().await;
+        let drained = end(&graph, MINUTE).await;
+        assert_eq!(drained.status.removed()[0].processed.failed, 1);
+        assert_eq!((old.numbers(), new.numbers()), (vec![1], vec![2]));
     });
 }
 
@@ -349,7 +398,8 @@ fn one_that_hangs_on_everything_is_given_up_and_lets_nothing_pass() {
         spec.processors = vec![("model".into(), Arc::new(move || Box::new(hang.clone())))];
         let graph = start(plan(data.path()).sink(spec).sink(other.spec("other", Duration::ZERO))).await;
         (0..50).for_each(|n| emit(&graph, "start", n));
-        until(|| graph.status().processors().first().is_some_and(|p| p.state == ProcessorState::Failed)).await;
+        until(|| graph.status().processors().first().is_some_and(|p| p.state == ProcessorState::Failed))
+            .await;
         until(|| graph.status().sink("live").is_some_and(|live| live.processed.failed == 50)).await;
         assert_eq!(trap.caught(), 6, "so many threads, and no more");
         emit(&graph, "ping", 50);
@@ -392,8 +442,7 @@ fn an_actor_of_ones_own_that_hangs_or_panics_costs_the_event() {
     real(async {
         let (data, journal, trap) = (tempfile::tempdir().unwrap(), Journal::new([]), Trap::default());
         let (hang, seen) = (trap.clone(), Arc::default());
-        let custom =
-            move |next| Custom(next, hang.clone(), Arc::clone(&seen)).start().recipient();
+        let custom = move |next| Custom(next, hang.clone(), Arc::clone(&seen)).start().recipient();
         let plan = plan(data.path())
             .stage(Stage::closure("before", Some))
             .stage(Stage::actor("usage", custom))
@@ -417,8 +466,10 @@ fn an_actor_of_ones_own_that_hangs_or_panics_costs_the_event() {
         assert_eq!(journal.numbers(), all_but(0..1001, &[100, 101, 400, 401, 700]));
         let balance = drained.status.balance();
         assert_eq!((balance.received, balance.failed, balance.routed), (1001, 5, 996));
-        let mut dead: Vec<_> =
-            letters(data.path(), "processors").iter().filter_map(|l| l["event"]["data"]["n"].as_u64()).collect();
+        let mut dead: Vec<_> = letters(data.path(), "processors")
+            .iter()
+            .filter_map(|l| l["event"]["data"]["n"].as_u64())
+            .collect();
         dead.sort_unstable();
         assert_eq!(dead, [100, 101, 400, 401, 700]);
     });

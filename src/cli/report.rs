@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::{Drained, GraphStatus, SinkStatus};
+use crate::{Drained, GraphStatus, ProcessorState, ProcessorStatus, SinkStatus};
 
 /// One JSON object: the totals, and an object per sink under `sinks`.
 pub(super) fn json(status: &GraphStatus) -> Value {
@@ -19,8 +19,24 @@ pub(super) fn json(status: &GraphStatus) -> Value {
         if !status.removed().is_empty() {
             report.insert("removed".to_owned(), by_name(status.removed()).into());
         }
+        if !status.processors().is_empty() {
+            let processors: Vec<_> = status.processors().iter().map(processor_json).collect();
+            report.insert("processors".to_owned(), processors.into());
+        }
     }
     report
+}
+
+/// One that has not come back, or did not once.
+fn processor_json(processor: &ProcessorStatus) -> Value {
+    json!({
+        "name": processor.name,
+        "sink": processor.sink,
+        "state": processor.state.as_str(),
+        "since": processor.since.to_string(),
+        "event": processor.event,
+        "hangs": processor.hangs,
+    })
 }
 
 fn sink_json(sink: &SinkStatus) -> Value {
@@ -54,6 +70,7 @@ fn sink_json(sink: &SinkStatus) -> Value {
         ("merged", processed.merged),
         ("created", processed.created),
         ("failed", processed.failed),
+        ("with_processors", processed.waiting),
     ];
     if let Value::Object(object) = &mut object {
         object.extend(sink.disk_trouble.iter().map(|why| ("disk_trouble".to_owned(), why.as_str().into())));
@@ -64,9 +81,12 @@ fn sink_json(sink: &SinkStatus) -> Value {
 
 /// One line for people while the sinks deliver what waits.
 pub(super) fn progress(status: &GraphStatus) -> String {
-    let waiting = status.sinks().iter().filter(|sink| sink.balance.waiting > 0);
-    let waiting: Vec<_> = waiting.map(|sink| format!("{} {}", sink.name, sink.balance.waiting)).collect();
-    format!("streamll: still delivering: {}\n", waiting.join(", "))
+    let waiting = status.sinks().iter().map(|sink| (sink, sink.balance.waiting + sink.processed.waiting));
+    let waiting = waiting.filter(|(_, waiting)| *waiting > 0);
+    let mut busy: Vec<_> = waiting.map(|(sink, waiting)| format!("{} {waiting}", sink.name)).collect();
+    let stuck = status.processors().iter().filter(|processor| processor.state == ProcessorState::Busy);
+    busy.extend(stuck.map(ToString::to_string));
+    format!("streamll: still delivering: {}\n", busy.join(", "))
 }
 
 /// A few lines for people; numbers that are zero are left out.
@@ -99,6 +119,8 @@ pub(super) fn text(drained: &Drained) -> String {
             ("delivered", b.delivered),
             ("shed", b.shed),
             ("dead-lettered", b.dead_lettered),
+            ("failed in its processors", sink.processed.failed),
+            ("left with its processors", sink.processed.waiting),
             ("diverted", b.diverted),
             ("recovered", b.recovered),
             ("kept on disk for the next start", b.on_disk),
@@ -111,6 +133,9 @@ pub(super) fn text(drained: &Drained) -> String {
             let _ = write!(out, "; {}: {reason}", sink.state.as_str());
         }
         out.push('\n');
+    }
+    for processor in status.processors() {
+        let _ = writeln!(out, "  {processor}");
     }
     if !status.balances() {
         let _ = writeln!(out, "  the numbers do not balance: this is a bug in streamll, please report it");

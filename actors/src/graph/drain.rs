@@ -109,13 +109,12 @@ async fn run_dry(graph: GraphHandle, member: Arc<Member>, deadline: Instant) {
 
 /// Lets sinks deliver what waits until the deadline, and stops them.
 pub(super) async fn stop(graph: &GraphHandle, members: &[Arc<Member>], deadline: Instant) {
+    let mut dry = Vec::new();
     for member in members {
         match &member.lane {
             None => member.worker.control(Control::Drain, Some(deadline)),
             // None of them waits for another's processors.
-            Some(_) => {
-                actix_rt::spawn(run_dry(graph.clone(), member.clone(), deadline));
-            }
+            Some(_) => dry.push(actix_rt::spawn(run_dry(graph.clone(), member.clone(), deadline))),
         }
     }
     let mut next_word = Instant::now() + PROGRESS;
@@ -145,6 +144,8 @@ pub(super) async fn stop(graph: &GraphHandle, members: &[Arc<Member>], deadline:
             () = sleep_until(limit) => {}
         }
     }
+    // Where a sink was given up, nobody has waited for its processors yet.
+    futures_util::future::join_all(dry).await;
     let closed = members.iter().map(|member| async move {
         let buffer = &member.worker.buffer;
         buffer.retire();

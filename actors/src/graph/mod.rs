@@ -1,6 +1,7 @@
 //! A whole graph: started from a plan, watched, changed while it runs, and drained.
 
 mod drain;
+mod member;
 mod monitor;
 mod place;
 mod plan;
@@ -25,13 +26,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::event::{Decoder, Delivery, Event, EventId, Statics, Timestamp, WireError};
 use crate::ingress::{Emitter, Ledger, Pacer};
-use crate::process::{Line, OnFailed, ProcessorState};
-use crate::route::{Lane, Route, RouterParts, Subscription, Table, Taps, Template};
+use crate::process::{OnFailed, ProcessorState};
+use crate::route::{Lane, Route, RouterParts, Subscription, Table, Taps};
 use crate::sink::breaker::Circuit;
 use crate::sink::{
     Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkStatus, StatusCell, Worker, open_on_disk,
 };
 use crate::supervise::{Adopt, ChildSpec, GraphSupervisor, RestartPolicy};
+use member::{Member, Own};
 use monitor::Monitor;
 use place::Place;
 use section::{Path as Between, Section};
@@ -82,52 +84,6 @@ struct Shared {
     /// Numbers the events.
     seq: Arc<AtomicU64>,
     plan: Plan,
-}
-
-/// One sink of a running graph.
-struct Member {
-    worker: Arc<Worker>,
-    /// The sink that takes its dead letters, by name.
-    dead_letter: Option<String>,
-    /// Names its events at the broker, where that is not the topic.
-    routing_key: Option<Template>,
-    place: Arc<Place>,
-    /// Its own processors.
-    lane: Option<Own>,
-}
-
-/// The processors of one sink, and what runs them.
-struct Own {
-    line: Arc<Line<Lane>>,
-    section: Section,
-}
-
-impl Member {
-    fn status(&self, now: Instant) -> SinkStatus {
-        let snapshot = || self.worker.cell.snapshot(&self.worker.buffer, now);
-        let Some(own) = &self.lane else { return snapshot() };
-        own.line.still(|lane| {
-            let mut status = snapshot();
-            lane.show(&mut status, now);
-            status
-        })
-    }
-
-    /// What waits in front of its processors.
-    fn front(&self) -> Option<&Arc<Buffer>> {
-        self.lane.as_ref().map(|own| own.line.source().front())
-    }
-
-    fn is(&self, name: &str) -> bool {
-        *self.worker.name == *name
-    }
-
-    /// Whether its dead letters or diverted events go to `other`.
-    fn gives_to(&self, other: &Member) -> bool {
-        let name = &*other.worker.name;
-        self.dead_letter.as_deref() == Some(name)
-            || matches!(self.worker.buffer.on_open(), OnOpen::Fallback(to) if **to == *name)
-    }
 }
 
 impl GraphHandle {
@@ -228,11 +184,13 @@ impl GraphHandle {
         let members = lock(&self.0.sinks).clone();
         let mut behind = 0;
         // What is in front of a sink's processors is in its buffer once it has passed them.
-        let fronts: Vec<_> = members.iter().filter_map(|member| member.front()).map(|b| (b, b.tail())).collect();
+        let fronts: Vec<_> =
+            members.iter().filter_map(|member| member.front()).map(|b| (b, b.tail())).collect();
         for (front, tail) in fronts {
             behind += self.passed(front, tail).await;
         }
-        let tails: Vec<_> = members.iter().map(|member| &member.worker.buffer).map(|b| (b, b.tail())).collect();
+        let tails: Vec<_> =
+            members.iter().map(|member| &member.worker.buffer).map(|b| (b, b.tail())).collect();
         for (buffer, tail) in tails {
             behind += self.passed(buffer, tail).await;
         }
@@ -372,8 +330,7 @@ impl GraphHandle {
             let Some(Own { section, .. }) = &member.lane else { continue };
             section.watch(patience, &self.0.supervisor);
             // No sender waits for a processor that does not come back.
-            let is_busy =
-                section.troubles().iter().any(|processor| processor.state == ProcessorState::Busy);
+            let is_busy = section.troubles().iter().any(|processor| processor.state == ProcessorState::Busy);
             if let Some(front) = member.front().filter(|front| front.is_open() != is_busy) {
                 front.set_open(is_busy, false);
             }
@@ -418,22 +375,15 @@ impl GraphHandle {
             ended: Notify::new(),
         });
         let routing_key = spec.routing_key.clone();
-        let lane = (!spec.processors.is_empty()).then(|| self.lane(spec, &worker));
+        let lane = (!spec.processors.is_empty()).then(|| self.own_processors(spec, &worker));
         Arc::new(Member { worker, dead_letter, routing_key, place, lane })
     }
 
-    fn lane(&self, spec: &SinkSpec, worker: &Arc<Worker>) -> Own {
+    fn own_processors(&self, spec: &SinkSpec, worker: &Arc<Worker>) -> Own {
         let shared = &self.0;
         let (table, seq) = (shared.table.clone(), shared.seq.clone());
         let lane = Lane::new(&worker.buffer, shared.relief.clone(), spec.routing_key.clone(), table, seq);
-        let processors = spec.processors.iter().map(|(name, make)| {
-            let on_failed = on_failed(worker.name.clone(), worker.dead_letters.clone());
-            (name.as_str().into(), make.clone(), on_failed)
-        });
-        let line = Line::new(Some(worker.name.clone()), processors, lane);
-        let id = format!("(processors of {})", worker.name);
-        let section = Section::line(&id, shared.threads == Threads::Several, line.clone());
-        Own { line, section }
+        Own::new(&spec.processors, worker, lane, shared.threads == Threads::Several)
     }
 
     /// Puts a sink's buffer on disk, where that is its policy, behind what an earlier process left there.

@@ -12,7 +12,7 @@ use super::plan::StageKind;
 use super::{Stage, on_failed};
 use crate::ingress::{Inbox, Ingress};
 use crate::process::{
-    Between, Guest, GuestActor, Line, LineActor, OnFailed, ProcessorStatus, Source, Watched,
+    Between, Custom, CustomActor, Line, LineActor, OnFailed, ProcessorStatus, Source, Watched,
 };
 use crate::sink::DeadLetters;
 use crate::supervise::{Abandon, ChildSpec, DeathWatch, Exit, GraphSupervisor, Observer, RestartPolicy};
@@ -36,15 +36,15 @@ impl Section {
         Section::new(id, own, line.clone(), line, start)
     }
 
-    fn guest(id: &str, own: bool, guest: Arc<Guest>) -> Section {
-        let start = guest.clone();
+    fn custom(id: &str, own: bool, custom: Arc<Custom>) -> Section {
+        let start = custom.clone();
         let start = move |place: &Place, watch| {
-            let (guest, incarnation) = (start.clone(), start.incarnation());
+            let (custom, incarnation) = (start.clone(), start.incarnation());
             place.run(move || {
-                GuestActor::new(guest, incarnation, watch).start();
+                CustomActor::new(custom, incarnation, watch).start();
             });
         };
-        Section::new(id, own, guest.clone(), guest, start)
+        Section::new(id, own, custom.clone(), custom, start)
     }
 
     fn new(
@@ -163,7 +163,7 @@ fn section(
 ) -> Section {
     if let [Stage { name, kind: StageKind::Actor(start) }] = row {
         let on_failed = on_failed(name.clone(), dead_letters.clone());
-        return Section::guest(id, own, Guest::new(name.clone(), start.clone(), inbox, next, on_failed));
+        return Section::custom(id, own, Custom::new(name.clone(), start.clone(), inbox, next, on_failed));
     }
     let processors = row.iter().filter_map(|stage| match &stage.kind {
         StageKind::Processor(make) => {

@@ -6,7 +6,7 @@ use actix::prelude::{Actor as _, Recipient};
 use tracing::error;
 
 use crate::enrich::{Classes, Enricher, EnricherActor};
-use crate::ingress::{Batch, Emitter, IngressActor, Inbox, Inlet, Outlet};
+use crate::ingress::{Batch, Emitter, Inbox, IngressActor, Inlet, Outlet};
 use crate::route::{RouterActor, RouterParts};
 use crate::supervise::{DeathWatch, Exit, Observer};
 

@@ -30,11 +30,11 @@ pub struct Batch {
 /// Names the original of a copy.
 pub(crate) struct Ticket {
     pub(crate) number: u64,
-    pub(crate) home: Weak<dyn Home>,
+    pub(crate) originals: Weak<dyn Originals>,
 }
 
 /// Keeps the originals of copies.
-pub(crate) trait Home: Send + Sync {
+pub(crate) trait Originals: Send + Sync {
     /// The copy of that number was dropped without having arrived.
     fn dropped(&self, number: u64);
 }
@@ -170,8 +170,8 @@ impl Tally {
 impl Drop for Batch {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            if let Some(home) = ticket.home.upgrade() {
-                home.dropped(ticket.number);
+            if let Some(originals) = ticket.originals.upgrade() {
+                originals.dropped(ticket.number);
             }
             return;
         }

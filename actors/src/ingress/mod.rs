@@ -7,7 +7,7 @@ mod ledger;
 
 pub(crate) use actor::{IngressActor, Pacer};
 pub use batch::Batch;
-pub(crate) use batch::{Home, Tally, Ticket};
+pub(crate) use batch::{Originals, Tally, Ticket};
 pub(crate) use inbox::{Inbox, Inlet, Outlet};
 pub use ledger::{GraphBalance, Ledger};
 

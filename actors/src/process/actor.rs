@@ -7,7 +7,8 @@ use actix::prelude::{
 };
 
 use super::Stage;
-use super::line::{Line, Method, Source, Superseded, Turn};
+use super::hand::Method;
+use super::line::{Line, Source, Superseded, Turn};
 use crate::ingress::Tally;
 use crate::supervise::{DeathWatch, Exit};
 
@@ -44,6 +45,9 @@ impl<S: Source> LineActor<S> {
     }
 
     fn tick(&mut self, place: usize) -> Result<(), Superseded> {
+        if !self.line.source.has_room() {
+            return Ok(());
+        }
         self.line.begin(self.incarnation, place, Method::Tick)?;
         self.aside(place, Stage::tick)?;
         self.advance().map(|_| ())
@@ -79,9 +83,9 @@ impl<S: Source> LineActor<S> {
 
     fn turn(&mut self, ctx: &mut Context<Self>) {
         // What a predecessor had in hand comes first.
-        let ended = self.advance().and_then(|ended| {
-            Ok(ended || (self.line.take(self.incarnation)? && self.advance()?))
-        });
+        let ended = self
+            .advance()
+            .and_then(|ended| Ok(ended || (self.line.take(self.incarnation)? && self.advance()?)));
         match ended {
             Err(Superseded) => ctx.stop(),
             Ok(true) => {

@@ -27,6 +27,10 @@ impl Source for Between {
         self.inbox.passable(&self.next).await;
     }
 
+    fn has_room(&self) -> bool {
+        self.next.has_room()
+    }
+
     fn hand_on(&self, work: Option<Batch>, events: Vec<Event>, tally: Tally) {
         let mut batch = work.unwrap_or_else(|| Batch::of(&self.ingress, Vec::new()));
         batch.events = events;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::hand::{Call, Hand, Method};
 use super::stage::lost;
-use super::watch::{Record, Watched, named};
+use super::watch::{Record, Silence, Watched, named};
 use super::{OnFailed, Output, ProcessorFactory, ProcessorStatus, Stage};
 use crate::event::{Confirmation, Event};
 use crate::ingress::Tally;
@@ -24,6 +25,9 @@ pub(crate) trait Source: Send + Sync + 'static {
 
     /// Waits until [`take`](Self::take) may have something.
     fn ready(&self) -> impl Future<Output = ()>;
+
+    /// Whether what comes of a timer has room.
+    fn has_room(&self) -> bool;
 
     /// Hands on what came of some work, or of a timer. Never waits.
     fn hand_on(&self, work: Option<Self::Work>, events: Vec<Event>, tally: Tally);
@@ -59,58 +63,13 @@ struct State<W> {
     call: Option<Call>,
     /// Numbers the calls.
     calls: u64,
-    /// The call that was seen last, how far it was, and when that was seen first.
-    seen: Option<(u64, usize, Instant)>,
+    /// How long the call that is under way has not moved.
+    silence: Silence,
     /// What each processor holds, as of what is through.
     held: Vec<u64>,
     records: Vec<Record>,
     /// Incarnations whose threads are stuck in a processor, and in which one.
     stuck: Vec<(u64, usize)>,
-}
-
-/// Events on their way through the line.
-struct Hand<W> {
-    work: Option<W>,
-    tally: Tally,
-    last: bool,
-    /// The stage that they are at.
-    stage: usize,
-    /// What that stage gets; those before `next` are through.
-    inputs: Arc<Vec<Event>>,
-    next: usize,
-    /// What came of them.
-    done: Vec<Event>,
-    finished: bool,
-}
-
-/// A call of a processor that is under way.
-#[derive(Debug, Clone, Copy)]
-struct Call {
-    stage: usize,
-    method: Method,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Method {
-    Make,
-    Interval,
-    Process,
-    Tick,
-    Finish,
-    Drop,
-}
-
-impl Method {
-    fn as_str(self) -> &'static str {
-        match self {
-            Method::Make => "factory",
-            Method::Interval => "interval",
-            Method::Process => "process",
-            Method::Tick => "tick",
-            Method::Finish => "finish",
-            Method::Drop => "drop",
-        }
-    }
 }
 
 /// Another incarnation has taken over.
@@ -137,7 +96,7 @@ impl<S: Source> Line<S> {
             hand: None,
             call: None,
             calls: 0,
-            seen: None,
+            silence: Silence::default(),
             held: vec![0; names.len()],
             records: names.into_iter().map(Record::new).collect(),
             stuck: Vec::new(),
@@ -333,7 +292,7 @@ impl<S: Source> Line<S> {
     fn disown(&self, state: &mut State<S::Work>) {
         state.incarnation += 1;
         state.call = None;
-        state.seen = None;
+        state.silence = Silence::default();
         self.wanted.store(false, Ordering::Relaxed);
         let mut tally = Tally::default();
         for (held, record) in state.held.iter_mut().zip(&state.records) {
@@ -364,36 +323,12 @@ impl<W> State<W> {
 
     /// The call that is under way, for how long it has not moved, and the event that it is about.
     fn silent(&mut self, at: usize, now: Instant) -> Option<(Call, Duration, Option<Event>)> {
-        let Some(call) = self.call else {
-            self.seen = None;
-            return None;
-        };
+        let call = self.call?;
         let at = if call.method == Method::Process { at } else { 0 };
-        let since = match self.seen {
-            Some((calls, seen, since)) if (calls, seen) == (self.calls, at) => since,
-            _ => {
-                self.seen = Some((self.calls, at, now));
-                now
-            }
-        };
+        let silence = self.silence.look((self.calls, at), now);
         let event = self.hand.as_ref().filter(|_| call.method == Method::Process);
         let event = event.and_then(|hand| hand.inputs.get(at)).cloned();
-        Some((call, now.saturating_duration_since(since), event))
-    }
-}
-
-impl<W> Hand<W> {
-    fn new(work: Option<W>, stage: usize, events: Vec<Event>, tally: Tally, last: bool) -> Hand<W> {
-        let (inputs, done) = (Arc::new(events), Vec::new());
-        Hand { work, tally, last, stage, inputs, next: 0, done, finished: false }
-    }
-
-    /// Takes the input at that place out; those before it that are through are forgotten.
-    fn take_out(&mut self, place: usize) {
-        let left = self.inputs.iter().enumerate().skip(self.next);
-        let left = left.filter(|(other, _)| *other != place).map(|(_, event)| event.clone()).collect();
-        (self.inputs, self.next) = (Arc::new(left), 0);
-        self.tally.failed += 1;
+        Some((call, silence, event))
     }
 }
 
@@ -451,9 +386,8 @@ impl<S: Source> Watched for Line<S> {
                 let about = event.as_ref().map(named);
                 let stuck = state.stuck.len();
                 let record = state.records.get_mut(call.stage);
-                let why = record.map(|record| {
-                    record.hung(call.method.as_str(), about, silence, stuck, Instant::now())
-                });
+                let why = record
+                    .map(|record| record.hung(call.method.as_str(), about, silence, stuck, Instant::now()));
                 letter = event.zip(why).map(|(event, why)| (call.stage, event, why));
             }
             self.disown(&mut state);

@@ -2,15 +2,16 @@
 
 mod actor;
 mod between;
-mod guest;
+mod custom;
+mod hand;
 mod line;
 mod stage;
 mod watch;
 
 pub(crate) use actor::LineActor;
 pub(crate) use between::Between;
-pub use guest::ActorFactory;
-pub(crate) use guest::{Guest, GuestActor};
+pub use custom::ActorFactory;
+pub(crate) use custom::{Custom, CustomActor};
 pub(crate) use line::{Line, Source, Taken};
 pub(crate) use stage::{OnFailed, Stage};
 pub(crate) use watch::Watched;

@@ -15,6 +15,8 @@ const SHOWN_AFTER: Duration = Duration::from_secs(2);
 /// More hangs than this within [`WITHIN`], or more threads of one processor that are stuck at once, and it is given up.
 const MAX_HANGS: u32 = 5;
 const WITHIN: Duration = Duration::from_secs(15 * 60);
+/// It is looked at once a second: of a longer time between two looks nobody knows what it was.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// A processor that has not come back, or did not at least once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,15 +68,43 @@ impl fmt::Display for ProcessorStatus {
         let since = self.since.to_string();
         let since = since.get(11..19).unwrap_or_default().to_owned();
         let event = self.event.as_ref().map(|event| format!(", from {event}")).unwrap_or_default();
-        let times = if self.hangs == 1 { "once" } else { "times" };
-        let hung = if self.hangs == 1 { "hung once".to_owned() } else { format!("hung {} {times}", self.hangs) };
+        let hung = match self.hangs {
+            1 => "hung once".to_owned(),
+            hangs => format!("hung {hangs} times"),
+        };
         match self.state {
             ProcessorState::Busy => write!(f, " has not come back since {since}{event}"),
             ProcessorState::Replaced => write!(f, " {hung} and was replaced, last at {since}{event}"),
             ProcessorState::Failed => {
-                write!(f, " {hung} and was given up at {since}: every event that comes to it becomes a dead letter")
+                write!(
+                    f,
+                    " {hung} and was given up at {since}: every event that comes to it becomes a dead letter"
+                )
             }
         }
+    }
+}
+
+/// For how long something has not moved, as far as this process moved itself: one that was stopped (a signal, a debugger, a
+/// frozen machine) must not take its own pause for a hang.
+#[derive(Debug, Default)]
+pub(super) struct Silence {
+    mark: Option<(u64, usize)>,
+    last: Option<Instant>,
+    silent: Duration,
+}
+
+impl Silence {
+    /// It is at `mark` now.
+    pub(super) fn look(&mut self, mark: (u64, usize), now: Instant) -> Duration {
+        let passed = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        self.last = Some(now);
+        if self.mark == Some(mark) {
+            self.silent += passed.min(PAUSE);
+        } else {
+            (self.mark, self.silent) = (Some(mark), Duration::ZERO);
+        }
+        self.silent
     }
 }
 
@@ -167,4 +197,47 @@ pub(super) fn named(event: &Event) -> String {
 fn ago(age: Duration) -> Timestamp {
     let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
     Timestamp::from_micros(Timestamp::now().as_micros().saturating_sub(micros))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_pause_of_the_whole_process_is_no_hang() {
+        let (mut silence, mut now) = (Silence::default(), Instant::now());
+        assert_eq!(silence.look((1, 7), now), Duration::ZERO);
+        now += 3600 * SECOND;
+        assert_eq!(silence.look((1, 7), now), PAUSE);
+        for _ in 0..30 {
+            now += SECOND;
+            silence.look((1, 7), now);
+        }
+        assert_eq!(silence.look((1, 7), now), PAUSE + 30 * SECOND);
+        assert_eq!(silence.look((1, 8), now), Duration::ZERO, "it has moved");
+    }
+
+    #[test]
+    fn people_read_which_since_when_and_from_what() {
+        let since = Timestamp::from_micros(1_000_000);
+        let mut status = ProcessorStatus {
+            name: "redact".into(),
+            sink: Some("live".into()),
+            state: ProcessorState::Busy,
+            since,
+            event: Some("start 01K".to_owned()),
+            hangs: 0,
+        };
+        assert_eq!(
+            status.to_string(),
+            "processor redact of live has not come back since 00:00:01, from start 01K"
+        );
+        (status.state, status.hangs, status.sink) = (ProcessorState::Failed, 6, None);
+        assert_eq!(
+            status.to_string(),
+            "processor redact hung 6 times and was given up at 00:00:01: every event that comes to it becomes a dead letter"
+        );
+    }
 }

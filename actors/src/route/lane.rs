@@ -149,6 +149,11 @@ impl Source for Lane {
         }
     }
 
+    fn has_room(&self) -> bool {
+        // The sink's buffer sheds by its own rules.
+        true
+    }
+
     fn hand_on(&self, work: Option<Option<Lease>>, events: Vec<Event>, tally: Tally) {
         let now = Instant::now();
         let came = work.iter().flatten().flat_map(|lease| &lease.items);

@@ -12,10 +12,10 @@ use actix::prelude::{
 use tokio::time::Instant;
 use tracing::error;
 
-use super::watch::{Record, Watched, named};
+use super::watch::{Record, Silence, Watched, named};
 use super::{OnFailed, ProcessorStatus};
 use crate::event::{Confirmation, Event};
-use crate::ingress::{Batch, Home, Inbox, Ticket};
+use crate::ingress::{Batch, Inbox, Originals, Ticket};
 use crate::supervise::{DeathWatch, Exit, Observer};
 
 /// How often the actor's thread shows that it moves.
@@ -29,7 +29,7 @@ pub type ActorFactory = Arc<dyn Fn(Recipient<Batch>) -> Recipient<Batch> + Send 
 /// It gets copies, whose events are shared; the batches themselves stay here until the copies arrive at the next stage.
 /// After its end they are given to the next incarnation: the one that it was handling event by event, so that the event
 /// that ends it again is known.
-pub(crate) struct Guest {
+pub(crate) struct Custom {
     start: ActorFactory,
     inbox: Arc<Inbox>,
     next: Arc<Inbox>,
@@ -41,10 +41,11 @@ struct State {
     incarnation: u64,
     tickets: u64,
     lent: VecDeque<Lent>,
-    /// To be given before what is in the inbox.
-    again: VecDeque<Batch>,
-    /// When its thread last moved, and whether it ended for good.
-    beat: Option<Instant>,
+    /// To be given before what is in the inbox, and how often each vanished from the mailbox.
+    again: VecDeque<(Batch, u32)>,
+    /// How often its thread showed that it moves; `None` while there is none.
+    beats: Option<u64>,
+    silence: Silence,
     record: Record,
     stuck: Vec<u64>,
 }
@@ -55,31 +56,33 @@ struct Lent {
     batch: Batch,
     /// The actor's handler has returned.
     handled: bool,
-    /// The copy was dropped.
+    /// The copy was dropped, and not by a panic.
     dropped: bool,
+    vanished: u32,
 }
 
 /// Another incarnation has taken over.
 struct Superseded;
 
-impl Guest {
+impl Custom {
     pub(crate) fn new(
         name: Arc<str>,
         start: ActorFactory,
         inbox: Arc<Inbox>,
         next: Arc<Inbox>,
         on_failed: OnFailed,
-    ) -> Arc<Guest> {
+    ) -> Arc<Custom> {
         let state = State {
             incarnation: 0,
             tickets: 0,
             lent: VecDeque::new(),
             again: VecDeque::new(),
-            beat: None,
+            beats: None,
+            silence: Silence::default(),
             record: Record::new(name),
             stuck: Vec::new(),
         };
-        Arc::new(Guest { start, inbox, next, on_failed, state: Mutex::new(state) })
+        Arc::new(Custom { start, inbox, next, on_failed, state: Mutex::new(state) })
     }
 
     pub(crate) fn incarnation(&self) -> u64 {
@@ -87,7 +90,8 @@ impl Guest {
     }
 
     fn beat(&self, incarnation: u64) -> Result<(), Superseded> {
-        self.current(incarnation)?.beat = Some(Instant::now());
+        let mut state = self.current(incarnation)?;
+        state.beats = Some(state.beats.map_or(0, |beats| beats + 1));
         Ok(())
     }
 
@@ -98,13 +102,14 @@ impl Guest {
             if state.again.is_empty() && !self.next.has_room() {
                 return Ok(None);
             }
-            let Some(batch) = state.again.pop_front().or_else(|| self.inbox.take()) else { return Ok(None) };
+            let next = state.again.pop_front().or_else(|| Some((self.inbox.take()?, 0)));
+            let Some((batch, vanished)) = next else { return Ok(None) };
             let Some(why) = state.record.refuses() else {
                 state.tickets += 1;
                 let number = state.tickets;
-                let home: Weak<dyn Home> = Arc::downgrade(&(self.clone() as Arc<dyn Home>));
-                let copy = batch.copy(Ticket { number, home });
-                state.lent.push_back(Lent { number, batch, handled: false, dropped: false });
+                let originals: Weak<dyn Originals> = Arc::downgrade(&(self.clone() as Arc<dyn Originals>));
+                let copy = batch.copy(Ticket { number, originals });
+                state.lent.push_back(Lent { number, batch, handled: false, dropped: false, vanished });
                 return Ok(Some((number, copy)));
             };
             (self.pass_empty(batch), why)
@@ -178,11 +183,16 @@ impl Guest {
     /// The incarnation that there is has ended, or is left to itself.
     fn disown(&self, state: &mut State, why: &str) -> Vec<(Event, String)> {
         state.incarnation += 1;
-        state.beat = None;
+        (state.beats, state.silence) = (None, Silence::default());
         let (mut letters, mut again) = (Vec::new(), VecDeque::new());
         for lent in std::mem::take(&mut state.lent) {
             if lent.handled {
-                again.push_back(lent.batch);
+                again.push_back((lent.batch, 0));
+                continue;
+            }
+            if lent.dropped && lent.vanished == 0 {
+                // The actor stopped before it came to this one, as far as anybody can tell.
+                again.push_back((lent.batch, 1));
                 continue;
             }
             // It was at this one.
@@ -190,7 +200,7 @@ impl Guest {
                 0 | 1 => {
                     letters.extend(self.pass_empty(lent.batch).into_iter().map(|e| (e, why.to_owned())));
                 }
-                _ => again.extend(lent.batch.one_by_one()),
+                _ => again.extend(lent.batch.one_by_one().into_iter().map(|batch| (batch, 0))),
             }
         }
         again.append(&mut state.again);
@@ -220,8 +230,8 @@ impl Guest {
 }
 
 impl State {
-    fn silence(&self, now: Instant) -> Option<Duration> {
-        self.beat.map(|beat| now.saturating_duration_since(beat))
+    fn silence(&mut self, now: Instant) -> Option<Duration> {
+        self.beats.map(|beats| self.silence.look((beats, 0), now))
     }
 
     /// What it is at.
@@ -235,7 +245,7 @@ impl State {
     }
 }
 
-impl Home for Guest {
+impl Originals for Custom {
     fn dropped(&self, number: u64) {
         if std::thread::panicking() {
             // Its actor dies of it, or dies with it in its mailbox: its end is heard of.
@@ -250,13 +260,15 @@ impl Home for Guest {
     }
 }
 
-impl Watched for Guest {
+impl Watched for Custom {
     fn condemn(&self, patience: Duration, now: Instant) -> bool {
         let letters = {
             let mut state = self.lock();
             // Two beats may be missed.
             let patience = patience.max(2 * HEARTBEAT + HEARTBEAT / 2);
-            let Some(silence) = state.silence(now).filter(|silence| *silence > patience) else { return false };
+            let Some(silence) = state.silence(now).filter(|silence| *silence > patience) else {
+                return false;
+            };
             let (incarnation, about) = (state.incarnation, state.about());
             state.stuck.push(incarnation);
             let stuck = state.stuck.len();
@@ -268,7 +280,7 @@ impl Watched for Guest {
     }
 
     fn troubles(&self, now: Instant) -> Vec<ProcessorStatus> {
-        let state = self.lock();
+        let mut state = self.lock();
         let busy = state.silence(now).map(|silence| (silence, state.about()));
         state.record.status(None, busy).into_iter().collect()
     }
@@ -276,17 +288,17 @@ impl Watched for Guest {
     fn close(&self) {
         let mut state = self.lock();
         state.incarnation += 1;
-        state.beat = None;
+        state.beats = None;
         // Their events are counted as failed when they are dropped.
         state.lent.clear();
         state.again.clear();
     }
 }
 
-impl Observer for Guest {
+impl Observer for Custom {
     fn ended(&self, exit: &Exit) {
         if *exit == Exit::Stopped {
-            self.lock().beat = None;
+            self.lock().beats = None;
             return;
         }
         let why = "its actor panicked or ended while it handled this event";
@@ -307,13 +319,13 @@ impl Observer for Guest {
 }
 
 /// What the actor hands on to.
-struct Exitway(Arc<Guest>, u64);
+struct Onward(Arc<Custom>, u64);
 
-impl Actor for Exitway {
+impl Actor for Onward {
     type Context = Context<Self>;
 }
 
-impl Handler<Batch> for Exitway {
+impl Handler<Batch> for Onward {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, batch: Batch, _: &mut Context<Self>) -> Self::Result {
@@ -324,23 +336,23 @@ impl Handler<Batch> for Exitway {
 }
 
 /// Starts one incarnation, and gives it its batches: the next one when it has handled the one before.
-pub(crate) struct GuestActor {
-    guest: Arc<Guest>,
+pub(crate) struct CustomActor {
+    custom: Arc<Custom>,
     incarnation: u64,
     actor: Option<Recipient<Batch>>,
     watch: DeathWatch,
 }
 
-impl GuestActor {
-    pub(crate) fn new(guest: Arc<Guest>, incarnation: u64, watch: DeathWatch) -> GuestActor {
-        GuestActor { guest, incarnation, actor: None, watch }
+impl CustomActor {
+    pub(crate) fn new(custom: Arc<Custom>, incarnation: u64, watch: DeathWatch) -> CustomActor {
+        CustomActor { custom, incarnation, actor: None, watch }
     }
 
     fn begin(&mut self, ctx: &mut Context<Self>) -> Result<bool, Superseded> {
-        self.guest.beat(self.incarnation)?;
-        if self.guest.lock().record.refuses().is_none() {
-            let next = Exitway(self.guest.clone(), self.incarnation).start().recipient();
-            match catch_unwind(AssertUnwindSafe(|| (self.guest.start)(next))) {
+        self.custom.beat(self.incarnation)?;
+        if self.custom.lock().record.refuses().is_none() {
+            let next = Onward(self.custom.clone(), self.incarnation).start().recipient();
+            match catch_unwind(AssertUnwindSafe(|| (self.custom.start)(next))) {
                 Ok(actor) => self.actor = Some(actor),
                 Err(panic) => {
                     self.watch.because(Exit::Panicked(super::panic_message(&*panic)));
@@ -350,7 +362,7 @@ impl GuestActor {
             }
         }
         ctx.run_interval(HEARTBEAT, |feeder, ctx| {
-            if feeder.guest.beat(feeder.incarnation).is_err() {
+            if feeder.custom.beat(feeder.incarnation).is_err() {
                 ctx.stop();
             }
         });
@@ -358,13 +370,18 @@ impl GuestActor {
     }
 
     fn turn(&mut self, ctx: &mut Context<Self>) {
-        match self.guest.lend(self.incarnation) {
+        if self.actor.as_ref().is_some_and(|actor| !actor.connected()) {
+            // Its next batch waits for the next one.
+            self.watch.because(Exit::Failed("the actor is gone".to_owned()));
+            return ctx.stop();
+        }
+        match self.custom.lend(self.incarnation) {
             Err(Superseded) => ctx.stop(),
             Ok(None) => {
-                let guest = self.guest.clone();
+                let custom = self.custom.clone();
                 let ready = async move {
                     tokio::task::yield_now().await;
-                    guest.ready().await;
+                    custom.ready().await;
                 };
                 ctx.spawn(ready.into_actor(self).map(|(), feeder, ctx| feeder.turn(ctx)));
             }
@@ -377,7 +394,7 @@ impl GuestActor {
                         feeder.watch.because(Exit::Failed("the actor is gone".to_owned()));
                         return ctx.stop();
                     }
-                    match feeder.guest.handled(feeder.incarnation, number) {
+                    match feeder.custom.handled(feeder.incarnation, number) {
                         Ok(()) if !last => feeder.turn(ctx),
                         // What it hands on still passes.
                         Ok(()) => feeder.watch.because(Exit::Stopped),
@@ -389,7 +406,7 @@ impl GuestActor {
     }
 }
 
-impl Actor for GuestActor {
+impl Actor for CustomActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
@@ -400,8 +417,8 @@ impl Actor for GuestActor {
     }
 }
 
-impl Drop for GuestActor {
+impl Drop for CustomActor {
     fn drop(&mut self) {
-        self.guest.gone(self.incarnation);
+        self.custom.gone(self.incarnation);
     }
 }
