@@ -373,12 +373,10 @@ fn what_an_actor_in_the_path_drops_is_counted_and_holds_up_nothing() {
         let mut plan = Plan::new("test").stage(stage).sink(journal.spec("live", TAKES));
         plan.data_dir = data.path().into();
         let rig = Rig::start(plan).await;
-        let mut n = 0;
-        for kind in ["start", "drop", "start", "stop", "start"] {
+        for (n, kind) in (0..).zip(["start", "drop", "start", "stop", "start"]) {
             rig.emit(kind, n);
             // Whoever waits for it is not left waiting.
             assert_eq!(tokio::time::timeout(MINUTE, rig.graph.flush()).await, Ok(0), "{kind}");
-            n += 1;
         }
         let drained = rig.end().await;
         assert_eq!(journal.numbers(), [0, 2, 4]);

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::process::{Command, ExitCode, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use streamll::{Event, Registry};
 
@@ -85,9 +85,7 @@ processors: [fragile: {}]
 sinks: { all: { type: file, path: '{dir}/all.ndjson' } }
 shutdown: { timeout: 8s }
 ";
-    let began = Instant::now();
     let (output, said, folder) = run(topology, &["start", "start", "hang", "start"]);
-    assert!(began.elapsed() < Duration::from_secs(25), "{said}");
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("a processor hung"), "{said}");
     assert!(said.contains("  processor fragile hung once and was replaced, last at "), "{said}");

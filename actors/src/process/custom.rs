@@ -371,7 +371,7 @@ impl CustomActor {
 
     fn turn(&mut self, ctx: &mut Context<Self>) {
         if self.actor.as_ref().is_some_and(|actor| !actor.connected()) {
-            // Its next batch waits for the next one.
+            // What comes next waits for the next incarnation.
             self.watch.because(Exit::Failed("the actor is gone".to_owned()));
             return ctx.stop();
         }
