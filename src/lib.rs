@@ -98,7 +98,7 @@ pub use streamll_actors::event::{
 };
 pub use streamll_actors::graph::{Drained, GraphStatus, Plan, SinkHandle, SinkSpec, Stage, StartError};
 pub use streamll_actors::ingress::{Batch, Emitted, Emitter, Patience};
-pub use streamll_actors::process::{Output, Processor, ProcessorFactory};
+pub use streamll_actors::process::{Output, Processor, ProcessorFactory, ProcessorState, ProcessorStatus};
 pub use streamll_actors::route::{Subscription, Template, TopicPattern};
 pub use streamll_actors::sink::breaker::BreakerPolicy;
 pub use streamll_actors::sink::{

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use actix::prelude::{
-    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient, WrapFuture as _,
+    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient,
+    WrapFuture as _,
 };
 use streamll_actors::event::{Event, Step};
 use streamll_actors::graph::{GraphHandle, Plan, SinkSpec, Stage, Threads};
@@ -311,48 +312,103 @@ impl Processor for Keeper {
 }
 
 #[test]
-fn the_spine_comes_back_and_what_was_in_its_batch_is_counted() {
+fn an_actor_in_the_path_that_panics_costs_the_event_and_comes_back() {
     run(async {
+        let data = tempfile::tempdir().unwrap();
         let journal = Journal::new([]);
-        let plan = Plan::new("test").stage(fragile()).sink(journal.spec("live", TAKES));
+        let mut plan = Plan::new("test").stage(fragile()).sink(journal.spec("live", TAKES));
+        plan.data_dir = data.path().into();
         let rig = Rig::start(plan).await;
         rig.emit_all(0..10);
         settle().await;
-        rig.emit("boom", 99);
+        // In one batch with others, before and behind it.
         rig.emit_all(10..12);
+        rig.emit("boom", 99);
+        rig.emit_all(12..14);
         settle().await;
         // It is down now: what comes meanwhile waits.
-        rig.emit_all(12..50);
+        rig.emit_all(14..50);
         settle().await;
         assert_eq!(rig.graph.flush().await, 0);
         rig.emit_all(50..60);
         let drained = rig.end().await;
-        let expected: Vec<u64> = (0..10).chain(12..60).collect();
-        assert_eq!(journal.numbers(), expected);
+        assert_eq!(journal.numbers(), all(60));
         let balance = drained.status.balance();
-        assert_eq!((balance.received, balance.failed, balance.routed), (61, 3, 58));
+        assert_eq!((balance.received, balance.failed, balance.routed), (61, 1, 60));
         assert!(!drained.complete);
+        let text = std::fs::read_to_string(data.path().join("dead/processors.ndjson")).unwrap();
+        let letter: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
+        assert_eq!((&letter["sink"], &letter["class"]), (&"fragile".into(), &"processor".into()));
+        assert_eq!(letter["event"]["data"]["n"], 99);
+    });
+}
+
+/// A stage of one's own that drops batches with an event `drop`, and stops at one `stop`.
+struct Careless(Recipient<Batch>);
+
+impl Actor for Careless {
+    type Context = Context<Self>;
+}
+
+impl Handler<Batch> for Careless {
+    type Result = ();
+
+    fn handle(&mut self, batch: Batch, ctx: &mut Context<Self>) {
+        let has = |kind| batch.events().iter().any(|event| event.kind().as_str() == kind);
+        if has("stop") {
+            return ctx.stop();
+        }
+        if !has("drop") {
+            ctx.wait(self.0.send(batch).into_actor(self).map(|_, _, _| ()));
+        }
+    }
+}
+
+#[test]
+fn what_an_actor_in_the_path_drops_is_counted_and_holds_up_nothing() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let journal = Journal::new([]);
+        let stage = Stage::actor("careless", |next| Careless(next).start().recipient());
+        let mut plan = Plan::new("test").stage(stage).sink(journal.spec("live", TAKES));
+        plan.data_dir = data.path().into();
+        let rig = Rig::start(plan).await;
+        for (n, kind) in (0..).zip(["start", "drop", "start", "stop", "start"]) {
+            rig.emit(kind, n);
+            // Whoever waits for it is not left waiting.
+            assert_eq!(tokio::time::timeout(MINUTE, rig.graph.flush()).await, Ok(0), "{kind}");
+        }
+        let drained = rig.end().await;
+        assert_eq!(journal.numbers(), [0, 2, 4]);
+        let balance = drained.status.balance();
+        assert_eq!((balance.received, balance.failed, balance.routed), (5, 2, 3));
     });
 }
 
 #[test]
-fn what_a_processor_holds_when_the_spine_dies_is_counted() {
+fn a_processor_keeps_what_it_holds_when_an_actor_beside_it_dies() {
     run(async {
+        let data = tempfile::tempdir().unwrap();
         let journal = Journal::new([]);
         let mut spec = journal.spec("live", TAKES);
         spec.processors = vec![("keeper".into(), Arc::new(|| Box::new(Keeper)))];
-        let plan = Plan::new("test").stage(Stage::processor("keeper", || Keeper)).stage(fragile()).sink(spec);
+        let mut plan =
+            Plan::new("test").stage(Stage::processor("keeper", || Keeper)).stage(fragile()).sink(spec);
+        plan.data_dir = data.path().into();
         let rig = Rig::start(plan).await;
-        for round in 0..3 {
+        for round in 1..4 {
             rig.emit_all(0..100);
             settle().await;
             rig.emit("boom", 1);
             sleep(Duration::from_secs(10)).await;
             let balance = rig.graph.status().balance();
             assert!(balance.holds(), "{balance:?}");
-            assert_eq!((balance.received, balance.failed), ((round + 1) * 101, (round + 1) * 11));
+            // Ten of each hundred are held, and stand in no number.
+            assert_eq!((balance.received, balance.failed), (round * 91, round));
         }
-        rig.end().await;
+        let drained = rig.end().await;
+        assert_eq!((drained.status.balance().received, drained.status.balance().failed), (303, 33));
+        assert_eq!(dead(data.path(), "processors"), 3);
     });
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::Format;
-use crate::{Drained, GraphStatus, SinkStatus, Timestamp, pipes};
+use crate::{Drained, GraphStatus, ProcessorState, ProcessorStatus, SinkStatus, Timestamp, pipes};
 
 /// Writes the last report to standard error; `cut` tells why the input was not read to its end.
 pub(super) fn say(drained: &Drained, format: Format, cut: Option<&str>) {
@@ -58,6 +58,10 @@ pub(super) fn json(status: &GraphStatus) -> Value {
         if !status.removed().is_empty() {
             report.insert("removed".to_owned(), by_name(status.removed()).into());
         }
+        if !status.processors().is_empty() {
+            let processors: Vec<_> = status.processors().iter().map(processor_json).collect();
+            report.insert("processors".to_owned(), processors.into());
+        }
     }
     report
 }
@@ -79,6 +83,18 @@ pub(super) fn last_json(status: &GraphStatus) -> Value {
 fn last_reason(sink: &SinkStatus) -> Option<&str> {
     let too_early = (sink.balance.in_memory() > 0).then_some("the end came before they were sent");
     sink.reason.as_deref().or(too_early)
+}
+
+/// One that has not come back, or did not once.
+fn processor_json(processor: &ProcessorStatus) -> Value {
+    json!({
+        "name": processor.name,
+        "sink": processor.sink,
+        "state": processor.state.as_str(),
+        "since": processor.since.to_string(),
+        "event": processor.event,
+        "hangs": processor.hangs,
+    })
 }
 
 fn sink_json(sink: &SinkStatus) -> Value {
@@ -113,6 +129,7 @@ fn sink_json(sink: &SinkStatus) -> Value {
         ("merged", processed.merged),
         ("created", processed.created),
         ("failed", processed.failed),
+        ("with_processors", processed.waiting),
     ];
     if let Value::Object(object) = &mut object {
         let failing = sink.failing_since.map(|since| ("failing_since".to_owned(), since.to_string().into()));
@@ -129,9 +146,12 @@ fn sink_json(sink: &SinkStatus) -> Value {
 
 /// One line for people while the sinks deliver what waits.
 pub(super) fn progress(status: &GraphStatus) -> String {
-    let waiting = status.sinks().iter().filter(|sink| sink.balance.waiting > 0);
-    let waiting: Vec<_> = waiting.map(|sink| format!("{} {}", sink.name, sink.balance.waiting)).collect();
-    format!("streamll: still delivering: {}\n", waiting.join(", "))
+    let waiting = status.sinks().iter().map(|sink| (sink, sink.balance.waiting + sink.processed.waiting));
+    let waiting = waiting.filter(|(_, waiting)| *waiting > 0);
+    let mut busy: Vec<_> = waiting.map(|(sink, waiting)| format!("{} {waiting}", sink.name)).collect();
+    let stuck = status.processors().iter().filter(|processor| processor.state == ProcessorState::Busy);
+    busy.extend(stuck.map(ToString::to_string));
+    format!("streamll: still delivering: {}\n", busy.join(", "))
 }
 
 /// A few lines for people; numbers that are zero are left out.
@@ -166,6 +186,8 @@ fn text(drained: &Drained, cut: Option<&str>) -> String {
             ("delivered", b.delivered),
             ("shed", b.shed),
             ("dead-lettered", b.dead_lettered),
+            ("failed in its processors", sink.processed.failed),
+            ("left with its processors", sink.processed.waiting),
             ("diverted", b.diverted),
             ("recovered", b.recovered),
             ("kept on disk for the next start", b.on_disk),
@@ -182,6 +204,9 @@ fn text(drained: &Drained, cut: Option<&str>) -> String {
         for warning in &sink.warnings {
             let _ = writeln!(out, "    warning: {warning}");
         }
+    }
+    for processor in status.processors() {
+        let _ = writeln!(out, "  {processor}");
     }
     if !status.balances() {
         let _ = writeln!(out, "  the numbers do not balance: this is a bug in streamll, please report it");

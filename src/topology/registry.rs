@@ -168,6 +168,11 @@ impl Registry {
 
     /// Adds a processor that is an actor of its own, or replaces one: it handles batches and sends on to `next` what
     /// it lets pass. `make` must not do I/O.
+    ///
+    /// It runs on a thread of its own, and gets the next batch when its handler has returned from the one before. A panic costs
+    /// one event: a fresh actor gets the batch that was being handled once more, event by event, and the event that ends it
+    /// again becomes a dead letter. Events of that batch may so come to an actor twice, to the next stage only once; batches
+    /// that it made itself and had not sent on are lost with it, and its state. The same holds where its thread does not move for 30 s.
     #[must_use]
     pub fn actor<C, A, F>(mut self, name: &str, make: F) -> Self
     where

@@ -1,5 +1,6 @@
 //! The end of a graph: the intake stops, the path runs dry in order, the sinks deliver what waits, and stop.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,7 +8,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
-use super::{GraphHandle, GraphStatus, Member, lock};
+use super::monitor::patience;
+use super::section::Section;
+use super::{GraphHandle, GraphStatus, Member, Own, lock};
 use crate::sink::{Control, Pace, SinkState};
 use crate::supervise::Dismiss;
 
@@ -15,6 +18,8 @@ use crate::supervise::Dismiss;
 const PROGRESS: Duration = Duration::from_secs(5);
 /// What a sink gets beyond the deadline to let go.
 const GRACE: Duration = Duration::from_millis(500);
+/// How often what has yet to come out of the processors is looked at.
+const LOOK: Duration = Duration::from_millis(200);
 /// What the disk gets to write what is in memory.
 const CLOSE: Duration = Duration::from_secs(5);
 
@@ -41,8 +46,13 @@ pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
     let shared = &graph.0;
     if !shared.draining.swap(true, Ordering::SeqCst) {
         shared.emitter.ingress().close();
-        if timeout_at(deadline, shared.dry.notified()).await.is_err() {
+        if !watching(graph, deadline, shared.dry.notified()).await {
+            for processor in graph.status().processors() {
+                warn!(%processor, "holds up the end");
+            }
             warn!("the path did not run dry before the deadline");
+            shared.between.close();
+            shared.taps.close();
         }
         shared.emitter.ingress().end();
         let members = lock(&shared.sinks).clone();
@@ -55,10 +65,11 @@ pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
             let (later, now): (Vec<_>, Vec<_>) = left.iter().cloned().partition(is_target);
             let (later, now) = if now.is_empty() { (now, later) } else { (later, now) };
             later.iter().for_each(|member| member.worker.control(Control::Outlast));
-            stop(&now, deadline).await;
+            stop(graph, &now, deadline).await;
             left = later;
         }
         members.iter().for_each(|member| member.place.close());
+        shared.between.sections.iter().for_each(Section::leave);
         shared.spine.close();
         let _ = shared.supervisor.send(Dismiss).await;
     }
@@ -67,10 +78,53 @@ pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
     Drained { status, complete }
 }
 
-/// Lets sinks deliver what waits until the deadline, and stops them.
-pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
-    for member in members {
+/// Waits for something that processors may hold up, until the deadline. One that does not come back for half of the time
+/// is given up, so that what is behind it has the other half.
+async fn watching(graph: &GraphHandle, deadline: Instant, done: impl Future<Output = ()>) -> bool {
+    let half = deadline.saturating_duration_since(Instant::now()) / 2;
+    let patience = patience(graph).min(half);
+    let mut done = std::pin::pin!(done);
+    loop {
+        graph.watch(patience);
+        let look = deadline.min(Instant::now() + LOOK.min(half));
+        match timeout_at(look, &mut done).await {
+            Ok(()) => return true,
+            Err(_) if Instant::now() >= deadline => return false,
+            Err(_) => {}
+        }
+    }
+}
+
+/// Lets the processors of one sink run dry, and then the sink deliver what waits.
+async fn run_dry(graph: GraphHandle, member: Arc<Member>, deadline: Instant) {
+    if let Some(Own { line, section }) = &member.lane {
+        line.source().end();
+        if watching(&graph, deadline, line.source().ended()).await {
+            section.leave();
+        } else {
+            for processor in section.troubles() {
+                warn!(%processor, "holds up the end of its sink");
+            }
+            section.close();
+        }
+    }
+    if Instant::now() < deadline {
         member.worker.control(Control::Drain);
+    }
+}
+
+/// Lets sinks deliver what waits until the deadline, and stops them.
+pub(super) async fn stop(graph: &GraphHandle, members: &[Arc<Member>], deadline: Instant) {
+    let mut dry = Vec::new();
+    for member in members {
+        match &member.lane {
+            None => member.worker.control(Control::Drain),
+            // None of them waits for another's processors.
+            Some(_) => {
+                member.worker.control(Control::Outlast);
+                dry.push(actix_rt::spawn(run_dry(graph.clone(), member.clone(), deadline)));
+            }
+        }
     }
     let began = Instant::now();
     let mut next_word = began + PROGRESS;
@@ -112,6 +166,8 @@ pub(super) async fn stop(members: &[Arc<Member>], deadline: Instant) {
             () = sleep_until(limit) => {}
         }
     }
+    // Where a sink was given up, nobody has waited for its processors yet.
+    futures_util::future::join_all(dry).await;
     let closed = members.iter().map(|member| async move {
         let buffer = &member.worker.buffer;
         buffer.retire();

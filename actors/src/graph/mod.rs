@@ -2,9 +2,11 @@
 
 mod drain;
 mod flush;
+mod member;
 mod monitor;
 mod place;
 mod plan;
+mod section;
 mod spine;
 mod status;
 mod takeover;
@@ -26,15 +28,17 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::event::{Decoder, Delivery, Event, EventId, Statics, Timestamp, WireError};
 use crate::ingress::{Emitter, Ledger, Pacer};
-use crate::process::OnFailed;
-use crate::route::{Route, RouterParts, Subscription, Table, Taps, Template};
+use crate::process::{OnFailed, ProcessorState};
+use crate::route::{Lane, Route, RouterParts, Subscription, Table, Taps};
 use crate::sink::breaker::Circuit;
 use crate::sink::{
     Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkStatus, StatusCell, Worker,
 };
 use crate::supervise::{Adopt, ChildSpec, GraphSupervisor, RestartPolicy};
+use member::{Member, Own};
 use monitor::Monitor;
 use place::Place;
+use section::{Path as Between, Section};
 
 /// Where the dead letters of a sink are, or those of the `processors` that every event passes.
 #[must_use]
@@ -72,30 +76,13 @@ struct Shared {
     draining: AtomicBool,
     threads: Threads,
     spine: Arc<Place>,
+    /// What is between enricher and router.
+    between: Between,
+    /// Where the dead letters of its processors go.
+    dead_letters: DeadLetters,
+    /// Numbers the events.
+    seq: Arc<AtomicU64>,
     plan: Plan,
-}
-
-/// One sink of a running graph.
-struct Member {
-    worker: Arc<Worker>,
-    /// The sink that takes its dead letters, by name.
-    dead_letter: Option<String>,
-    /// Names its events at the broker, where that is not the topic.
-    routing_key: Option<Template>,
-    place: Arc<Place>,
-}
-
-impl Member {
-    fn is(&self, name: &str) -> bool {
-        *self.worker.name == *name
-    }
-
-    /// Whether its dead letters or diverted events go to `other`.
-    fn gives_to(&self, other: &Member) -> bool {
-        let name = &*other.worker.name;
-        self.dead_letter.as_deref() == Some(name)
-            || matches!(self.worker.buffer.on_open(), OnOpen::Fallback(to) if **to == *name)
-    }
 }
 
 impl GraphHandle {
@@ -119,7 +106,10 @@ impl GraphHandle {
             routes: ArcSwap::default(),
         });
         let _ = emitter.ingress().pressure.set(table.clone());
-        let spine = Arc::new(Place::new(threads == Threads::Several));
+        let several = threads == Threads::Several;
+        let spine = Arc::new(Place::new(several));
+        let dead_letters = DeadLetters::file(dead_letter_file(&plan.data_dir, "processors"));
+        let between = Between::new(&plan.stages, several, emitter.ingress(), &dead_letters);
         let shared = Arc::new(Shared {
             emitter,
             table,
@@ -134,6 +124,9 @@ impl GraphHandle {
             draining: AtomicBool::new(false),
             threads,
             spine,
+            between,
+            dead_letters,
+            seq: Arc::new(AtomicU64::new(1)),
             plan,
         });
         let handle = GraphHandle(shared.clone());
@@ -143,7 +136,7 @@ impl GraphHandle {
         });
         let members = members.collect::<Result<Vec<_>, _>>()?;
         // A start that is refused leaves no thread behind.
-        if threads == Threads::Several {
+        if several {
             Pacer::start(&shared.emitter).map_err(|e| StartError::Thread(e.to_string()))?;
         }
         link(&members);
@@ -168,13 +161,16 @@ impl GraphHandle {
     #[must_use]
     pub fn status(&self) -> GraphStatus {
         let now = Instant::now();
-        let status = |member: &Arc<Member>| member.worker.cell.snapshot(&member.worker.buffer, now);
+        let status = |member: &Arc<Member>| member.status(now);
         let leaving = lock(&self.0.leaving);
         let mut removed = lock(&self.0.removed).clone();
         leaving.iter().map(status).for_each(|leaving| merge(&mut removed, leaving));
         drop(leaving);
-        let sinks = lock(&self.0.sinks).iter().map(status).collect();
-        GraphStatus::new(self.0.ledger.balance(), sinks, removed)
+        let members = lock(&self.0.sinks).clone();
+        let sinks = members.iter().map(status).collect();
+        let lanes = members.iter().filter_map(|member| Some(&member.lane.as_ref()?.section));
+        let processors = self.0.between.sections.iter().chain(lanes).flat_map(Section::troubles).collect();
+        GraphStatus::new(self.0.ledger.balance(), sinks, removed, processors)
     }
 
     /// The events that carry `value` under `key` (`data.conversation_id`, `tags.tenant`), from now on.
@@ -291,13 +287,29 @@ impl GraphHandle {
     async fn dismiss(&self, member: &Arc<Member>, deadline: Instant) {
         // The router has let go of it once something new has come through.
         let _ = timeout_at(deadline, self.0.emitter.routed()).await;
-        drain::stop(std::slice::from_ref(member), deadline).await;
+        drain::stop(self, std::slice::from_ref(member), deadline).await;
         if !Arc::ptr_eq(&member.place, &self.0.spine) {
             member.place.close();
         }
         let mut leaving = lock(&self.0.leaving);
         leaving.retain(|other| !Arc::ptr_eq(other, member));
         merge(&mut lock(&self.0.removed), SinkHandle(member.clone()).status());
+    }
+
+    /// Gives up what hangs, and starts it again. Called on a thread of the graph's `System`.
+    fn watch(&self, patience: Duration) {
+        self.0.between.sections.iter().for_each(|section| section.watch(patience, &self.0.supervisor));
+        let leaving = lock(&self.0.leaving).clone();
+        let members = lock(&self.0.sinks).clone();
+        for member in members.iter().chain(&leaving) {
+            let Some(Own { section, .. }) = &member.lane else { continue };
+            section.watch(patience, &self.0.supervisor);
+            // No sender waits for a processor that does not come back.
+            let is_busy = section.troubles().iter().any(|processor| processor.state == ProcessorState::Busy);
+            if let Some(front) = member.front().filter(|front| front.is_open() != is_busy) {
+                front.set_open(is_busy, false);
+            }
+        }
     }
 
     async fn employ(&self, member: &Arc<Member>) {
@@ -341,7 +353,15 @@ impl GraphHandle {
             ended: Notify::new(),
         });
         let routing_key = spec.routing_key.clone();
-        Arc::new(Member { worker, dead_letter, routing_key, place })
+        let lane = (!spec.processors.is_empty()).then(|| self.own_processors(spec, &worker));
+        Arc::new(Member { worker, dead_letter, routing_key, place, lane })
+    }
+
+    fn own_processors(&self, spec: &SinkSpec, worker: &Arc<Worker>) -> Own {
+        let shared = &self.0;
+        let (table, seq) = (shared.table.clone(), shared.seq.clone());
+        let lane = Lane::new(&worker.buffer, shared.relief.clone(), spec.routing_key.clone(), table, seq);
+        Own::new(&spec.processors, worker, lane, shared.threads == Threads::Several)
     }
 
     fn route(&self, spec: &SinkSpec, member: &Member) -> Arc<Route> {
@@ -352,16 +372,13 @@ impl GraphHandle {
             None => Some(everything()),
         };
         let worker = &member.worker;
-        let processors = spec.processors.iter().map(|(name, make)| (name.as_str().into(), make.clone()));
         Arc::new(Route {
             name: worker.name.clone(),
             topics,
             except: spec.except.clone(),
             routing_key: spec.routing_key.clone(),
-            processors: processors.collect(),
-            on_failed: on_failed(worker.name.clone(), worker.dead_letters.clone()),
+            front: member.front().cloned(),
             buffer: worker.buffer.clone(),
-            cell: worker.cell.clone(),
         })
     }
 
@@ -388,24 +405,28 @@ impl GraphHandle {
             observer: member.worker.clone(),
         };
         let _ = self.0.supervisor.send(Adopt(spec)).await;
+        if let Some(own) = &member.lane {
+            let _ = self.0.supervisor.send(Adopt(own.section.child())).await;
+        }
     }
 
     async fn adopt_spine(&self) {
         let shared = &self.0;
-        let dead_letters = DeadLetters::file(dead_letter_file(&shared.plan.data_dir, "processors"));
         let target = shared.plan.dead_letter.as_ref().and_then(|to| self.sink(to));
-        dead_letters.set_target(target.map(|SinkHandle(target)| target.worker.buffer.clone()));
+        shared.dead_letters.set_target(target.map(|SinkHandle(target)| target.worker.buffer.clone()));
+        for section in &shared.between.sections {
+            let _ = shared.supervisor.send(Adopt(section.child())).await;
+        }
         let spine = spine::Spine {
             emitter: shared.emitter.clone(),
-            stages: shared.plan.stages.clone(),
+            between: shared.between.ends(),
             router: RouterParts {
                 table: shared.table.clone(),
                 taps: shared.taps.clone(),
                 ingress: shared.emitter.ingress().clone(),
-                seq: Arc::new(AtomicU64::new(1)),
+                seq: shared.seq.clone(),
                 dry: shared.dry.clone(),
             },
-            dead_letters,
         };
         let place = shared.spine.clone();
         let start = Arc::new(move |watch| {
@@ -485,8 +506,7 @@ impl SinkHandle {
     /// All that is known of it.
     #[must_use]
     pub fn status(&self) -> SinkStatus {
-        let worker = &self.0.worker;
-        worker.cell.snapshot(&worker.buffer, Instant::now())
+        self.0.status(Instant::now())
     }
 }
 
@@ -506,6 +526,7 @@ fn merge(removed: &mut Vec<SinkStatus>, mut latest: SinkStatus) {
     match removed.iter_mut().find(|earlier| earlier.name == latest.name) {
         Some(earlier) => {
             latest.balance.add(&earlier.balance);
+            latest.processed.add(&earlier.processed);
             latest.restarts += earlier.restarts;
             latest.damaged += earlier.damaged;
             latest.missing += earlier.missing;
@@ -599,7 +620,7 @@ fn statics(plan: &Plan) -> Statics {
     Statics::new(&plan.service, &plan.environment, tags).of_source(source)
 }
 
-/// What happens to an event on which a processor panicked.
+/// What happens to an event that a processor could not take.
 fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
     Arc::new(move |event: &Event, why: &str| {
         let now = Timestamp::now();
@@ -607,13 +628,13 @@ fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
             event: event.clone(),
             sink: name.clone(),
             class: "processor",
-            reason: format!("a processor panicked: {why}"),
+            reason: why.to_owned(),
             attempts: 1,
             first_attempt: now,
             last_attempt: now,
         };
         if let Err(error) = dead_letters.accept(&letter, Instant::now()) {
-            tracing::error!(event = ?letter.event, %error, "an event is lost: its processor panicked, and");
+            tracing::error!(event = ?letter.event, %error, "an event is lost: its processor failed, and");
         }
     })
 }

@@ -1,4 +1,4 @@
-//! Looks at the sinks from outside: tells the others of trouble that lasts, and gives up threads that do not move.
+//! Looks at sinks and processors from outside: tells the sinks of trouble that lasts, and gives up threads that do not move.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::event::{Event, Timestamp};
 use crate::sink::SinkState;
 use crate::supervise::{Abandon, Exit};
 
-/// The least patience with a sink's thread, which shows once a second that it moves.
+/// The least patience with a thread; those of sinks show once a second that they move.
 const WATCHDOG_MIN: Duration = Duration::from_secs(3);
 
 pub(super) struct Monitor {
@@ -31,8 +31,10 @@ impl Monitor {
 
     fn look(&mut self, ctx: &mut Context<Self>) {
         if self.graph.0.draining.load(Ordering::SeqCst) {
+            // It watches itself.
             return ctx.stop();
         }
+        self.graph.watch(patience(&self.graph));
         let members = lock(&self.graph.0.sinks).clone();
         self.told.retain(|name, _| members.iter().any(|member| member.worker.name == *name));
         for member in &members {
@@ -68,7 +70,7 @@ impl Monitor {
     }
 
     fn watch(&self, member: &Member, ctx: &mut Context<Self>) {
-        let patience = self.graph.0.plan.watchdog.max(WATCHDOG_MIN);
+        let patience = patience(&self.graph);
         let silence = member.worker.cell.silence(Instant::now()).filter(|silence| *silence > patience);
         let Some(silence) = silence else { return };
         let name = member.worker.name.clone();
@@ -86,6 +88,11 @@ impl Monitor {
             .into_actor(self),
         );
     }
+}
+
+/// How long a thread may stand still.
+pub(super) fn patience(graph: &GraphHandle) -> Duration {
+    graph.0.plan.watchdog.max(WATCHDOG_MIN)
 }
 
 fn ago(age: Duration) -> Timestamp {

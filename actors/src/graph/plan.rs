@@ -9,14 +9,12 @@ use actix::prelude::Recipient;
 
 use crate::event::{Class, Event};
 use crate::ingress::{Batch, INGRESS_CAPACITY};
+pub use crate::process::ActorFactory;
 use crate::process::{Processor, ProcessorFactory};
 use crate::route::{DEFAULT_ROUTING_KEY, Template, TemplateError, TopicPattern};
 use crate::sink::breaker::BreakerPolicy;
 use crate::sink::{BatchPolicy, BufferPolicy, FolderError, OnOpen, Placement, Sink, SinkFactory};
 use crate::supervise::RestartPolicy;
-
-/// Starts an actor that takes batches and hands them on to the given next stage.
-pub type ActorFactory = Arc<dyn Fn(Recipient<Batch>) -> Recipient<Batch> + Send + Sync>;
 
 /// One graph. Every field is public and has the default that [`Plan::new`] says.
 #[derive(Debug, Clone)]
@@ -41,7 +39,8 @@ pub struct Plan {
     pub data_dir: PathBuf,
     /// How long a sink may be open before the other sinks hear of it; 30 s by default.
     pub alert_after: Duration,
-    /// A sink's own thread that has not moved for this long is given up; 30 s by default, at least 3 s.
+    /// A sink's own thread that has not moved for this long is given up, and so is a processor that has not come back from
+    /// one call; 30 s by default, at least 3 s.
     pub watchdog: Duration,
     /// How many events the way in holds; 65,536 by default.
     pub ingress_capacity: usize,
@@ -142,7 +141,7 @@ fn default_routing_key() -> Template {
 }
 
 impl Stage {
-    /// A processor, made afresh by `make` on the thread of the spine.
+    /// A processor, made afresh by `make` on the thread of the processors.
     #[must_use]
     pub fn processor<P: Processor>(name: &str, make: impl Fn() -> P + Send + Sync + 'static) -> Stage {
         Stage::from_factory(name, Arc::new(move || Box::new(make()) as Box<dyn Processor>))
@@ -154,8 +153,12 @@ impl Stage {
         Stage { name: name.into(), kind: StageKind::Processor(factory) }
     }
 
-    /// An actor of one's own. `start` starts it and gives its address as a recipient of batches; it hands every
-    /// batch on to the recipient that it gets.
+    /// An actor of one's own, on a thread of its own. `start` starts it and gives its address as a recipient of batches;
+    /// it hands every batch on to the recipient that it gets.
+    ///
+    /// It gets the next batch when its handler has returned from the one before. Should it panic, or its thread not move for
+    /// the plan's [`watchdog`](Plan::watchdog), a fresh one gets the batch that it was handling once more, event by event:
+    /// the event that ends it again becomes a dead letter, and nothing else is lost.
     #[must_use]
     pub fn actor(
         name: &str,

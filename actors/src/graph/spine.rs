@@ -1,17 +1,13 @@
-//! The spine: ingress, enricher, processors and router, started together and restarted together.
+//! The spine: ingress, enricher and router, started together and restarted together. No code of others runs in it.
 
 use std::sync::Arc;
 
 use actix::prelude::{Actor as _, Recipient};
 use tracing::error;
 
-use super::plan::StageKind;
-use super::{Stage, on_failed};
 use crate::enrich::{Classes, Enricher, EnricherActor};
-use crate::ingress::{Batch, Emitter, IngressActor};
-use crate::process::{self, ProcessorActor};
+use crate::ingress::{Batch, Emitter, Inbox, IngressActor, Inlet, Outlet};
 use crate::route::{RouterActor, RouterParts};
-use crate::sink::DeadLetters;
 use crate::supervise::{DeathWatch, Exit, Observer};
 
 /// The name of the spine among the children; no sink can have it.
@@ -21,30 +17,24 @@ pub(crate) const ID: &str = "(spine)";
 #[derive(Clone)]
 pub(crate) struct Spine {
     pub(crate) emitter: Emitter,
-    pub(crate) stages: Vec<Stage>,
+    /// The inboxes at the beginning and at the end of what is between enricher and router, if there is something.
+    pub(crate) between: Option<(Arc<Inbox>, Arc<Inbox>)>,
     pub(crate) router: RouterParts,
-    pub(crate) dead_letters: DeadLetters,
 }
 
 impl Spine {
     /// Starts its actors on the calling thread, from the end to the beginning.
     pub(crate) fn start(&self, watch: DeathWatch) {
         let ingress = self.emitter.ingress();
-        let router = RouterActor::new(self.router.clone(), watch.another()).start();
-        let mut next: Recipient<Batch> = router.recipient();
-        for stage in self.stages.iter().rev() {
-            next = match &stage.kind {
-                StageKind::Actor(start) => start(next),
-                StageKind::Processor(make) => {
-                    let on_failed = on_failed(stage.name.clone(), self.dead_letters.clone());
-                    let stage = process::Stage::make(stage.name.clone(), make, on_failed);
-                    ProcessorActor::new(stage, ingress.clone(), next, watch.another()).start().recipient()
-                }
-            };
+        let mut next: Recipient<Batch> =
+            RouterActor::new(self.router.clone(), watch.another()).start().recipient();
+        if let Some((first, last)) = &self.between {
+            Outlet::new(last.clone(), ingress.clone(), next, watch.another()).start();
+            next = Inlet(first.clone()).start().recipient();
         }
         let table = &self.router.table;
         // The router tells it anyway; who drops events before must not drop what is to be kept.
-        let is_asked = !self.stages.is_empty() && !table.classes.is_empty();
+        let is_asked = self.between.is_some() && !table.classes.is_empty();
         let classes = is_asked.then(|| table.clone() as Arc<dyn Classes>);
         let enricher = Enricher::new(table.statics.clone(), classes);
         let next = EnricherActor { enricher, next, watch: watch.another() }.start().recipient();

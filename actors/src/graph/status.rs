@@ -1,6 +1,7 @@
 //! All that is known of a graph, as of one moment.
 
 use crate::ingress::GraphBalance;
+use crate::process::{ProcessorState, ProcessorStatus};
 use crate::sink::{SinkState, SinkStatus};
 
 /// All that is known of a graph, as of one moment.
@@ -17,6 +18,7 @@ pub struct GraphStatus {
     balance: GraphBalance,
     sinks: Vec<SinkStatus>,
     removed: Vec<SinkStatus>,
+    processors: Vec<ProcessorStatus>,
 }
 
 impl GraphStatus {
@@ -24,8 +26,9 @@ impl GraphStatus {
         balance: GraphBalance,
         sinks: Vec<SinkStatus>,
         removed: Vec<SinkStatus>,
+        processors: Vec<ProcessorStatus>,
     ) -> GraphStatus {
-        GraphStatus { balance, sinks, removed }
+        GraphStatus { balance, sinks, removed, processors }
     }
 
     /// The numbers of the graph.
@@ -52,17 +55,27 @@ impl GraphStatus {
         self.sinks.iter().find(|sink| &*sink.name == name)
     }
 
-    /// Whether every sink delivers.
+    /// The processors that have not come back from a call for some seconds, or did not at least once; the others are in
+    /// no list.
+    #[must_use]
+    pub fn processors(&self) -> &[ProcessorStatus] {
+        &self.processors
+    }
+
+    /// Whether every sink delivers, and every processor works.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.sinks.iter().all(|sink| sink.state == SinkState::Closed)
+            && self.processors.iter().all(|processor| processor.state == ProcessorState::Replaced)
     }
 
     /// Whether something did not arrive, and will not; of what is left in memory only that of these sinks counts.
     pub(super) fn has_losses(&self, counts_in_memory: impl Fn(&SinkStatus) -> bool) -> bool {
         let lost = |sink: &SinkStatus| {
             let in_memory = if counts_in_memory(sink) { sink.balance.in_memory() } else { 0 };
-            sink.balance.shed + sink.balance.dead_lettered + sink.damaged + sink.missing + in_memory > 0
+            let processed = sink.processed.failed + sink.processed.waiting;
+            let balance = sink.balance.shed + sink.balance.dead_lettered;
+            balance + processed + sink.damaged + sink.missing + in_memory > 0
         };
         let graph = self.balance.rejected + self.balance.shed + self.balance.failed;
         graph > 0 || self.sinks.iter().chain(&self.removed).any(lost)
@@ -71,6 +84,7 @@ impl GraphStatus {
     /// Whether all numbers balance.
     #[must_use]
     pub fn balances(&self) -> bool {
-        self.balance.holds() && self.sinks.iter().chain(&self.removed).all(|sink| sink.balance.holds())
+        let holds = |sink: &SinkStatus| sink.balance.holds() && sink.processed.holds();
+        self.balance.holds() && self.sinks.iter().chain(&self.removed).all(holds)
     }
 }

@@ -1,7 +1,7 @@
 //! Events on their way between two stages: the only data message of the spine, with its own account.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use actix::prelude::Message;
 
@@ -11,7 +11,7 @@ use crate::event::{Confirmation, Event};
 /// Events on their way between two stages, in order.
 ///
 /// A stage changes them through these methods, which keep the account, and hands the same batch on. A batch that is
-/// dropped on its way (its actor died) counts its events as failed.
+/// dropped instead counts its events as failed. Should its actor die, the next incarnation gets it again.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Batch {
@@ -23,6 +23,20 @@ pub struct Batch {
     pub(crate) sent: (usize, usize),
     pub(crate) flushes: Vec<FlushRequest>,
     pub(crate) last: bool,
+    /// Where the original is, while this is the copy that an actor of somebody's own works on.
+    pub(crate) ticket: Option<Ticket>,
+}
+
+/// Names the original of a copy.
+pub(crate) struct Ticket {
+    pub(crate) number: u64,
+    pub(crate) originals: Weak<dyn Originals>,
+}
+
+/// Keeps the originals of copies.
+pub(crate) trait Originals: Send + Sync {
+    /// The copy of that number was dropped without having arrived.
+    fn dropped(&self, number: u64);
 }
 
 /// What became of some events so far.
@@ -45,7 +59,7 @@ impl Batch {
     #[must_use]
     pub fn created(events: Vec<Event>) -> Batch {
         let tally = Tally { created: events.len() as u64, ..Tally::default() };
-        Batch { events, tally, ingress: None, sent: (0, 0), flushes: Vec::new(), last: false }
+        Batch { events, tally, ingress: None, sent: (0, 0), flushes: Vec::new(), last: false, ticket: None }
     }
 
     pub(crate) fn of(ingress: &Arc<Ingress>, events: Vec<Event>) -> Batch {
@@ -56,7 +70,50 @@ impl Batch {
             sent: (0, 0),
             flushes: Vec::new(),
             last: false,
+            ticket: None,
         }
+    }
+
+    /// The same events for an actor that may die with them; the account stays with the original.
+    pub(crate) fn copy(&self, ticket: Ticket) -> Batch {
+        Batch {
+            events: self.events.clone(),
+            tally: Tally::default(),
+            ingress: None,
+            sent: (0, 0),
+            flushes: Vec::new(),
+            last: self.last,
+            ticket: Some(ticket),
+        }
+    }
+
+    /// The original, with what the actor made of its copy.
+    pub(crate) fn with_copy(mut self, mut copy: Batch) -> Batch {
+        self.events = std::mem::take(&mut copy.events);
+        self.tally.add(&copy.tally);
+        copy.forget();
+        self
+    }
+
+    /// As many batches as there are events, in order; the account goes with the last.
+    pub(crate) fn one_by_one(mut self) -> Vec<Batch> {
+        let mut events = std::mem::take(&mut self.events);
+        self.events.extend(events.pop());
+        let alone = |event| {
+            let mut batch = Batch::created(vec![event]);
+            (batch.tally, batch.ingress) = (Tally::default(), self.ingress.clone());
+            batch
+        };
+        let mut batches: Vec<Batch> = events.into_iter().map(alone).collect();
+        batches.push(self);
+        batches
+    }
+
+    /// What is in it counts for nothing: it came from somebody who was given up, and is on its way a second time.
+    pub(crate) fn forget(mut self) {
+        self.events.clear();
+        self.ticket = None;
+        self.ingress = None;
     }
 
     /// The events, in order.
@@ -96,8 +153,28 @@ impl Batch {
     }
 }
 
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Tally) {
+        self.received += other.received;
+        self.created += other.created;
+        self.rejected += other.rejected;
+        self.shed += other.shed;
+        self.filtered += other.filtered;
+        self.merged += other.merged;
+        self.failed += other.failed;
+        self.unrouted += other.unrouted;
+        self.routed += other.routed;
+    }
+}
+
 impl Drop for Batch {
     fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            if let Some(originals) = ticket.originals.upgrade() {
+                originals.dropped(ticket.number);
+            }
+            return;
+        }
         self.tally.failed += self.events.iter().filter(|event| !event.is_system()).count() as u64;
         for event in &self.events {
             if let Some(receipt) = event.receipt() {

@@ -2,11 +2,13 @@
 
 mod actor;
 mod batch;
+mod inbox;
 mod ledger;
 
 pub(crate) use actor::{IngressActor, Pacer};
 pub use batch::Batch;
-pub(crate) use batch::Tally;
+pub(crate) use batch::{Originals, Tally, Ticket};
+pub(crate) use inbox::{Inbox, Inlet, Outlet};
 pub use ledger::{GraphBalance, Ledger};
 
 use std::fmt;

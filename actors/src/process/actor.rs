@@ -1,90 +1,129 @@
-//! The stage of the spine around one processor.
+//! The actor that works on a line: makes its processors, drives them and their timers.
 
 use std::sync::Arc;
 
 use actix::prelude::{
-    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient,
-    WrapFuture as _,
+    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _,
 };
 
 use super::Stage;
-use crate::ingress::{Batch, Ingress, Tally};
+use super::hand::Method;
+use super::line::{Line, Source, Superseded, Turn};
+use crate::ingress::Tally;
 use crate::supervise::{DeathWatch, Exit};
 
-pub(crate) struct ProcessorActor {
-    stage: Stage,
-    ingress: Arc<Ingress>,
+/// One incarnation.
+pub(crate) struct LineActor<S: Source> {
+    line: Arc<Line<S>>,
+    stages: Vec<Stage>,
     incarnation: u64,
-    next: Recipient<Batch>,
     watch: DeathWatch,
 }
 
-impl ProcessorActor {
-    pub(crate) fn new(
-        stage: Stage,
-        ingress: Arc<Ingress>,
-        next: Recipient<Batch>,
-        watch: DeathWatch,
-    ) -> ProcessorActor {
-        let incarnation = ingress.incarnation();
-        ProcessorActor { stage, ingress, incarnation, next, watch }
+impl<S: Source> LineActor<S> {
+    pub(crate) fn new(line: Arc<Line<S>>, incarnation: u64, watch: DeathWatch) -> LineActor<S> {
+        LineActor { line, stages: Vec::new(), incarnation, watch }
     }
 
-    fn hand_on(&mut self, batch: Batch, ctx: &mut Context<Self>) {
-        let last = batch.is_last();
-        let sent = self.next.send(batch);
-        ctx.wait(sent.into_actor(self).map(move |sent, actor, ctx| {
-            if last || sent.is_err() {
-                actor.watch.because(if last {
-                    Exit::Stopped
-                } else {
-                    Exit::Failed("the next stage is gone".into())
+    fn begin(&mut self, ctx: &mut Context<Self>) -> Result<(), Superseded> {
+        for place in 0..self.line.len() {
+            self.stages.extend(self.line.make(self.incarnation, place)?);
+        }
+        for (place, stage) in self.stages.iter().enumerate() {
+            self.line.begin(self.incarnation, place, Method::Interval)?;
+            let interval = stage.interval();
+            self.line.end(self.incarnation)?;
+            if let Some(interval) = interval {
+                ctx.run_interval(interval, move |actor, ctx| {
+                    if actor.tick(place).is_err() {
+                        ctx.stop();
+                    }
                 });
+            }
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, place: usize) -> Result<(), Superseded> {
+        if !self.line.source.has_room() {
+            return Ok(());
+        }
+        self.line.begin(self.incarnation, place, Method::Tick)?;
+        self.aside(place, Stage::tick)?;
+        self.advance().map(|_| ())
+    }
+
+    fn aside(
+        &mut self,
+        place: usize,
+        call: impl FnOnce(&mut Stage, &mut Tally) -> Vec<crate::event::Event>,
+    ) -> Result<(), Superseded> {
+        let Some(stage) = self.stages.get_mut(place) else { return Ok(()) };
+        let mut tally = Tally::default();
+        let events = call(stage, &mut tally);
+        self.line.came_aside(self.incarnation, place, stage, events, tally)
+    }
+
+    /// Works on what is in hand until it is through; says whether that was the last.
+    fn advance(&mut self) -> Result<bool, Superseded> {
+        while let Some(turn) = self.line.turn(self.incarnation)? {
+            match turn {
+                Turn::Process { stage: place, inputs, next } => {
+                    if let Some(stage) = self.stages.get_mut(place) {
+                        self.line.process(self.incarnation, place, stage, &inputs, next)?;
+                    }
+                }
+                Turn::Finish { stage } => self.aside(stage, Stage::finish)?,
+                Turn::Through { last: true } => return Ok(true),
+                Turn::Through { last: false } => {}
+            }
+        }
+        Ok(false)
+    }
+
+    fn turn(&mut self, ctx: &mut Context<Self>) {
+        // What a predecessor had in hand comes first.
+        let ended = self
+            .advance()
+            .and_then(|ended| Ok(ended || (self.line.take(self.incarnation)? && self.advance()?)));
+        match ended {
+            Err(Superseded) => ctx.stop(),
+            Ok(true) => {
+                self.watch.because(Exit::Stopped);
                 ctx.stop();
             }
-        }));
+            Ok(false) => {
+                let line = self.line.clone();
+                let ready = async move {
+                    // Timers must not starve while there is always something to do.
+                    tokio::task::yield_now().await;
+                    line.source.ready().await;
+                };
+                ctx.spawn(ready.into_actor(self).map(|(), actor, ctx| actor.turn(ctx)));
+            }
+        }
     }
 }
 
-impl Actor for ProcessorActor {
+impl<S: Source> Actor for LineActor<S> {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        if let Some(interval) = self.stage.interval() {
-            ctx.run_interval(interval, |actor, ctx| {
-                if actor.ingress.incarnation() != actor.incarnation {
-                    // The rest of its spine is dead.
-                    return ctx.stop();
-                }
-                let mut tally = Tally::default();
-                let events = actor.stage.tick(&mut tally);
-                if !events.is_empty() || tally != Tally::default() {
-                    let mut batch = Batch::of(&actor.ingress, events);
-                    batch.tally = tally;
-                    actor.hand_on(batch, ctx);
-                }
-            });
+        match self.begin(ctx) {
+            Ok(()) => self.turn(ctx),
+            Err(Superseded) => ctx.stop(),
         }
     }
 }
 
-impl Drop for ProcessorActor {
+impl<S: Source> Drop for LineActor<S> {
     fn drop(&mut self) {
-        let mut tally = Tally::default();
-        self.stage.abandon(&mut tally);
-        self.ingress.ledger.add(&tally);
-    }
-}
-
-impl Handler<Batch> for ProcessorActor {
-    type Result = ();
-
-    fn handle(&mut self, mut batch: Batch, ctx: &mut Context<Self>) {
-        let events = std::mem::take(&mut batch.events);
-        batch.events = self.stage.run(events, &mut batch.tally);
-        if batch.is_last() {
-            batch.events.extend(self.stage.finish(&mut batch.tally));
+        for (place, stage) in std::mem::take(&mut self.stages).into_iter().enumerate() {
+            // Who hangs here holds nothing up, but is to be known.
+            let _ = self.line.begin(self.incarnation, place, Method::Drop);
+            drop(stage);
+            let _ = self.line.end(self.incarnation);
         }
-        self.hand_on(batch, ctx);
+        self.line.gone(self.incarnation);
     }
 }

@@ -1,10 +1,21 @@
 //! A step between the enricher and the router, or in front of one sink.
 
 mod actor;
+mod between;
+mod custom;
+mod hand;
+mod line;
 mod stage;
+mod watch;
 
-pub(crate) use actor::ProcessorActor;
+pub(crate) use actor::LineActor;
+pub(crate) use between::Between;
+pub use custom::ActorFactory;
+pub(crate) use custom::{Custom, CustomActor};
+pub(crate) use line::{Line, Source, Taken};
 pub(crate) use stage::{OnFailed, Stage};
+pub(crate) use watch::Watched;
+pub use watch::{ProcessorState, ProcessorStatus};
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +37,16 @@ use crate::event::Event;
 /// ```
 ///
 /// A panic costs the one event (it is dead-lettered and counted as failed); the processor keeps its state and goes on.
+///
+/// A call that does not come back for 30 s (the plan's `watchdog`) costs its event too, and the thread, which nobody can
+/// end: it is left to itself, and whatever it brings later is ignored. Processors in a row share a thread, so **all of the
+/// row are made afresh**: their state is gone, and what they held is counted as failed. The batch in hand goes on with the
+/// fresh ones. An event that a hung processor had passed within the last second may come to its successor once more; what
+/// came of it the first time is not passed on. The status names the processor and the event. One that hangs more than five times within
+/// 15 minutes, or has more than five threads stuck, is given up: every event that comes to it becomes a dead letter, as
+/// one that takes out secrets must not be passed by.
+///
+/// The processors of one sink run on a thread of that sink's own: whatever they do concerns that sink alone.
 pub trait Processor: 'static {
     /// Takes one event. What is neither pushed nor held is filtered, and counted so.
     fn process(&mut self, event: Event, out: &mut Output);

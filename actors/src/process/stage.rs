@@ -1,7 +1,7 @@
 //! One processor at work: keeps its books, and survives its panics.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,31 +11,41 @@ use super::{Output, Processor, ProcessorFactory};
 use crate::event::Event;
 use crate::ingress::Tally;
 
-/// Is told of an event that a processor panicked on, and what the panic said.
+/// Is told of an event that a processor could not take, and why.
 pub(crate) type OnFailed = Arc<dyn Fn(&Event, &str) + Send + Sync>;
 
 /// One processor at work.
 pub(crate) struct Stage {
     name: Arc<str>,
     processor: Box<dyn Processor>,
+    /// Why it takes no event at all: it could not be made, or was given up.
+    refuses: Option<String>,
     /// Events that it keeps for later.
     held: u64,
-    on_failed: OnFailed,
 }
 
 impl Stage {
-    pub(crate) fn new(name: Arc<str>, processor: Box<dyn Processor>, on_failed: OnFailed) -> Stage {
-        Stage { name, processor, held: 0, on_failed }
+    pub(crate) fn new(name: Arc<str>, processor: Box<dyn Processor>) -> Stage {
+        Stage { name, processor, refuses: None, held: 0 }
+    }
+
+    /// Stands in for a processor that there is not: it fails on every event. To let them pass would be worse, since the
+    /// processor may be there to take something out of them.
+    pub(crate) fn refusing(name: Arc<str>, why: String) -> Stage {
+        Stage { name, processor: Box::new(Some), refuses: Some(why), held: 0 }
     }
 
     /// Makes the processor, too. One whose factory panics fails on every event, with what the panic said.
-    pub(crate) fn make(name: Arc<str>, factory: &ProcessorFactory, on_failed: OnFailed) -> Stage {
-        let processor = catch_unwind(AssertUnwindSafe(|| factory())).unwrap_or_else(|panic| {
-            let why = format!("it could not be made: {}", super::panic_message(&*panic));
-            error!(processor = %name, why, "a processor is missing");
-            Box::new(move |_| -> Option<Event> { resume_unwind(Box::new(why.clone())) })
-        });
-        Stage::new(name, processor, on_failed)
+    pub(crate) fn make(name: Arc<str>, factory: &ProcessorFactory) -> Stage {
+        match catch_unwind(AssertUnwindSafe(|| factory())) {
+            Ok(processor) => Stage::new(name, processor),
+            Err(panic) => {
+                let why =
+                    format!("a processor panicked: it could not be made: {}", super::panic_message(&*panic));
+                error!(processor = %name, why, "a processor is missing: events become dead letters");
+                Stage::refusing(name, why)
+            }
+        }
     }
 
     pub(crate) fn interval(&self) -> Option<Duration> {
@@ -43,35 +53,50 @@ impl Stage {
         interval.filter(|interval| !interval.is_zero())
     }
 
-    /// Runs events through, in order. The machine's own events pass by.
-    pub(crate) fn run(&mut self, events: Vec<Event>, tally: &mut Tally) -> Vec<Event> {
-        let mut out = Output { events: Vec::with_capacity(events.len()), ..Output::default() };
-        for event in events {
-            if event.is_system() {
-                out.events.push(event);
-                continue;
-            }
-            // Clones are cheap, and a panic must not take the event with it.
-            let kept = event.clone();
-            let processor = &mut self.processor;
-            let done = catch_unwind(AssertUnwindSafe(|| processor.process(event, &mut out)));
-            match done {
-                Ok(()) if out.held > 0 => tally.created += out.pushed,
-                Ok(()) if out.pushed == 0 => tally.filtered += 1,
-                Ok(()) => tally.created += out.pushed - 1,
-                Err(panic) => {
-                    let why = super::panic_message(&*panic);
-                    error!(processor = %self.name, event = ?kept, why, "a processor panicked");
-                    tally.created += out.pushed;
-                    tally.failed += 1;
-                    // It is lost, held or not.
-                    out.held = 0;
-                    (self.on_failed)(&kept, &why);
-                }
-            }
-            self.account(&mut out, tally);
+    /// How many events it keeps for later.
+    pub(crate) fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Gives it one event. An error says why the event is lost; it is counted as failed. The machine's own events pass by.
+    #[inline]
+    pub(crate) fn process(
+        &mut self,
+        event: &Event,
+        out: &mut Output,
+        tally: &mut Tally,
+    ) -> Result<(), String> {
+        if event.is_system() {
+            out.events.push(event.clone());
+            return Ok(());
         }
-        out.events
+        if let Some(why) = &self.refuses {
+            tally.failed += 1;
+            return Err(why.clone());
+        }
+        let processor = &mut self.processor;
+        // Clones are cheap, and a panic must not take the event with it.
+        let done = match catch_unwind(AssertUnwindSafe(|| processor.process(event.clone(), out))) {
+            Ok(()) => {
+                match (out.held, out.pushed) {
+                    (0, 0) => tally.filtered += 1,
+                    (0, pushed) => tally.created += pushed - 1,
+                    (_, pushed) => tally.created += pushed,
+                }
+                Ok(())
+            }
+            Err(panic) => {
+                let why = super::panic_message(&*panic);
+                error!(processor = %self.name, ?event, why, "a processor panicked");
+                tally.created += out.pushed;
+                tally.failed += 1;
+                // It is lost, held or not.
+                out.held = 0;
+                Err(format!("a processor panicked: {why}"))
+            }
+        };
+        self.account(out, tally);
+        done
     }
 
     /// Its timer fired.
@@ -82,18 +107,8 @@ impl Stage {
     /// The graph drains: what it still holds after this is lost, and counted as failed.
     pub(crate) fn finish(&mut self, tally: &mut Tally) -> Vec<Event> {
         let events = self.aside(tally, |processor, out| processor.finish(out));
-        self.abandon(tally);
+        lost(&self.name, std::mem::take(&mut self.held), tally);
         events
-    }
-
-    /// What it still holds is lost, and counted so.
-    pub(crate) fn abandon(&mut self, tally: &mut Tally) {
-        let lost = std::mem::take(&mut self.held);
-        if lost > 0 {
-            error!(processor = %self.name, lost, "a processor did not release what it held");
-            tally.received += i64::try_from(lost).unwrap_or(i64::MAX);
-            tally.failed += lost;
-        }
     }
 
     fn aside(&mut self, tally: &mut Tally, call: impl FnOnce(&mut dyn Processor, &mut Output)) -> Vec<Event> {
@@ -108,6 +123,7 @@ impl Stage {
     }
 
     /// Moves what was held and released from and to the account of this moment.
+    #[inline]
     fn account(&mut self, out: &mut Output, tally: &mut Tally) {
         let (held, released) = (std::mem::take(&mut out.held), std::mem::take(&mut out.released));
         self.held += held;
@@ -124,9 +140,18 @@ impl Stage {
     }
 }
 
+/// Counts what a processor held and does not hold any more as failed.
+pub(super) fn lost(name: &str, held: u64, tally: &mut Tally) {
+    if held > 0 {
+        error!(processor = %name, lost = held, "a processor did not release what it held");
+        tally.received += i64::try_from(held).unwrap_or(i64::MAX);
+        tally.failed += held;
+    }
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
-        // A processor whose own drop panics must not take the spine with it.
+        // A processor whose own drop panics must not take the thread with it.
         let processor = std::mem::replace(&mut self.processor, Box::new(Some));
         if catch_unwind(AssertUnwindSafe(|| drop(processor))).is_err() {
             error!(processor = %self.name, "a processor panicked while it was dropped");

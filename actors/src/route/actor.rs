@@ -5,14 +5,13 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use actix::prelude::{Actor, ActorContext as _, AsyncContext as _, Context, Handler, SpawnHandle};
+use actix::prelude::{Actor, ActorContext as _, Context, Handler};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Named, Route, Table, Taps};
 use crate::event::{Class, Delivery, Event, Gap, Kind, Stamp, Step};
 use crate::ingress::{Batch, Ingress, Tally};
-use crate::process::Stage;
 use crate::supervise::{DeathWatch, Exit};
 
 /// How many steps the router knows the way of by heart.
@@ -34,7 +33,7 @@ pub(crate) struct RouterParts {
 pub(crate) struct RouterActor {
     parts: RouterParts,
     watch: DeathWatch,
-    /// The table's routes as of the last look, each with its processors at work.
+    /// The table's routes as of the last look.
     seen: Arc<Vec<Arc<Route>>>,
     live: Vec<Live>,
     memo: Vec<Option<(Step, Kind, Arc<Way>)>>,
@@ -42,11 +41,9 @@ pub(crate) struct RouterActor {
     name: String,
 }
 
-/// A route with its processors at work, and the batch that gathers for its buffer.
+/// A route, and the batch that gathers for its buffer.
 struct Live {
     route: Arc<Route>,
-    stages: Vec<Stage>,
-    timers: Vec<SpawnHandle>,
     gathered: Vec<Delivery>,
 }
 
@@ -81,27 +78,14 @@ impl RouterActor {
         }
     }
 
-    /// Takes in the routes that came, and lets go of those that went: what their processors held goes to their buffer.
-    fn look(&mut self, ctx: &mut Context<Self>) {
+    /// Takes in the routes that came, and lets go of those that went.
+    fn look(&mut self) {
         let routes = self.parts.table.routes.load_full();
         if Arc::ptr_eq(&routes, &self.seen) && !self.memo.is_empty() {
             return;
         }
-        let mut old = std::mem::take(&mut self.live);
-        for route in routes.iter() {
-            let kept = old.iter().position(|live| Arc::ptr_eq(&live.route, route));
-            self.live.push(match kept {
-                Some(place) => old.remove(place),
-                None => Live::new(route.clone(), ctx),
-            });
-        }
-        for mut gone in old {
-            gone.timers.drain(..).for_each(|timer| {
-                ctx.cancel_future(timer);
-            });
-            gone.finish(&self.parts);
-            gone.push(Instant::now());
-        }
+        let live = |route: &Arc<Route>| Live { route: route.clone(), gathered: Vec::new() };
+        self.live = routes.iter().map(live).collect();
         self.seen = routes;
         self.names.clear();
         self.memo = std::iter::repeat_with(|| None).take(MEMO).collect();
@@ -131,7 +115,7 @@ impl RouterActor {
         tally.routed += 1;
         for (place, key) in &way.to {
             if let Some(live) = self.live.get_mut(*place) {
-                live.take(&event, key, &self.parts);
+                live.take(event.clone(), key, &self.parts);
             }
         }
         let targets = way.to.len();
@@ -145,7 +129,7 @@ impl RouterActor {
         for live in self.live.iter_mut().filter(|live| live.route.topics.is_some()) {
             // In its place: behind what was gathered before it.
             live.push(now);
-            live.route.buffer.gap(&gap, now);
+            live.route.entry().gap(&gap, now);
         }
     }
 
@@ -212,118 +196,22 @@ impl RouterActor {
 }
 
 impl Live {
-    fn new(route: Arc<Route>, ctx: &mut Context<RouterActor>) -> Live {
-        let make = |(name, factory): &(Arc<str>, crate::process::ProcessorFactory)| {
-            Stage::make(name.clone(), factory, route.on_failed.clone())
-        };
-        let stages: Vec<Stage> = route.processors.iter().map(make).collect();
-        let timers = stages.iter().enumerate().filter_map(|(place, stage)| Some((place, stage.interval()?)));
-        let timers = timers.map(|(place, interval)| {
-            let name = route.name.clone();
-            ctx.run_interval(interval, move |router, _| {
-                let parts = router.parts.clone();
-                if let Some(live) = router.live.iter_mut().find(|live| live.route.name == name) {
-                    live.tick(place, &parts);
-                    live.push(Instant::now());
-                }
-            })
-        });
-        let timers = timers.collect();
-        Live { route, stages, timers, gathered: Vec::new() }
-    }
-
-    /// Puts a copy through the processors, and gathers what is left of it.
-    fn take(&mut self, event: &Event, name: &Name, parts: &RouterParts) {
-        let named = |live: &Live, event: Event| match name {
-            Name::Topic => Delivery::by_topic(event),
-            Name::Key(key) => Delivery::new(event, key.clone()),
-            Name::Own => live.named(event, parts),
-        };
-        if self.stages.is_empty() {
-            let delivery = named(self, event.clone());
-            return self.gathered.push(delivery);
-        }
-        let mut tally = Tally::default();
-        let events = self.through(0, vec![event.clone()], &mut tally);
-        self.book(&tally);
-        for out in events {
-            // An unchanged event keeps its encoding and its key; a changed one is named again.
-            let delivery = if out.same(event) { named(self, out) } else { self.named(out, parts) };
-            self.gathered.push(delivery);
-        }
-    }
-
-    fn tick(&mut self, place: usize, parts: &RouterParts) {
-        let mut tally = Tally::default();
-        let events = self.stages.get_mut(place).map(|stage| stage.tick(&mut tally)).unwrap_or_default();
-        self.rest(place, events, tally, parts);
-    }
-
-    fn finish(&mut self, parts: &RouterParts) {
-        for place in 0..self.stages.len() {
-            let mut tally = Tally::default();
-            let events = self.stages.get_mut(place).map(|stage| stage.finish(&mut tally)).unwrap_or_default();
-            self.rest(place, events, tally, parts);
-        }
-    }
-
-    /// What one stage let go of by itself goes through those behind it.
-    fn rest(&mut self, place: usize, events: Vec<Event>, mut tally: Tally, parts: &RouterParts) {
-        let events = self.through(place + 1, events, &mut tally);
-        self.book(&tally);
-        for mut event in events {
-            if event.topic().is_none() {
-                let (statics, topic) = (parts.table.statics.clone(), Some(parts.table.topic(&event)));
-                event.set_stamp(&Arc::new(Stamp { statics, topic }));
-                event.set_seq(parts.seq.fetch_add(1, Ordering::Relaxed));
-            }
-            self.gathered.push(self.named(event, parts));
-        }
-    }
-
-    fn through(&mut self, from: usize, mut events: Vec<Event>, tally: &mut Tally) -> Vec<Event> {
-        for stage in self.stages.iter_mut().skip(from) {
-            if events.is_empty() {
-                break;
-            }
-            events = stage.run(events, tally);
-        }
-        events
-    }
-
-    fn book(&self, tally: &Tally) {
-        if *tally != Tally::default() {
-            self.route.cell.processed(|processed| {
-                processed.filtered += tally.filtered;
-                processed.merged += tally.merged;
-                processed.created += tally.created;
-                processed.failed += tally.failed;
-            });
-        }
-    }
-
-    fn named(&self, event: Event, parts: &RouterParts) -> Delivery {
-        match &self.route.routing_key {
-            None => Delivery::by_topic(event),
-            Some(template) => {
+    fn take(&mut self, event: Event, name: &Name, parts: &RouterParts) {
+        let delivery = match (name, &self.route.routing_key) {
+            (Name::Key(key), _) => Delivery::new(event, key.clone()),
+            (Name::Own, Some(template)) => {
                 let key = template.render(&Named(&event, &parts.table.statics));
                 Delivery::new(event, key.into())
             }
-        }
+            (Name::Topic, _) | (Name::Own, None) => Delivery::by_topic(event),
+        };
+        self.gathered.push(delivery);
     }
 
     fn push(&mut self, now: Instant) {
         if !self.gathered.is_empty() {
-            self.route.buffer.push(self.gathered.drain(..), now);
+            self.route.entry().push(self.gathered.drain(..), now);
         }
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        let mut tally = Tally::default();
-        self.stages.iter_mut().for_each(|stage| stage.abandon(&mut tally));
-        self.book(&tally);
     }
 }
 
@@ -335,7 +223,7 @@ impl Handler<Batch> for RouterActor {
     type Result = ();
 
     fn handle(&mut self, mut batch: Batch, ctx: &mut Context<Self>) {
-        self.look(ctx);
+        self.look();
         let mut receipts = Vec::new();
         let mut tally = std::mem::take(&mut batch.tally);
         for event in std::mem::take(&mut batch.events) {
@@ -343,12 +231,7 @@ impl Handler<Batch> for RouterActor {
         }
         let last = batch.is_last();
         let now = Instant::now();
-        for live in &mut self.live {
-            if last {
-                live.finish(&self.parts);
-            }
-            live.push(now);
-        }
+        self.live.iter_mut().for_each(|live| live.push(now));
         // Those that were shed on their way in have been answered: the first answer counts.
         for (event, targets) in receipts {
             if let Some(receipt) = event.receipt() {

@@ -1,6 +1,7 @@
 //! Who gets which event, and under which key.
 
 mod actor;
+mod lane;
 mod pattern;
 mod segment;
 mod table;
@@ -8,6 +9,7 @@ mod tap;
 mod template;
 
 pub(crate) use actor::{RouterActor, RouterParts};
+pub(crate) use lane::Lane;
 pub use pattern::{PatternError, TopicPattern};
 pub(crate) use table::{Route, Table};
 pub use tap::Subscription;

@@ -9,8 +9,7 @@ use super::{Named, Template, TopicPattern};
 use crate::enrich::Classes;
 use crate::event::{Class, Delivery, Event, Statics};
 use crate::ingress::{Patience, Pressure};
-use crate::process::{OnFailed, ProcessorFactory};
-use crate::sink::{Buffer, StatusCell};
+use crate::sink::Buffer;
 
 /// The way to one sink.
 pub(crate) struct Route {
@@ -20,13 +19,17 @@ pub(crate) struct Route {
     pub(crate) except: Vec<TopicPattern>,
     /// Names the event at its broker, where it is not the topic.
     pub(crate) routing_key: Option<Template>,
-    pub(crate) processors: Vec<(Arc<str>, ProcessorFactory)>,
-    pub(crate) on_failed: OnFailed,
+    /// Where its events wait for processors of its own, if it has some.
+    pub(crate) front: Option<Arc<Buffer>>,
     pub(crate) buffer: Arc<Buffer>,
-    pub(crate) cell: Arc<StatusCell>,
 }
 
 impl Route {
+    /// Where its events are put.
+    pub(crate) fn entry(&self) -> &Arc<Buffer> {
+        self.front.as_ref().unwrap_or(&self.buffer)
+    }
+
     /// Whether it takes events of that topic.
     pub(crate) fn wants(&self, topic: &str) -> bool {
         self.topics.as_ref().is_some_and(|topics| topics.iter().any(|pattern| pattern.matches(topic)))
@@ -75,7 +78,8 @@ impl Pressure for Table {
     fn is_relieved(&self, event: &Event, patience: Patience, events: usize, bytes: usize) -> bool {
         let mut topic = None;
         self.routes.load().iter().all(|route| {
-            !route.buffer.holds_up(patience, events, bytes)
+            let presses = |buffer: &Arc<Buffer>| buffer.holds_up(patience, events, bytes);
+            !(presses(&route.buffer) || route.front.as_ref().is_some_and(presses))
                 || !route.wants(topic.get_or_insert_with(|| self.topic(event)))
         })
     }

@@ -51,12 +51,32 @@ impl Buffer {
         on_open: OnOpen,
         relief: Arc<Notify>,
     ) -> Arc<Buffer> {
+        Buffer::with_queue(name, policy, on_open, relief, Queue::new(policy.disk.is_some()))
+    }
+
+    /// One in memory, in front of a sink's processors: what waits here does not count as held before it has left.
+    pub(crate) fn before(
+        name: Arc<str>,
+        policy: BufferPolicy,
+        on_open: OnOpen,
+        relief: Arc<Notify>,
+    ) -> Arc<Buffer> {
+        Buffer::with_queue(name, policy, on_open, relief, Queue::new(true))
+    }
+
+    fn with_queue(
+        name: Arc<str>,
+        policy: BufferPolicy,
+        on_open: OnOpen,
+        relief: Arc<Notify>,
+        queue: Queue,
+    ) -> Arc<Buffer> {
         Arc::new(Buffer {
             name,
             policy,
             on_open,
             fallback: Mutex::default(),
-            queue: Mutex::new(Queue::new(policy.disk.is_some())),
+            queue: Mutex::new(queue),
             events: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             on_disk: AtomicUsize::new(0),

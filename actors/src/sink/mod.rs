@@ -19,14 +19,16 @@ mod waiting;
 
 pub(crate) use actor::{Control, SinkActor, Worker};
 pub use batch::Deliveries;
+pub(crate) use batch::Mark;
 pub use buffer::Buffer;
 pub use dead_letter::{DeadLetter, DeadLetters};
 pub(crate) use disk::open as open_on_disk;
 pub use disk::{FolderError, Fsync};
 pub use error::{Cost, DeliveryError, ErrorClass};
 pub use policy::{BufferPolicy, OnOpen, WhenFull};
+pub(crate) use queue::Lease;
 pub(crate) use status::StatusCell;
-pub use status::{Balance, SinkContext, SinkState, SinkStatus};
+pub use status::{Balance, Processed, SinkContext, SinkState, SinkStatus};
 pub(crate) use waiting::{FLUSH, Pace};
 
 use std::future::Future;

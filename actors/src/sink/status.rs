@@ -1,7 +1,7 @@
 //! What is known of a sink from outside: published by its actor, never asked of it.
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -157,21 +157,50 @@ pub struct SinkStatus {
     pub missing: u64,
     /// Its numbers.
     pub balance: Balance,
-    /// Events that its own processors filtered, merged away, created, and failed on; in none of the other numbers.
+    /// What its own processors did; all zero where it has none.
     pub processed: Processed,
 }
 
-/// What the processors in front of one sink did.
+/// What the processors in front of one sink did:
+/// `received + created = filtered + merged + failed + shed + passed + waiting`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Processed {
+    /// Came from the router.
+    pub received: u64,
+    /// Made.
+    pub created: u64,
     /// Taken out.
     pub filtered: u64,
     /// Left inside another event.
     pub merged: u64,
-    /// Made.
-    pub created: u64,
-    /// Lost to a panic, and dead-lettered.
+    /// Lost to a panic or a hang, and dead-lettered.
     pub failed: u64,
+    /// Dropped under overload in front of them, counted and marked; the numbers of the sink hold these, too.
+    pub shed: u64,
+    /// Given to the sink's buffer.
+    pub passed: u64,
+    /// With them, or in front of them.
+    pub waiting: u64,
+}
+
+impl Processed {
+    /// Whether the numbers balance.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.received + self.created
+            == self.filtered + self.merged + self.failed + self.shed + self.passed + self.waiting
+    }
+
+    pub(crate) fn add(&mut self, other: &Processed) {
+        self.received += other.received;
+        self.created += other.created;
+        self.filtered += other.filtered;
+        self.merged += other.merged;
+        self.failed += other.failed;
+        self.shed += other.shed;
+        self.passed += other.passed;
+        self.waiting += other.waiting;
+    }
 }
 
 /// For people: `open (not sending since 03:12: connection refused; 1,204 waiting)`, or `closed (no confirm within 10s,
@@ -181,7 +210,10 @@ impl fmt::Display for SinkStatus {
         let waiting = grouped(self.balance.waiting);
         let disk =
             self.disk_trouble.as_ref().map(|why| format!("; its disk buffer cannot be written: {why}"));
-        let disk = disk.unwrap_or_default();
+        let mut disk = disk.unwrap_or_default();
+        if self.processed.waiting > 0 {
+            let _ = write!(disk, "; {} with its processors", grouped(self.processed.waiting));
+        }
         if self.state == SinkState::Closed {
             let doing = self.reason.as_deref().unwrap_or("delivering");
             let doing = match self.failures {
@@ -244,7 +276,6 @@ struct Published {
     warnings: Vec<String>,
     restarts: u32,
     causes: VecDeque<String>,
-    processed: Processed,
     beat: Option<Instant>,
 }
 
@@ -282,7 +313,6 @@ impl StatusCell {
                 warnings: Vec::new(),
                 restarts: 0,
                 causes: VecDeque::new(),
-                processed: Processed::default(),
                 beat: None,
             }),
             signal: Mutex::default(),
@@ -387,10 +417,6 @@ impl StatusCell {
         published.beat.filter(|_| published.running).map(|beat| now.saturating_duration_since(beat))
     }
 
-    pub(crate) fn processed(&self, change: impl FnOnce(&mut Processed)) {
-        change(&mut self.lock().processed);
-    }
-
     pub(crate) fn progress(&self) {
         self.progressed.store(true, Ordering::Relaxed);
     }
@@ -458,7 +484,7 @@ impl StatusCell {
             damaged: 0,
             missing: 0,
             balance,
-            processed: published.processed,
+            processed: Processed::default(),
         }
     }
 

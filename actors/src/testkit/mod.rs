@@ -10,11 +10,9 @@ pub use scripted::{Act, Arrival, Journal, Scripted};
 #[cfg(any(test, feature = "testkit"))]
 pub use virtual_time::{Rig, run, settle};
 
-use std::sync::Arc;
-
 use crate::event::{Delivery, Event, Step};
 use crate::ingress::Tally;
-use crate::process::{Processor, Stage};
+use crate::process::{Output, Processor, Stage};
 use crate::sink::{Deliveries, Sink, SinkContext};
 
 /// Puts events through a processor, its `finish` included, and returns what comes out.
@@ -22,9 +20,13 @@ use crate::sink::{Deliveries, Sink, SinkContext};
 /// # Panics
 /// When the processor does not release what it held.
 pub fn drive(processor: impl Processor, events: impl IntoIterator<Item = Event>) -> Vec<Event> {
-    let mut stage = Stage::new("driven".into(), Box::new(processor), Arc::new(|_, _| {}));
-    let mut tally = Tally::default();
-    let mut out = stage.run(events.into_iter().collect(), &mut tally);
+    let mut stage = Stage::new("driven".into(), Box::new(processor));
+    let (mut passed, mut tally) = (Output::default(), Tally::default());
+    for event in events {
+        // A failure is counted, and told of below.
+        let _ = stage.process(&event, &mut passed, &mut tally);
+    }
+    let mut out = passed.events;
     out.extend(stage.finish(&mut tally));
     let lost = tally.failed;
     assert!(lost == 0, "{lost} events were lost: the processor panicked, or held them to the end");

@@ -1,0 +1,72 @@
+//! What a line of processors has in hand, and the call that is under way: all that is needed to go on after a hang.
+
+use std::sync::Arc;
+
+use crate::event::Event;
+use crate::ingress::Tally;
+
+/// Events on their way through the line.
+pub(super) struct Hand<W> {
+    pub(super) work: Option<W>,
+    pub(super) tally: Tally,
+    pub(super) last: bool,
+    /// The stage that they are at.
+    pub(super) stage: usize,
+    /// What that stage gets; those before `next` are through.
+    pub(super) inputs: Arc<Vec<Event>>,
+    pub(super) next: usize,
+    /// What came of them.
+    pub(super) done: Vec<Event>,
+    pub(super) finished: bool,
+}
+
+/// A call of a processor that is under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call {
+    pub(super) stage: usize,
+    pub(super) method: Method,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    Make,
+    Interval,
+    Process,
+    Tick,
+    Finish,
+    Drop,
+}
+
+impl Method {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Method::Make => "factory",
+            Method::Interval => "interval",
+            Method::Process => "process",
+            Method::Tick => "tick",
+            Method::Finish => "finish",
+            Method::Drop => "drop",
+        }
+    }
+}
+
+impl<W> Hand<W> {
+    pub(super) fn new(
+        work: Option<W>,
+        stage: usize,
+        events: Vec<Event>,
+        tally: Tally,
+        last: bool,
+    ) -> Hand<W> {
+        let (inputs, done) = (Arc::new(events), Vec::new());
+        Hand { work, tally, last, stage, inputs, next: 0, done, finished: false }
+    }
+
+    /// Takes the input at that place out; those before it that are through are forgotten.
+    pub(super) fn take_out(&mut self, place: usize) {
+        let left = self.inputs.iter().enumerate().skip(self.next);
+        let left = left.filter(|(other, _)| *other != place).map(|(_, event)| event.clone()).collect();
+        (self.inputs, self.next) = (Arc::new(left), 0);
+        self.tally.failed += 1;
+    }
+}

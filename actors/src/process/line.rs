@@ -1,0 +1,426 @@
+//! A line of processors on a thread of its own: what it has in hand outlives that thread.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::hand::{Call, Hand, Method};
+use super::stage::lost;
+use super::watch::{Record, Silence, Watched, named};
+use super::{OnFailed, Output, ProcessorFactory, ProcessorStatus, Stage};
+use crate::event::{Confirmation, Event};
+use crate::ingress::Tally;
+use crate::supervise::{Exit, Observer};
+
+/// Where a line takes events from, and where it puts what comes of them.
+pub(crate) trait Source: Send + Sync + 'static {
+    /// What events belong to while they are in hand.
+    type Work: Send + 'static;
+
+    /// The next events, where there are some and what comes of them has room.
+    fn take(&self) -> Option<Taken<Self::Work>>;
+
+    /// Waits until [`take`](Self::take) may have something.
+    fn ready(&self) -> impl Future<Output = ()>;
+
+    /// Whether what comes of a timer has room.
+    fn has_room(&self) -> bool;
+
+    /// Hands on what came of some work, or of a timer. Never waits.
+    fn hand_on(&self, work: Option<Self::Work>, events: Vec<Event>, tally: Tally);
+}
+
+/// Some events to be processed.
+pub(crate) struct Taken<W> {
+    pub(crate) work: W,
+    pub(crate) events: Vec<Event>,
+    /// Nothing comes behind them: the processors finish.
+    pub(crate) last: bool,
+}
+
+/// One line of processors, over all incarnations of the actor that works on it.
+///
+/// Whatever a processor is given stands here, for its stage of the line, until what came of it is here as well. So when
+/// a call never comes back, its thread can be left to itself: the event goes to the dead letters, and a fresh line goes
+/// on with the rest. What the stuck thread brings later comes from an earlier incarnation, and is ignored.
+pub(crate) struct Line<S: Source> {
+    sink: Option<Arc<str>>,
+    parts: Vec<(ProcessorFactory, OnFailed)>,
+    pub(super) source: S,
+    state: Mutex<State<S::Work>>,
+    /// The place of the event that is being processed: one relaxed store for each event is all that the watchdog costs.
+    at: AtomicUsize,
+    /// The watchdog asks for what is through so far: that need not be done again after a hang.
+    wanted: AtomicBool,
+}
+
+struct State<W> {
+    incarnation: u64,
+    hand: Option<Hand<W>>,
+    call: Option<Call>,
+    /// Numbers the calls.
+    calls: u64,
+    /// How long the call that is under way has not moved.
+    silence: Silence,
+    /// What each processor holds, as of what is through.
+    held: Vec<u64>,
+    records: Vec<Record>,
+    /// Incarnations whose threads are stuck in a processor, and in which one.
+    stuck: Vec<(u64, usize)>,
+}
+
+/// Another incarnation has taken over.
+#[derive(Debug)]
+pub(super) struct Superseded;
+
+/// What is to be done next with what is in hand.
+pub(super) enum Turn {
+    Process { stage: usize, inputs: Arc<Vec<Event>>, next: usize },
+    Finish { stage: usize },
+    Through { last: bool },
+}
+
+impl<S: Source> Line<S> {
+    pub(crate) fn new(
+        sink: Option<Arc<str>>,
+        processors: impl IntoIterator<Item = (Arc<str>, ProcessorFactory, OnFailed)>,
+        source: S,
+    ) -> Arc<Line<S>> {
+        let named = processors.into_iter().map(|(name, make, on_failed)| (name, (make, on_failed)));
+        let (names, parts): (Vec<_>, Vec<_>) = named.unzip();
+        let state = State {
+            incarnation: 0,
+            hand: None,
+            call: None,
+            calls: 0,
+            silence: Silence::default(),
+            held: vec![0; names.len()],
+            records: names.into_iter().map(Record::new).collect(),
+            stuck: Vec::new(),
+        };
+        let (state, at, wanted) = (Mutex::new(state), AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Line { sink, parts, source, state, at, wanted })
+    }
+
+    pub(crate) fn source(&self) -> &S {
+        &self.source
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.lock().incarnation
+    }
+
+    /// Reads while nothing is handed on.
+    pub(crate) fn still<T>(&self, read: impl FnOnce(&S) -> T) -> T {
+        let _state = self.lock();
+        read(&self.source)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Makes the processor of a stage, or what stands in for it.
+    pub(super) fn make(&self, incarnation: u64, stage: usize) -> Result<Option<Stage>, Superseded> {
+        let (name, refuses) = {
+            let mut state = self.current(incarnation)?;
+            let Some(record) = state.records.get(stage) else { return Ok(None) };
+            let made = (record.name().clone(), record.refuses());
+            state.begin(stage, Method::Make);
+            made
+        };
+        let made = match (refuses, self.parts.get(stage)) {
+            (None, Some((factory, _))) => Some(Stage::make(name, factory)),
+            (Some(why), _) => Some(Stage::refusing(name, why)),
+            (None, None) => None,
+        };
+        self.end(incarnation)?;
+        Ok(made)
+    }
+
+    /// A call begins that takes and gives no events.
+    pub(super) fn begin(&self, incarnation: u64, stage: usize, method: Method) -> Result<(), Superseded> {
+        self.current(incarnation)?.begin(stage, method);
+        Ok(())
+    }
+
+    pub(super) fn end(&self, incarnation: u64) -> Result<(), Superseded> {
+        self.current(incarnation)?.call = None;
+        Ok(())
+    }
+
+    /// Takes the next events in hand. `false` when there are none.
+    pub(super) fn take(&self, incarnation: u64) -> Result<bool, Superseded> {
+        let mut state = self.current(incarnation)?;
+        if state.hand.is_none() {
+            let Some(Taken { work, events, last }) = self.source.take() else { return Ok(false) };
+            state.hand = Some(Hand::new(Some(work), 0, events, Tally::default(), last));
+        }
+        Ok(true)
+    }
+
+    /// What is to be done next with what is in hand, if there is something.
+    pub(super) fn turn(&self, incarnation: u64) -> Result<Option<Turn>, Superseded> {
+        let mut state = self.current(incarnation)?;
+        loop {
+            let Some(hand) = &mut state.hand else { return Ok(None) };
+            let stage = hand.stage;
+            if stage >= self.len() {
+                let last = hand.last;
+                if let Some(hand) = state.hand.take() {
+                    let events = Arc::try_unwrap(hand.inputs).unwrap_or_else(|inputs| (*inputs).clone());
+                    self.source.hand_on(hand.work, events, hand.tally);
+                }
+                return Ok(Some(Turn::Through { last }));
+            }
+            if hand.next < hand.inputs.len() {
+                let (inputs, next) = (hand.inputs.clone(), hand.next);
+                self.at.store(next, Ordering::Relaxed);
+                state.begin(stage, Method::Process);
+                return Ok(Some(Turn::Process { stage, inputs, next }));
+            }
+            if hand.last && !hand.finished {
+                hand.finished = true;
+                state.begin(stage, Method::Finish);
+                return Ok(Some(Turn::Finish { stage }));
+            }
+            hand.stage += 1;
+            hand.inputs = Arc::new(std::mem::take(&mut hand.done));
+            (hand.next, hand.finished) = (0, false);
+        }
+    }
+
+    /// Gives the inputs to the processor, from `next` on.
+    pub(super) fn process(
+        &self,
+        incarnation: u64,
+        place: usize,
+        stage: &mut Stage,
+        inputs: &[Event],
+        next: usize,
+    ) -> Result<(), Superseded> {
+        let mut out = Output { events: Vec::with_capacity(inputs.len() - next), ..Output::default() };
+        let mut tally = Tally::default();
+        for (at, event) in inputs.iter().enumerate().skip(next) {
+            self.at.store(at, Ordering::Relaxed);
+            match stage.process(event, &mut out, &mut tally) {
+                Ok(()) if self.wanted.load(Ordering::Relaxed) => {
+                    self.wanted.store(false, Ordering::Relaxed);
+                    self.came_of(incarnation, stage, &mut out.events, &mut tally, at + 1)?;
+                }
+                Ok(()) => {}
+                Err(why) => {
+                    // Before its dead letter is written, so that it is written once.
+                    self.came_of(incarnation, stage, &mut out.events, &mut tally, at + 1)?;
+                    self.failed(place, event, &why);
+                }
+            }
+        }
+        self.came_of(incarnation, stage, &mut out.events, &mut tally, inputs.len())
+    }
+
+    /// The inputs before `next` are through, and this came of them.
+    fn came_of(
+        &self,
+        incarnation: u64,
+        stage: &Stage,
+        events: &mut Vec<Event>,
+        tally: &mut Tally,
+        next: usize,
+    ) -> Result<(), Superseded> {
+        let mut state = self.current(incarnation)?;
+        let State { hand: Some(hand), held, .. } = &mut *state else { return Ok(()) };
+        if hand.done.is_empty() {
+            std::mem::swap(&mut hand.done, events);
+        } else {
+            hand.done.append(events);
+        }
+        hand.tally.add(&std::mem::take(tally));
+        hand.next = next;
+        if let Some(held) = held.get_mut(hand.stage) {
+            *held = stage.held();
+        }
+        if next >= hand.inputs.len() {
+            state.call = None;
+        }
+        Ok(())
+    }
+
+    /// This came of the timer of a stage, or of its end.
+    pub(super) fn came_aside(
+        &self,
+        incarnation: u64,
+        place: usize,
+        stage: &Stage,
+        events: Vec<Event>,
+        tally: Tally,
+    ) -> Result<(), Superseded> {
+        let mut state = self.current(incarnation)?;
+        state.call = None;
+        if let Some(held) = state.held.get_mut(place) {
+            *held = stage.held();
+        }
+        match &mut state.hand {
+            Some(hand) => {
+                hand.done.extend(events);
+                hand.tally.add(&tally);
+            }
+            None if events.is_empty() && tally == Tally::default() => {}
+            hand => *hand = Some(Hand::new(None, place + 1, events, tally, false)),
+        }
+        Ok(())
+    }
+
+    /// An incarnation is gone, with the thread that was stuck in it, if it was.
+    pub(super) fn gone(&self, incarnation: u64) {
+        self.lock().stuck.retain(|(stuck, _)| *stuck != incarnation);
+    }
+
+    fn failed(&self, stage: usize, event: &Event, why: &str) {
+        if let Some(receipt) = event.receipt() {
+            receipt.answer(Confirmation::Lost);
+        }
+        if let Some((_, on_failed)) = self.parts.get(stage) {
+            on_failed(event, why);
+        }
+    }
+
+    /// Whatever comes from the incarnation that there is counts no more; what its processors held is lost.
+    fn disown(&self, state: &mut State<S::Work>) {
+        state.incarnation += 1;
+        state.call = None;
+        state.silence = Silence::default();
+        self.wanted.store(false, Ordering::Relaxed);
+        let mut tally = Tally::default();
+        for (held, record) in state.held.iter_mut().zip(&state.records) {
+            lost(record.name(), std::mem::take(held), &mut tally);
+        }
+        match &mut state.hand {
+            Some(hand) => hand.tally.add(&tally),
+            None if tally != Tally::default() => self.source.hand_on(None, Vec::new(), tally),
+            None => {}
+        }
+    }
+
+    fn current(&self, incarnation: u64) -> Result<MutexGuard<'_, State<S::Work>>, Superseded> {
+        let state = self.lock();
+        if state.incarnation == incarnation { Ok(state) } else { Err(Superseded) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<S::Work>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W> State<W> {
+    fn begin(&mut self, stage: usize, method: Method) {
+        self.calls += 1;
+        self.call = Some(Call { stage, method });
+    }
+
+    /// The call that is under way, for how long it has not moved, and the event that it is about.
+    fn silent(&mut self, at: usize, now: Instant) -> Option<(Call, Duration, Option<Event>)> {
+        let call = self.call?;
+        let at = if call.method == Method::Process { at } else { 0 };
+        let silence = self.silence.look((self.calls, at), now);
+        let event = self.hand.as_ref().filter(|_| call.method == Method::Process);
+        let event = event.and_then(|hand| hand.inputs.get(at)).cloned();
+        Some((call, silence, event))
+    }
+}
+
+impl<S: Source> Watched for Line<S> {
+    fn condemn(&self, patience: Duration, now: Instant) -> bool {
+        let mut letter = None;
+        {
+            let mut state = self.lock();
+            let at = self.at.load(Ordering::Relaxed);
+            let Some((call, silence, event)) = state.silent(at, now) else { return false };
+            if silence <= patience {
+                if silence.is_zero() {
+                    self.wanted.store(true, Ordering::Relaxed);
+                }
+                return false;
+            }
+            let incarnation = state.incarnation;
+            state.stuck.push((incarnation, call.stage));
+            let stuck = state.stuck.iter().filter(|(_, stage)| *stage == call.stage).count();
+            let about = event.as_ref().map(named);
+            let Some(record) = state.records.get_mut(call.stage) else { return false };
+            let why = record.hung(call.method.as_str(), about, silence, stuck, now);
+            if let (Some(event), Some(hand)) = (event, &mut state.hand) {
+                hand.take_out(at);
+                letter = Some((call.stage, event, why));
+            }
+            self.disown(&mut state);
+        }
+        if let Some((stage, event, why)) = letter {
+            self.failed(stage, &event, &why);
+        }
+        true
+    }
+
+    fn troubles(&self, now: Instant) -> Vec<ProcessorStatus> {
+        let mut state = self.lock();
+        let at = self.at.load(Ordering::Relaxed);
+        let busy = state.silent(at, now);
+        let status = |(stage, record): (usize, &Record)| {
+            let busy = busy.as_ref().filter(|(call, ..)| call.stage == stage);
+            let busy = busy.map(|(_, silence, event)| (*silence, event.as_ref().map(named)));
+            record.status(self.sink.as_ref(), busy)
+        };
+        state.records.iter().enumerate().filter_map(status).collect()
+    }
+
+    fn close(&self) {
+        let mut letter = None;
+        {
+            let mut state = self.lock();
+            let at = self.at.load(Ordering::Relaxed);
+            let under_way = state.silent(at, Instant::now());
+            // What has just begun did not hang.
+            if let Some((call, silence, event)) = under_way.filter(|(_, silence, _)| !silence.is_zero()) {
+                let about = event.as_ref().map(named);
+                let stuck = state.stuck.len();
+                let record = state.records.get_mut(call.stage);
+                let why = record
+                    .map(|record| record.hung(call.method.as_str(), about, silence, stuck, Instant::now()));
+                letter = event.zip(why).map(|(event, why)| (call.stage, event, why));
+            }
+            self.disown(&mut state);
+            if let Some(mut hand) = state.hand.take() {
+                let left = hand.inputs.iter().skip(hand.next).chain(&hand.done);
+                for event in left.filter(|event| !event.is_system()) {
+                    hand.tally.failed += 1;
+                    if let Some(receipt) = event.receipt() {
+                        receipt.answer(Confirmation::Lost);
+                    }
+                }
+                self.source.hand_on(hand.work, Vec::new(), hand.tally);
+            }
+        }
+        if let Some((stage, event, why)) = letter {
+            self.failed(stage, &event, &why);
+        }
+    }
+}
+
+impl<S: Source> Observer for Line<S> {
+    fn ended(&self, exit: &Exit) {
+        if *exit != Exit::Stopped {
+            self.disown(&mut self.lock());
+        }
+    }
+
+    /// What hangs has a budget of its own.
+    fn progressed(&self) -> bool {
+        true
+    }
+
+    fn restarting(&self) {}
+
+    fn gave_up(&self, _: &Exit) {}
+}
