@@ -3,6 +3,7 @@
 mod check;
 mod dead;
 mod demo;
+mod exact;
 mod run;
 
 use std::io::Write as _;

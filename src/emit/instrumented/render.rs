@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 use serde_json::Value;
+use streamll_actors::event::read_json;
 
 /// The most that one input or output may hold, in bytes of JSON.
 const LONGEST: usize = 4 << 10;
@@ -26,7 +27,8 @@ pub(super) fn serialized<T: Serialize + ?Sized>(value: &T) -> Option<Rendered> {
         return Some(Rendered { value: beginning(&out.bytes).into(), cut: true });
     }
     written.ok()?;
-    let value = plain_text(&out.bytes).map_or_else(|| serde_json::from_slice(&out.bytes).ok(), Some)?;
+    let read = || read_json(std::str::from_utf8(&out.bytes).ok()?);
+    let value = plain_text(&out.bytes).or_else(read)?;
     Some(Rendered { value, cut: false })
 }
 
