@@ -26,12 +26,12 @@ fn what_no_processor_touches_leaves_to_the_letter_and_is_keyed_and_found_by_it()
         "routing_key: \"ai.{{module_name}}.{{event_type}}.{{data.price}}.{{data.trace}}.{{data.e.x}}\"
 processors:
   - redact: {{ fields: [data.api_key, data.messages.*.content, key] }}
-  - filter: {{ where: {{ data.n: 1890.5413911078447, data.points.0: 1046.8333333333335 }} }}
+  - filter: {{ where: {{ data.n: 1890.5413911078447, data.points.0: 1046.8333333333335, data.id: 18446744073709551615 }} }}
 {LOG}"
     ));
     let line = |secret: &str| {
         format!(
-            r#"{{{NUMBERS},"api_key":{secret},"messages":[{{"content":{secret},"at":2.50}},{{ "at" : 1e2 }}],"caf\u00e9":"\u00e9" }}"#
+            r#"{{{NUMBERS},"id":18446744073709551615,"api_key":{secret},"messages":[{{"content":{secret},"at":2.50}},{{ "at" : 1e2 }}],"caf\u00e9":"\u00e9" }}"#
         )
     };
     let event = format!(
@@ -191,10 +191,13 @@ fn what_cannot_be_read_is_said_with_its_place_in_the_line() {
             "`data`: number out of range at column 34",
         ),
         (br#"{"event_type":"x","beside":[-1e999]}"#, "`beside`: number out of range at column 29"),
-        (br#"{"event_type":"x","data":{"n":NaN}}"#, "a bare `NaN` is no JSON: expected value at column 31"),
+        (
+            br#"{"event_type":"x","data":{"n":NaN}}"#,
+            "holds a bare `NaN`, which is no JSON: expected value at column 31",
+        ),
         (
             br#"{"event_type":"x","data":{"n":-Infinity}}"#,
-            "a bare `Infinity` is no JSON: invalid number at column 32",
+            "holds a bare `Infinity`, which is no JSON: invalid number at column 32",
         ),
         (b"{\"event_type\":\"x\",\"data\":{\"s\":\"\0\"}}", "control character"),
         (

@@ -258,7 +258,7 @@ mod tests {
             (r#"{"event_type":"x","data":[1]}"#, "`data` must be an object, not a list"),
             (
                 r#"{"event_type":"x","data":{"n":NaN}}"#,
-                "a bare `NaN` is no JSON: expected value at column 31",
+                "holds a bare `NaN`, which is no JSON: expected value at column 31",
             ),
             (r#"{"event_type":"x","data":{"s":"NaN"},}"#, "trailing comma at column 37"),
             (r#"{"event_type":"x","tags":{"canary":{}}}"#, "`tags`: a tag is an object"),

@@ -70,7 +70,7 @@ pub(super) fn said(error: &serde_json::Error, line: &Line<'_>) -> WireError {
         None => without_value(&text),
     };
     WireError(match bare_number(&line.text) {
-        Some(word) if error.is_syntax() => format!("a bare `{word}` is no JSON: {what}"),
+        Some(word) if error.is_syntax() => format!("holds a bare `{word}`, which is no JSON: {what}"),
         _ => what,
     })
 }

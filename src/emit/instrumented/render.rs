@@ -181,6 +181,14 @@ mod tests {
     }
 
     #[test]
+    fn doubles_are_those_that_were_given() {
+        let given = vec![(1046.8333333333335, 0.1_f32), (1890.5413911078447, -0.0), (5e-324, 3.5)];
+        let rendered = serialized(&given).unwrap().value;
+        assert_eq!(rendered.to_string(), serde_json::to_string(&given).unwrap());
+        assert_eq!(rendered[0][0], 1046.8333333333335);
+    }
+
+    #[test]
     fn a_serialize_that_fails_or_panics_gives_nothing() {
         let keys = std::collections::BTreeMap::from([((1, 2), 3)]);
         assert!(serialized(&keys).is_none(), "JSON has no such keys");
