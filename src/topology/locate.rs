@@ -203,9 +203,6 @@ pub(crate) fn scalar(text: &str) -> ValueKind {
     if let Ok(number) = text.parse::<i64>() {
         return ValueKind::I64(number);
     }
-    if let Ok(number) = text.parse::<u64>() {
-        return ValueKind::U64(number);
-    }
     let looks_like_a_number = text.bytes().any(|b| b.is_ascii_digit())
         && text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'));
     match text.parse::<f64>() {

@@ -317,7 +317,6 @@ fn make_scalar(value: &mut Value, steps: &[Step]) -> bool {
     *found = match scalar(text) {
         config::ValueKind::Boolean(value) => value.into(),
         config::ValueKind::I64(value) => value.into(),
-        config::ValueKind::U64(value) => value.into(),
         config::ValueKind::Float(value) => value.into(),
         _ => return false,
     };

@@ -129,7 +129,8 @@ impl<'a> Datum<'a> {
         }
     }
 
-    /// Whether it is equal to a value of `serde_json`, in which `1` is neither `"1"` nor `1.0`.
+    /// Whether it is equal to a value of `serde_json`, in which `1` is neither `"1"` nor `1.0`. Whole numbers from 2^63 on
+    /// may be wanted as doubles.
     #[must_use]
     pub fn is(self, wanted: &Value) -> bool {
         match (self.0, wanted) {
@@ -138,8 +139,14 @@ impl<'a> Datum<'a> {
             (Form::Json(json), Value::String(wanted)) => {
                 json.starts_with('"') && json::unquoted(json) == *wanted
             }
-            _ => *self.value() == *wanted,
+            _ => *self.value() == *wanted || self.is_large_and(wanted),
         }
+    }
+
+    /// Whole numbers from 2^63 on are doubles in YAML, and so are those that they are compared with.
+    fn is_large_and(self, wanted: &Value) -> bool {
+        let (value, large) = (self.value(), i64::MAX.unsigned_abs());
+        wanted.is_f64() && value.as_u64().is_some_and(|n| n > large) && value.as_f64() == wanted.as_f64()
     }
 
     /// Whether it says this, as in a command where all is text: a number may be written in any way, to the last digit.

@@ -260,7 +260,7 @@ mod tests {
                 r#"{"event_type":"x","data":{"n":NaN}}"#,
                 "holds a bare `NaN`, which is no JSON: expected value at column 31",
             ),
-            (r#"{"event_type":"x","data":{"s":"NaN"},}"#, "trailing comma at column 37"),
+            (r#"{"event_type":"x","data":{"s":"NaN"},}"#, "trailing comma at column 38"),
             (r#"{"event_type":"x","tags":{"canary":{}}}"#, "`tags`: a tag is an object"),
             (
                 r#"{"event_type":"x","tags":{"l":[["}{",{}]]}}"#,
