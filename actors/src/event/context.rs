@@ -38,7 +38,8 @@ impl Context {
     pub(crate) fn with_datum(mut self, key: &str, datum: Datum<'_>) -> Context {
         let (value, mut json) = (datum.value().into_owned(), Vec::new());
         datum.write(&mut json);
-        let written = String::from_utf8(json).ok().filter(|json| *json != value.to_string());
+        let plain = value.to_string();
+        let written = String::from_utf8(json).ok().filter(|json| *json != plain);
         self.entries().put(key.into(), value, written.map(Arc::from));
         self
     }

@@ -331,7 +331,7 @@ mod tests {
         let came =
             decode(&format!(r#"{{"event_type":"x","data":{data},"mine":{{"n":1.10,"s":"x"}}}}"#)).unwrap();
         let text = |event: &Event| String::from_utf8(event.json().to_vec()).unwrap();
-        assert_eq!(came.data("p").unwrap()[0], 1046.833_333_333_333_5);
+        assert_eq!(came.data("p").unwrap()[0], 1_046.833_333_333_333_5);
         assert_eq!(came.look("t").unwrap().text(), "18446744073709551617");
         assert!(came.look("p").unwrap().item(1).unwrap().reads("1.1"));
         assert!(text(&came).contains(data));
