@@ -33,6 +33,7 @@
 //! * Read: [`consume`], on the other side of a broker.
 //! * Extend: [`Sink`], [`Processor`], actors that take a [`Batch`], and the [`Registry`] that gives them names in YAML.
 //! * Test what you wrote: [`testing`] for code that emits and for topologies, [`testkit`] for sinks and processors.
+//! * Look up: [events on the wire](guide::events), key by key.
 //! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers), to
 //!   [signals](guide::signals), [running it](guide::running), [testing](guide::testing), and [past one machine](guide::scaling).
 //!
@@ -94,7 +95,7 @@ pub use streamll_macros::instrument;
 
 pub use secrecy::{ExposeSecret, SecretString as Secret};
 pub use streamll_actors::event::{
-    Class, Confirmation, Context, Delivery, Event, Kind, Step, StepParts, Timestamp,
+    Class, Confirmation, Context, Datum, Delivery, Event, Kind, Step, StepParts, Timestamp, View,
 };
 pub use streamll_actors::graph::{Drained, GraphStatus, Plan, SinkHandle, SinkSpec, Stage, StartError};
 pub use streamll_actors::ingress::{Batch, Emitted, Emitter, Patience};

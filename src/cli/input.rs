@@ -14,7 +14,7 @@ use crate::pipes;
 
 /// How many lines may wait for their confirmation.
 const UNCONFIRMED: usize = 65_536;
-/// What some editors write at the start of a file.
+/// What some programs write at the start of a file, which may have been put behind another one.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How lines become events.
@@ -43,12 +43,11 @@ impl Input {
         let read = runtime.block_on(async {
             while !self.stop.load(Ordering::Relaxed) && next_line(&mut from, &mut line)? {
                 number += 1;
-                let mark = if number == 1 { BYTE_ORDER_MARK } else { b"" };
-                let text = line.strip_prefix(mark).unwrap_or(&line).trim_ascii();
-                if text.is_empty() {
+                let json = line.strip_suffix(b"\n").unwrap_or(&line);
+                if json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json).trim_ascii().is_empty() {
                     continue;
                 }
-                let event = match decoder.decode(text) {
+                let event = match decoder.decode(json) {
                     Ok(event) => event,
                     Err(error) => {
                         self.emitter.reject();

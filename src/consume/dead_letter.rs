@@ -4,8 +4,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
-use streamll_actors::event::Timestamp;
+use streamll_actors::event::{Timestamp, strict_json};
 
 use super::source::{Entry, Payload};
 
@@ -44,7 +46,7 @@ impl Letter {
     fn line(&self, target: &str) -> String {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let Entry { ticket, key, .. } = &self.entry;
-        let mut line = json!({
+        let line = json!({
             "target": target,
             "id": format!("{}-{}", ticket.0, ticket.1),
             "key": key.as_deref(),
@@ -52,26 +54,23 @@ impl Letter {
             "attempts": self.attempts,
             "died_at": self.at.to_string(),
         });
-        let payload = match &self.entry.payload {
-            Payload::Body(body) => match serde_json::from_slice::<Value>(body) {
-                Ok(event) => ("event", event),
-                Err(_) => ("payload", text(body).into()),
-            },
-            Payload::Fields(fields) => match fields.iter().find(|(field, _)| field == b"event") {
-                Some((_, value)) if serde_json::from_slice::<Value>(value).is_ok() => {
-                    ("event", serde_json::from_slice(value).unwrap_or_default())
-                }
-                _ => (
-                    "payload",
-                    fields.iter().map(|(field, value)| (text(field), Value::from(text(value)))).collect(),
-                ),
-            },
-            Payload::Gone => ("payload", Value::Null),
+        let (json, other) = match &self.entry.payload {
+            Payload::Body(body) => (strict_json(body).ok(), text(body).into()),
+            Payload::Fields(fields) => (
+                fields
+                    .iter()
+                    .find(|(field, _)| field == b"event")
+                    .and_then(|(_, json)| strict_json(json).ok()),
+                fields.iter().map(|(field, value)| (text(field), Value::from(text(value)))).collect(),
+            ),
+            Payload::Gone => (None, Value::Null),
         };
-        if let Value::Object(line) = &mut line {
-            line.insert(payload.0.to_owned(), payload.1);
-        }
-        format!("{line}\n")
+        let (name, payload) =
+            json.map_or_else(|| ("payload", Cow::Owned(other.to_string())), |json| ("event", json));
+        // To the letter; in JSON a raw line break is only layout.
+        let payload = payload.replace(['\n', '\r'], " ");
+        let line = line.to_string();
+        format!("{},\"{name}\":{payload}}}\n", line.strip_suffix('}').unwrap_or(&line))
     }
 
     /// Appends it to a file, in one write, which is on the disk then: its entry is acknowledged next.

@@ -248,10 +248,7 @@ impl Desk {
         if self.jobs.len() < 2 {
             return 0;
         }
-        let hash = self.plan.key.look(event, |value| match value {
-            serde_json::Value::String(text) => self.hasher.hash_one(text),
-            other => self.hasher.hash_one(other.to_string()),
-        });
+        let hash = self.plan.key.look(event, |value| self.hasher.hash_one(&*value.text()));
         let hash = hash.unwrap_or_else(|| self.hasher.hash_one(&*event.step().parts().execution_id));
         usize::try_from(hash % self.jobs.len() as u64).unwrap_or(0)
     }

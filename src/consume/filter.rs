@@ -1,7 +1,7 @@
 //! Filters: one key of `data` or `tags`, and the value that it must have.
 
 use serde_json::Value;
-use streamll_actors::event::Event;
+use streamll_actors::event::{Datum, Event, View};
 
 /// A key and its value.
 #[derive(Debug)]
@@ -32,17 +32,15 @@ impl Key {
     }
 
     /// Calls `found` with the value of an event.
-    pub(super) fn look<T>(&self, event: &Event, found: impl FnOnce(&Value) -> T) -> Option<T> {
+    pub(super) fn look<T>(&self, event: &Event, found: impl FnOnce(Datum<'_>) -> T) -> Option<T> {
         match self {
-            Key::Tag(tag) => event.tag(tag).map(|value| found(&Value::from(value))),
+            Key::Tag(tag) => event.tag(tag).map(|value| found(Datum::from(&Value::from(value)))),
             Key::Data(path) => {
-                if let Some(value) = event.data(path) {
-                    return Some(found(&value));
+                if let Some(value) = event.look(path) {
+                    return Some(found(value));
                 }
                 let (first, rest) = path.split_once('.')?;
-                let outer = event.data(first)?;
-                let inner = rest.split('.').try_fold(&*outer, |value, name| value.get(name))?;
-                Some(found(inner))
+                rest.split('.').try_fold(event.look(first)?, |value, name| value.get(name)).map(found)
             }
         }
     }
@@ -54,13 +52,10 @@ impl Filter {
     }
 
     pub(super) fn takes(&self, event: &Event) -> bool {
-        let same = |found: &Value| match (found, &self.value) {
+        let same = |found: Datum<'_>| match (found.view(), &self.value) {
             // As it stands in a command, where everything is text.
-            (Value::Number(_) | Value::Bool(_), Value::String(wanted)) => {
-                let text = found.to_string();
-                text == *wanted
-            }
-            (found, wanted) => found == wanted,
+            (View::Number(_) | View::Bool(_), Value::String(wanted)) => found.reads(wanted),
+            (_, wanted) => found.is(wanted),
         };
         self.key.look(event, same).unwrap_or(false)
     }

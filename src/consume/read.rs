@@ -6,9 +6,7 @@
 //! | `message` | an event as JSON, timestamps with a blank for the `T`: the Python project's head |
 //! | `__data__` | an envelope `{"data": "<JSON>", "headers": {}}`: its release 0.1.1 |
 
-use std::borrow::Cow;
-
-use streamll_actors::event::{Decoder, Event};
+use streamll_actors::event::{Decoder, Event, strict_json};
 
 use super::source::Payload;
 
@@ -61,52 +59,21 @@ impl Reader {
             Err(error) => error.to_string(),
         };
         if let Some(inner) = envelope(json) {
-            return self
-                .decoder
-                .received(inner.as_bytes())
-                .map_err(|error| because(inner.as_bytes(), &error.to_string()));
+            let event = self.decoder.received(inner.as_bytes());
+            return event.map_err(|error| format!("is no event: {error}"));
         }
-        Err(because(json, &error))
+        Err(format!("is no event: {error}"))
     }
 }
 
 /// What the envelope of a message broker's library holds.
-fn envelope(json: &[u8]) -> Option<Cow<'_, str>> {
+fn envelope(json: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
-    struct Envelope<'a> {
-        #[serde(borrow)]
-        data: Cow<'a, str>,
+    struct Envelope {
+        data: String,
     }
-    serde_json::from_slice::<Envelope<'_>>(json).ok().map(|envelope| envelope.data)
-}
-
-/// Names what Python writes and JSON does not know.
-fn because(json: &[u8], error: &str) -> String {
-    match bare_number(json) {
-        Some(word) => format!("holds a bare `{word}`, which is no JSON: {error}"),
-        None => format!("is no event: {error}"),
-    }
-}
-
-/// The first `NaN` or `Infinity` outside of strings.
-fn bare_number(json: &[u8]) -> Option<&'static str> {
-    let (mut quoted, mut escaped) = (false, false);
-    for (at, byte) in json.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'N' | b'I' if !quoted => {
-                let rest = json.get(at..).unwrap_or_default();
-                let found = ["NaN", "Infinity"].into_iter().find(|word| rest.starts_with(word.as_bytes()));
-                if found.is_some() {
-                    return found;
-                }
-            }
-            _ => {}
-        }
-    }
-    None
+    let json = strict_json(json).ok()?;
+    serde_json::from_str::<Envelope>(&json).ok().map(|envelope| envelope.data)
 }
 
 #[cfg(test)]

@@ -4,6 +4,10 @@
 #[doc = include_str!("sinks.md")]
 pub mod sinks {}
 
+/// What an event looks like: every key, what is taken in, what is mended or refused, and a schema.
+#[doc = include_str!("events.md")]
+pub mod events {}
+
 /// What is kept, and for how long: buffers in memory and on disk, repeats, dead letters, the end.
 #[doc = include_str!("delivery.md")]
 pub mod delivery {}

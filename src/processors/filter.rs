@@ -18,7 +18,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use streamll_actors::event::Event;
+use streamll_actors::event::{Event, View};
 use streamll_actors::process::{Output, Processor};
 use streamll_actors::route::{DEFAULT_ROUTING_KEY, Field, Fields, Template, TopicPattern};
 
@@ -123,11 +123,12 @@ impl Condition {
     fn holds(&self, event: &Event) -> bool {
         match self {
             Condition::Tag(key, wanted) => event.tag(key) == Some(wanted),
-            Condition::Data(key, way, wanted) => event.data(key).is_some_and(|value| {
-                way.iter().try_fold(&*value, |value, step| match value {
-                    Value::Array(items) => items.get(step.parse::<usize>().ok()?),
-                    other => other.get(step),
-                }) == Some(wanted)
+            Condition::Data(key, way, wanted) => event.look(key).is_some_and(|value| {
+                let found = way.iter().try_fold(value, |value, step| match value.view() {
+                    View::List(_) => value.item(step.parse().ok()?),
+                    _ => value.get(step),
+                });
+                found.is_some_and(|found| found.is(wanted))
             }),
         }
     }

@@ -100,11 +100,11 @@ impl Redact {
         if streamed || data.iter().any(|(key, value)| self.fields.iter().any(|field| field.is_in(key, value)))
         {
             drop(data);
-            let data = event.map_mut();
+            let mut data = event.map_mut();
             if streamed {
                 data.insert("token".to_owned(), Value::from(&*self.replacement));
             }
-            self.redact(data);
+            self.redact(&mut data);
         }
     }
 
@@ -152,15 +152,18 @@ impl Redact {
         if !in_data && !context.tags().iter().any(|(key, _)| is_tag(key)) {
             return None;
         }
-        let data = context.data().iter().fold(Context::empty(), |redacted, (key, value)| {
-            let mut value = value.clone();
-            self.fields.iter().for_each(|field| field.replace(key, &mut value, &self.replacement));
-            redacted.with(key.clone(), value)
-        });
-        Some(context.tags().iter().fold(data, |redacted, (key, value)| {
-            redacted
-                .tag(key.clone(), if is_tag(key) { self.replacement.as_str().into() } else { value.clone() })
-        }))
+        let mut redacted = context.clone();
+        for (key, value) in context.data() {
+            if self.fields.iter().any(|field| field.is_in(key, value)) {
+                let mut value = value.clone();
+                self.fields.iter().for_each(|field| field.replace(key, &mut value, &self.replacement));
+                redacted = redacted.with(key.clone(), value);
+            }
+        }
+        for (key, _) in context.tags().iter().filter(|(key, _)| is_tag(key)) {
+            redacted = redacted.tag(key.clone(), self.replacement.as_str());
+        }
+        Some(redacted)
     }
 
     /// Whether a field of data with this name and no value below it is to be replaced.

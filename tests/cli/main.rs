@@ -3,6 +3,7 @@
 mod check;
 mod dead;
 mod demo;
+mod exact;
 mod overlap;
 #[cfg(unix)]
 mod pipes;

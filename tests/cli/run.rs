@@ -61,7 +61,7 @@ fn a_malformed_line_is_reported_with_its_number_and_the_rest_arrives() {
     }
     input.push_str("\u{0}\u{1}\n");
     let mut input = input.into_bytes();
-    input.extend_from_slice(b"{\"event_type\":\"\xff\xfe\"}");
+    input.extend_from_slice(b"{\"event_type\":\"\xff\xfe\"");
     wrong += 2;
     let output = feed(streamll(&folder.path(""), &["run", "--env", "test", "--report", "json"]), &input);
     assert_eq!(output.status.code(), Some(1));

@@ -4,6 +4,7 @@ mod claims;
 mod cluster;
 mod delivery;
 mod end_to_end;
+mod exact;
 mod faults;
 mod foreign;
 mod killed;

@@ -9,6 +9,7 @@ mod install;
 mod names;
 mod overload;
 mod readme;
+mod schema;
 mod secrets;
 #[cfg(unix)]
 mod signals;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::event::{Class, Context, Event, MACHINE, Stamp, Statics, Step, Timestamp};
+use crate::event::{Class, Context, Event, MACHINE, Stamp, Statics, Step, Timestamp, View};
 
 /// How many open steps and runs are remembered, at least; at most twice as many.
 const REMEMBERED: usize = 10_000;
@@ -57,7 +57,7 @@ impl Enricher {
             self.opened.put(event.step().parts().span_id.clone(), event.timestamp());
         } else if event.kind().closes()
             && let Some(began) = self.opened.take(&event.step().parts().span_id)
-            && event.data("duration").is_none()
+            && event.look("duration").is_none()
         {
             event.set_data("duration", event.timestamp().since(began).as_secs_f64());
         }
@@ -70,13 +70,10 @@ impl Enricher {
     fn remember_run(&mut self, event: &mut Event) {
         let parts = event.step().parts();
         if event.kind().opens() {
-            let ids = event.body().to_map().into_iter();
-            let ids =
-                ids.filter(|(key, value)| key.ends_with("_id") && (value.is_string() || value.is_number()));
-            let mut said = parts.context.clone();
-            for (key, value) in ids {
-                said = said.with(key, value);
-            }
+            let ids = event.body().members().filter(|(key, value)| {
+                key.ends_with("_id") && matches!(value.view(), View::Text(_) | View::Number(_))
+            });
+            let said = ids.fold(parts.context.clone(), |said, (key, id)| said.with_datum(&key, id));
             if !said.is_empty() {
                 let known = self.runs.get(&parts.execution_id).cloned().unwrap_or_default();
                 self.runs.put(parts.execution_id.clone(), known.merged(&said));

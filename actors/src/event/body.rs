@@ -1,12 +1,16 @@
 //! An event's own data: a token, a map, or JSON as it came in.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use compact_str::CompactString;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
+
+use super::datum::{Datum, Members};
+use super::{json, patch};
 
 /// The data of one event, without the context of its step.
 #[derive(Debug, Clone)]
@@ -19,7 +23,7 @@ pub enum Body {
     /// A few keys and values, as scopes have them.
     Fields(Fields),
     /// JSON that came in and is passed on as it is.
-    Raw(Box<Raw>),
+    Raw(Raw),
 }
 
 /// A few keys and values in their order. Cheaper than a map where most keys are known when the program is built.
@@ -45,6 +49,10 @@ impl Fields {
     /// All of them, in the order in which they were first set.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(key, value)| (&**key, value))
+    }
+
+    pub(super) fn entries(&self) -> &[(Cow<'static, str>, Value)] {
+        &self.0
     }
 
     fn to_map(&self) -> Map<String, Value> {
@@ -73,47 +81,68 @@ pub struct Token {
     pub index: u64,
 }
 
-/// The `data` object of an event that came in as JSON, checked but not taken apart until somebody asks.
-#[derive(Debug, Clone)]
-pub struct Raw {
-    /// The object, with its braces.
-    pub(super) data: Bytes,
-    parsed: OnceLock<Map<String, Value>>,
+impl Token {
+    fn members(&self) -> [(&'static str, Datum<'_>); 3] {
+        [
+            ("field", Datum::string(&self.field)),
+            ("token", Datum::string(&self.text)),
+            ("token_index", Datum::index(self.index)),
+        ]
+    }
 }
 
+/// The `data` object of an event that came in as JSON: checked, each key once, and otherwise to the letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Raw(Arc<str>);
+
 impl Raw {
-    pub(super) fn new(data: Bytes) -> Raw {
-        Raw { data, parsed: OnceLock::new() }
+    /// With an object that was checked, its braces included.
+    pub(super) fn new(json: &str) -> Raw {
+        Raw(json.into())
     }
 
-    pub(super) fn parsed(&self) -> &Map<String, Value> {
-        // The decoder has checked the text, depth included, so this parse holds.
-        self.parsed.get_or_init(|| serde_json::from_slice(&self.data).unwrap_or_default())
+    /// The object, with its braces.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        &self.0
     }
 
-    /// Whether `key` is surely none of the object's keys, by a look at the bytes alone.
-    pub(super) fn surely_lacks(&self, key: &str) -> bool {
-        let quoted = format!("\"{key}\"");
-        let bytes = &self.data[..];
-        !bytes.contains(&b'\\') && !bytes.windows(quoted.len()).any(|window| window == quoted.as_bytes())
+    pub(super) fn look(&self, key: &str) -> Option<Datum<'_>> {
+        self.members().find_key(key)
+    }
+
+    pub(super) fn members(&self) -> Members<'_> {
+        Members::of_json(&self.0)
     }
 }
 
 impl Body {
-    /// One key of the data.
+    /// One key of the data, as it stands there.
+    #[must_use]
+    pub fn look(&self, key: &str) -> Option<Datum<'_>> {
+        match self {
+            Body::Map(map) => map.get(key).map(Datum::from),
+            Body::Fields(fields) => fields.get(key).map(Datum::from),
+            Body::Raw(raw) => raw.look(key),
+            Body::Token(token) => Members::of_few(token.members()).find_key(key),
+        }
+    }
+
+    /// All of the data, as it stands there.
+    #[must_use]
+    pub fn members(&self) -> Members<'_> {
+        match self {
+            Body::Map(map) => Members::of_map(map),
+            Body::Fields(fields) => Members::of_fields(fields),
+            Body::Raw(raw) => raw.members(),
+            Body::Token(token) => Members::of_few(token.members()),
+        }
+    }
+
+    /// One key of the data as a value of `serde_json`, whose numbers are whole ones of 64 bits or the nearest doubles.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Cow<'_, Value>> {
-        match self {
-            Body::Map(map) => map.get(key).map(Cow::Borrowed),
-            Body::Fields(fields) => fields.get(key).map(Cow::Borrowed),
-            Body::Raw(raw) => raw.parsed().get(key).map(Cow::Borrowed),
-            Body::Token(token) => match key {
-                "field" => Some(Cow::Owned(Value::from(&*token.field))),
-                "token" => Some(Cow::Owned(Value::from(&*token.text))),
-                "token_index" => Some(Cow::Owned(Value::from(token.index))),
-                _ => None,
-            },
-        }
+        self.look(key).map(Datum::value)
     }
 
     /// All of the data as a map.
@@ -122,25 +151,40 @@ impl Body {
         match self {
             Body::Map(map) => map.clone(),
             Body::Fields(fields) => fields.to_map(),
-            Body::Raw(raw) => raw.parsed().clone(),
-            Body::Token(token) => Map::from_iter([
-                ("field".to_owned(), Value::from(&*token.field)),
-                ("token".to_owned(), Value::from(&*token.text)),
-                ("token_index".to_owned(), Value::from(token.index)),
-            ]),
+            Body::Raw(raw) => json::object(raw.json()),
+            Body::Token(token) => token
+                .members()
+                .map(|(key, value)| (key.to_owned(), value.value().into_owned()))
+                .into_iter()
+                .collect(),
         }
     }
 
-    pub(super) fn map_mut(&mut self) -> &mut Map<String, Value> {
-        let map = match &mut *self {
-            Body::Map(map) => std::mem::take(map),
-            other => other.to_map(),
-        };
-        *self = Body::Map(map);
+    pub(super) fn set(&mut self, key: String, value: Value) {
         match self {
-            Body::Map(map) => map,
-            _ => unreachable!("the line above made it a map"),
+            Body::Raw(raw) => *raw = Raw::new(&patch::set(raw.json(), &key, &value)),
+            _ => drop(self.map_mut().insert(key, value)),
         }
+    }
+
+    pub(super) fn remove(&mut self, key: &str) -> Option<Value> {
+        match self {
+            Body::Raw(raw) => {
+                let value = raw.look(key)?.value().into_owned();
+                *raw = Raw::new(&patch::remove(raw.json(), key));
+                Some(value)
+            }
+            _ => self.map_mut().shift_remove(key),
+        }
+    }
+
+    pub(super) fn map_mut(&mut self) -> DataMut<'_> {
+        let (map, raw) = match &mut *self {
+            Body::Map(map) => (std::mem::take(map), None),
+            Body::Raw(raw) => (json::object(raw.json()), Some(raw.clone())),
+            other => (other.to_map(), None),
+        };
+        DataMut { body: self, map, raw }
     }
 
     pub(super) fn size(&self) -> usize {
@@ -148,8 +192,48 @@ impl Body {
             Body::Token(token) => token.text.len() + token.field.len() + 40,
             Body::Map(map) => map.iter().map(|(key, value)| key.len() + 4 + value_size(value)).sum(),
             Body::Fields(fields) => fields.iter().map(|(key, value)| key.len() + 4 + value_size(value)).sum(),
-            Body::Raw(raw) => raw.data.len(),
+            Body::Raw(raw) => raw.json().len(),
         }
+    }
+}
+
+/// An event's own data, to change. Of data that came in as JSON, what is not changed stays to the letter, the digits of
+/// its numbers included.
+pub struct DataMut<'a> {
+    body: &'a mut Body,
+    map: Map<String, Value>,
+    /// What the map was read from.
+    raw: Option<Raw>,
+}
+
+impl Deref for DataMut<'_> {
+    type Target = Map<String, Value>;
+
+    fn deref(&self) -> &Map<String, Value> {
+        &self.map
+    }
+}
+
+impl DerefMut for DataMut<'_> {
+    fn deref_mut(&mut self) -> &mut Map<String, Value> {
+        &mut self.map
+    }
+}
+
+/// Writes the changes.
+impl Drop for DataMut<'_> {
+    fn drop(&mut self) {
+        *self.body = match &self.raw {
+            Some(raw) => Body::Raw(Raw::new(&patch::object(raw.json(), &self.map))),
+            None => Body::Map(std::mem::take(&mut self.map)),
+        };
+    }
+}
+
+/// Names the keys alone.
+impl fmt::Debug for DataMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.map.keys()).finish()
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::Datum;
+
 /// Ids (`conversation_id`, `request_id`, any key) and tags that are written into every event below it.
 ///
 /// A snapshot never changes: adding to it makes a new one, so nothing of one request can reach another.
@@ -14,6 +16,8 @@ pub struct Context(Option<Arc<Entries>>);
 struct Entries {
     data: Vec<(Arc<str>, Value)>,
     tags: Vec<(Arc<str>, Arc<str>)>,
+    /// The JSON of those values of `data` that came in written in another way than `Value` writes them.
+    written: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl Context {
@@ -26,7 +30,17 @@ impl Context {
     /// This context and one more key of `data`; an older value of that key is replaced.
     #[must_use]
     pub fn with(mut self, key: impl Into<Arc<str>>, value: impl Into<Value>) -> Context {
-        put(&mut self.entries().data, key.into(), value.into());
+        self.entries().put(key.into(), value.into(), None);
+        self
+    }
+
+    /// This context and one more key of `data`, which keeps the digits that it came with.
+    pub(crate) fn with_datum(mut self, key: &str, datum: Datum<'_>) -> Context {
+        let (value, mut json) = (datum.value().into_owned(), Vec::new());
+        datum.write(&mut json);
+        let plain = value.to_string();
+        let written = String::from_utf8(json).ok().filter(|json| *json != plain);
+        self.entries().put(key.into(), value, written.map(Arc::from));
         self
     }
 
@@ -48,7 +62,7 @@ impl Context {
         }
         let mut merged = self.clone();
         for (key, value) in inner.data() {
-            put(&mut merged.entries().data, key.clone(), value.clone());
+            merged.entries().put(key.clone(), value.clone(), inner.written(key).cloned());
         }
         for (key, value) in inner.tags() {
             put(&mut merged.entries().tags, key.clone(), value.clone());
@@ -80,6 +94,22 @@ impl Context {
         self.data().iter().find(|(k, _)| &**k == key).map(|(_, value)| value)
     }
 
+    /// The value of one key of `data`, as it stands in events.
+    #[must_use]
+    pub fn look(&self, key: &str) -> Option<Datum<'_>> {
+        self.members().find(|(its, _)| *its == key).map(|(_, value)| value)
+    }
+
+    /// The keys of `data` and their values, as they stand in events.
+    pub fn members(&self) -> impl Iterator<Item = (&str, Datum<'_>)> {
+        let datum = |key, value| self.written(key).map_or(Datum::from(value), |json| Datum::json(json));
+        self.data().iter().map(move |(key, value)| (&**key, datum(key, value)))
+    }
+
+    fn written(&self, key: &str) -> Option<&Arc<str>> {
+        self.0.as_ref()?.written.iter().find(|(k, _)| &**k == key).map(|(_, json)| json)
+    }
+
     /// The value of one tag.
     #[must_use]
     pub fn get_tag(&self, key: &str) -> Option<&str> {
@@ -94,6 +124,14 @@ impl Context {
 
     fn entries(&mut self) -> &mut Entries {
         Arc::make_mut(self.0.get_or_insert_default())
+    }
+}
+
+impl Entries {
+    fn put(&mut self, key: Arc<str>, value: Value, written: Option<Arc<str>>) {
+        self.written.retain(|(k, _)| *k != key);
+        self.written.extend(written.map(|json| (key.clone(), json)));
+        put(&mut self.data, key, value);
     }
 }
 

@@ -1,29 +1,28 @@
 //! Reads the wire format back: one line of NDJSON becomes one event, or an error that says what is wrong.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::de::{self, Deserialize, DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::body::Raw;
+use super::keys::Keys;
+use super::strict::Line;
 use super::{
     Body, Class, Context, Event, EventId, Kind, MAX_EVENT_BYTES, Stamp, Statics, Step, StepParts, Timestamp,
-    Token, id,
+    Token, id, wire,
 };
 
-/// How deep the `data` of an incoming event may nest.
-const MAX_DEPTH: usize = 64;
+/// How deep the `data` of an incoming event may nest, and whatever stands beside it.
+pub(super) const MAX_DEPTH: usize = 64;
 /// The longest id that every broker takes.
 const MAX_ID_BYTES: usize = 255;
 
 /// Why a text is no event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct WireError(String);
+pub struct WireError(pub(super) String);
 
 /// Reads events; remembers the last step, so that a run of tokens shares one.
 #[derive(Debug, Default)]
@@ -37,10 +36,16 @@ impl Decoder {
     /// Reads one event. `event_type` is required; ids and time are kept or filled in; keys that are not ours pass
     /// through; `seq` is kept only together with `source`; `topic` is rendered anew by the graph.
     ///
+    /// A byte order mark is taken off. U+FFFD stands in the place of bytes that are no UTF-8 and of halves of surrogate
+    /// pairs. Of a key that stands twice in an object inside of `data` the last one is kept. All else of `data` stays to the letter.
+    ///
     /// # Errors
-    /// When it is no JSON object, a known key has a wrong type, or it is larger than 1 MiB.
+    /// When it is no JSON object, a known key has a wrong type, a number is beyond the range of doubles, or it is larger
+    /// than 1 MiB.
     pub fn decode(&mut self, line: &[u8]) -> Result<Event, WireError> {
-        self.event(parse(line)?)
+        let line = self.line(line)?;
+        let keys = Keys::read(&line)?;
+        self.event(&line, &keys)
     }
 
     /// Reads one event that a graph has sent, on its other side: like [`decode`](Self::decode), and it keeps its topic.
@@ -48,11 +53,11 @@ impl Decoder {
     /// # Errors
     /// Those of [`decode`](Self::decode).
     pub fn received(&mut self, json: &[u8]) -> Result<Event, WireError> {
-        let wire = parse(json)?;
-        let topic: Option<Cow<'_, str>> = wire.topic.and_then(|topic| serde_json::from_str(topic.get()).ok());
-        let mut event = self.event(wire)?;
-        if topic.is_some() {
-            event.set_stamp(&self.stamp(event.step(), topic.as_deref()));
+        let line = self.line(json)?;
+        let keys = Keys::read(&line)?;
+        let mut event = self.event(&line, &keys)?;
+        if let Some(topic) = keys.topic() {
+            event.set_stamp(&self.stamp(event.step(), Some(&topic)));
         }
         Ok(event)
     }
@@ -65,26 +70,23 @@ impl Decoder {
         class: Option<Class>,
         system: bool,
     ) -> Result<Event, WireError> {
-        let wire: Wire<'_> = serde_json::from_slice(&json).map_err(|e| WireError(said(&e)))?;
-        let kind = Kind::from(wire.event_type.as_deref().unwrap_or_default());
-        let data = wire.data.map_or("{}", RawValue::get);
-        let body = match token(&kind, data) {
-            Some(token) => Body::Token(token),
-            None => Body::Raw(Box::new(Raw::new(Bytes::copy_from_slice(data.as_bytes())))),
-        };
-        let timestamp = wire.timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
-        let step = self.step(&wire);
-        let topic: Option<String> = wire.topic.and_then(|topic| serde_json::from_str(topic.get()).ok());
-        let stamp = self.stamp(&step, topic.as_deref());
+        let line = Line::of(&json);
+        let keys = Keys::read(&line)?;
+        let kind = Kind::from(keys.event_type.as_deref().unwrap_or_default());
+        let data = keys.data.map_or("{}", RawValue::get);
+        let body = token(&kind, data).map_or_else(|| Body::Raw(Raw::new(data)), Body::Token);
+        let timestamp = keys.timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
+        let step = self.step(&keys);
+        let stamp = self.stamp(&step, keys.topic().as_deref());
         let mut event = Event::with_body(step, kind, body).at(timestamp.unwrap_or_else(Timestamp::now));
         if let Some(class) = class {
             event.set_class(class);
         }
         let inner = event.edit();
-        inner.id = wire.event_id.as_deref().map_or_else(|| inner.id.clone(), EventId::from);
+        inner.id = keys.event_id.as_deref().map_or_else(|| inner.id.clone(), EventId::from);
         inner.system = system;
-        inner.foreign_source = wire.source.as_deref().map(Arc::from);
-        inner.seq = wire.seq;
+        inner.foreign_source = keys.source.as_deref().map(Arc::from);
+        inner.seq = keys.seq;
         inner.stamp = Some(stamp);
         inner.json = json.clone().into();
         Ok(event)
@@ -107,38 +109,41 @@ impl Decoder {
         self.stamp.insert(stamp).clone()
     }
 
-    fn event(&mut self, wire: Wire<'_>) -> Result<Event, WireError> {
-        let kind = match wire.event_type.as_deref() {
+    fn line<'a>(&self, json: &'a [u8]) -> Result<Line<'a>, WireError> {
+        let bytes = json.trim_ascii().len();
+        if bytes > MAX_EVENT_BYTES {
+            return Err(WireError(format!("{bytes} bytes; an event has at most {MAX_EVENT_BYTES}")));
+        }
+        Ok(Line::of(json))
+    }
+
+    fn event(&mut self, line: &Line<'_>, keys: &Keys<'_>) -> Result<Event, WireError> {
+        let kind = match keys.event_type.as_deref() {
             None | Some("") => return Err(WireError("`event_type` is missing".to_owned())),
             Some(name) => Kind::from(name),
         };
-        let data = wire.data.map_or("{}", RawValue::get);
+        let data = keys.data.map_or("{}", RawValue::get);
         if !data.starts_with('{') {
             return Err(WireError(format!("`data` must be an object, not {}", kind_of(data))));
         }
-        if too_deep(data.as_bytes()) {
-            return Err(WireError(format!("`data` nests deeper than {MAX_DEPTH}")));
-        }
-        let timestamp = match &wire.timestamp {
+        let body = body(&kind, data, line)?;
+        let timestamp = match &keys.timestamp {
             Some(text) => Timestamp::parse(text).map_err(|e| WireError(format!("`timestamp`: {e}")))?,
             None => Timestamp::now(),
         };
-        let body = match token(&kind, data) {
-            Some(token) => Body::Token(token),
-            None => {
-                let strict = serde_json::from_str::<Strict>(data);
-                strict.map_err(|error| WireError(format!("`data`: {}", said(&error))))?;
-                Body::Raw(Box::new(Raw::new(Bytes::copy_from_slice(data.as_bytes()))))
-            }
-        };
-        let step = self.step(&wire);
+        let extra = keys.extra.iter().map(|(key, value)| {
+            let value = value.get();
+            checked(key, value, line).map(|unique| (&**key, unique.map_or(Cow::Borrowed(value), Cow::Owned)))
+        });
+        let extra = wire::extra(&extra.collect::<Result<Vec<_>, _>>()?);
+        let step = self.step(keys);
         let mut event = Event::with_body(step, kind, body).at(timestamp);
         let inner = event.edit();
-        let given = wire.event_id.as_deref().filter(|id| !id.is_empty());
+        let given = keys.event_id.as_deref().filter(|id| !id.is_empty());
         inner.id = given.map_or_else(|| EventId::generate(timestamp.as_micros()), EventId::from);
         inner.foreign = true;
-        inner.extra = (!wire.extra.is_empty()).then(|| wire.extra.into());
-        if let (Some(source), Some(seq)) = (&wire.source, wire.seq) {
+        inner.extra = extra;
+        if let (Some(source), Some(seq)) = (&keys.source, keys.seq) {
             inner.foreign_source = Some(Arc::from(&**source));
             inner.seq = Some(seq);
         }
@@ -154,21 +159,20 @@ impl Decoder {
         Ok(event)
     }
 
-    fn step(&mut self, wire: &Wire<'_>) -> Step {
-        if let Some(last) = self.last.as_ref().filter(|last| wire.is_of(last.parts())) {
+    fn step(&mut self, keys: &Keys<'_>) -> Step {
+        if let Some(last) = self.last.as_ref().filter(|last| keys.is_of(last.parts())) {
             return last.clone();
         }
         let shared =
             |text: &Option<Cow<'_, str>>| text.as_deref().filter(|text| !text.is_empty()).map(Arc::from);
-        let context =
-            wire.tags.iter().flatten().fold(Context::empty(), |c, (key, value)| c.tag(&**key, &**value));
+        let context = keys.tags.iter().fold(Context::empty(), |c, (key, value)| c.tag(&**key, &**value));
         let step = Step::from(StepParts {
-            module_name: shared(&wire.module_name).unwrap_or_else(|| "unknown".into()),
-            method_name: shared(&wire.method_name),
-            operation: shared(&wire.operation),
-            execution_id: shared(&wire.execution_id).unwrap_or_else(id::execution_id),
-            span_id: shared(&wire.span_id).or_else(|| shared(&wire.execution_id)).unwrap_or_else(id::span_id),
-            parent_id: shared(&wire.parent_id),
+            module_name: shared(&keys.module_name).unwrap_or_else(|| "unknown".into()),
+            method_name: shared(&keys.method_name),
+            operation: shared(&keys.operation),
+            execution_id: shared(&keys.execution_id).unwrap_or_else(id::execution_id),
+            span_id: shared(&keys.span_id).or_else(|| shared(&keys.execution_id)).unwrap_or_else(id::span_id),
+            parent_id: shared(&keys.parent_id),
             context,
         });
         self.last = Some(step.clone());
@@ -176,33 +180,16 @@ impl Decoder {
     }
 }
 
-fn parse(line: &[u8]) -> Result<Wire<'_>, WireError> {
-    if line.len() > MAX_EVENT_BYTES {
-        return Err(WireError(format!("{} bytes; an event has at most {MAX_EVENT_BYTES}", line.len())));
+fn body(kind: &Kind, data: &str, line: &Line<'_>) -> Result<Body, WireError> {
+    if let Some(token) = token(kind, data) {
+        return Ok(Body::Token(token));
     }
-    let mut json = serde_json::Deserializer::from_slice(line);
-    let wire = Wire::deserialize(&mut json).and_then(|wire| json.end().map(|()| wire));
-    wire.map_err(|error| WireError(said(&error)))
+    let Some(unique) = checked("data", data, line)? else { return Ok(Body::Raw(Raw::new(data))) };
+    Ok(token(kind, &unique).map_or_else(|| Body::Raw(Raw::new(&unique)), Body::Token))
 }
 
-/// What the JSON parser says, with the column alone: the text is one line, and which one only its reader knows. Values it
-/// would show are left out: they may be anybody's words.
-fn said(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let Some(what) = text.strip_suffix(&place) else { return without_value(&text) };
-    format!("{} at column {}", without_value(what), error.column())
-}
-
-/// `invalid type: string "…", expected u64` without the string.
-fn without_value(text: &str) -> String {
-    if let Some(wrong) = text.find("invalid ")
-        && let Some((kind, rest)) = text[wrong..].split_once(['"', '`'])
-        && let Some((_, expected)) = rest.rsplit_once(", expected ")
-    {
-        return format!("{}{}, expected {expected}", &text[..wrong], kind.trim_end());
-    }
-    text.to_owned()
+fn checked(key: &str, value: &str, line: &Line<'_>) -> Result<Option<String>, WireError> {
+    line.check(value).map_err(|flaw| WireError(format!("`{key}`: {flaw}")))
 }
 
 /// A token in its usual form is taken apart, so that sinks need not parse it again.
@@ -230,228 +217,6 @@ fn kind_of(json: &str) -> &'static str {
         Some(b't' | b'f') => "a boolean",
         Some(b'n') => "null",
         _ => "a number",
-    }
-}
-
-/// Whether JSON text that is known to be well formed nests deeper than [`MAX_DEPTH`].
-fn too_deep(json: &[u8]) -> bool {
-    if json.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= MAX_DEPTH {
-        return false;
-    }
-    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'{' | b'[' if !quoted => depth += 1,
-            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            return true;
-        }
-    }
-    false
-}
-
-/// The keys of an incoming event, borrowed from its text.
-#[derive(Debug, Default)]
-struct Wire<'a> {
-    event_id: Option<Cow<'a, str>>,
-    execution_id: Option<Cow<'a, str>>,
-    span_id: Option<Cow<'a, str>>,
-    parent_id: Option<Cow<'a, str>>,
-    timestamp: Option<Cow<'a, str>>,
-    module_name: Option<Cow<'a, str>>,
-    method_name: Option<Cow<'a, str>>,
-    event_type: Option<Cow<'a, str>>,
-    operation: Option<Cow<'a, str>>,
-    /// Only of interest for who restores an event.
-    topic: Option<&'a RawValue>,
-    source: Option<Cow<'a, str>>,
-    seq: Option<u64>,
-    data: Option<&'a RawValue>,
-    tags: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
-    extra: Vec<u8>,
-}
-
-impl Wire<'_> {
-    fn is_of(&self, step: &StepParts) -> bool {
-        let same = |mine: &Option<Cow<'_, str>>, its: Option<&str>| mine.as_deref() == its;
-        // Without ids of its own an event is a step of its own.
-        self.span_id.is_some()
-            && same(&self.span_id, Some(&step.span_id))
-            && same(&self.execution_id, Some(&step.execution_id))
-            && same(&self.module_name, Some(&step.module_name))
-            && same(&self.method_name, step.method_name.as_deref())
-            && same(&self.operation, step.operation.as_deref())
-            && same(&self.parent_id, step.parent_id.as_deref())
-            && self.tags.iter().flatten().count() == step.context.tags().len()
-            && self.tags.iter().flatten().all(|(key, value)| step.context.get_tag(key) == Some(value))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Wire<'a> {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(WireVisitor)
-    }
-}
-
-struct WireVisitor;
-
-impl<'de> Visitor<'de> for WireVisitor {
-    type Value = Wire<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an event: a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wire<'de>, A::Error> {
-        let mut wire = Wire::default();
-        let mut seen = Vec::with_capacity(16);
-        while let Some(Text(key)) = map.next_key::<Text<'de>>()? {
-            if seen.contains(&key) {
-                return Err(de::Error::custom(format!("`{key}` stands twice")));
-            }
-            let text = match &*key {
-                "event_id" => &mut wire.event_id,
-                "execution_id" => &mut wire.execution_id,
-                "span_id" => &mut wire.span_id,
-                "parent_id" => &mut wire.parent_id,
-                "timestamp" => &mut wire.timestamp,
-                "module_name" => &mut wire.module_name,
-                "method_name" => &mut wire.method_name,
-                "event_type" => &mut wire.event_type,
-                "operation" => &mut wire.operation,
-                "source" => &mut wire.source,
-                "seq" => {
-                    wire.seq = named("seq", map.next_value())?;
-                    seen.push(key);
-                    continue;
-                }
-                "data" => {
-                    wire.data = map.next_value::<Option<&RawValue>>()?;
-                    seen.push(key);
-                    continue;
-                }
-                "tags" => {
-                    wire.tags = named("tags", map.next_value_seed(Tags))?;
-                    seen.push(key);
-                    continue;
-                }
-                "topic" => {
-                    wire.topic = Some(map.next_value()?);
-                    seen.push(key);
-                    continue;
-                }
-                other => {
-                    let value: &RawValue = map.next_value()?;
-                    named(other, serde_json::from_str::<Strict>(value.get()).map_err(de::Error::custom))?;
-                    wire.extra.push(b',');
-                    serde_json::to_writer(&mut wire.extra, other).map_err(de::Error::custom)?;
-                    wire.extra.push(b':');
-                    wire.extra.extend_from_slice(value.get().as_bytes());
-                    seen.push(key);
-                    continue;
-                }
-            };
-            *text = named(&key, map.next_value::<Option<Text<'de>>>())?.map(|Text(text)| text);
-            seen.push(key);
-        }
-        Ok(wire)
-    }
-}
-
-fn named<T, E: de::Error>(key: &str, value: Result<T, E>) -> Result<T, E> {
-    value.map_err(|e| E::custom(format!("`{key}`: {e}")))
-}
-
-/// Any JSON value that a reader accepts: what is passed on unparsed must not hold what parsers refuse, such as half a
-/// surrogate pair or a number out of range.
-struct Strict;
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Strict)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = Strict;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Strict, E> {
-        Ok(Strict)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Strict, E> {
-        Ok(Strict)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Strict, E> {
-        Ok(Strict)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Strict, E> {
-        Ok(Strict)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Strict, E> {
-        Ok(Strict)
-    }
-
-    fn visit_unit<E>(self) -> Result<Strict, E> {
-        Ok(Strict)
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<Strict, A::Error> {
-        while items.next_element::<Strict>()?.is_some() {}
-        Ok(Strict)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Strict, A::Error> {
-        while entries.next_entry::<Strict, Strict>()?.is_some() {}
-        Ok(Strict)
-    }
-}
-
-/// A string that borrows where it can (`Cow` alone never does inside `Option`).
-#[derive(Debug)]
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(TextVisitor)
-    }
-}
-
-/// `tags`: an object of strings, or null.
-struct Tags;
-
-impl<'de> DeserializeSeed<'de> for Tags {
-    type Value = Option<BTreeMap<Cow<'de, str>, Cow<'de, str>>>;
-
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        let tags: Option<BTreeMap<String, String>> = Option::deserialize(deserializer)?;
-        Ok(tags
-            .map(|tags| tags.into_iter().map(|(key, value)| (Cow::Owned(key), Cow::Owned(value))).collect()))
     }
 }
 
@@ -491,8 +256,18 @@ mod tests {
             ("{}", "`event_type` is missing"),
             (r#"{"event_type":3}"#, "`event_type`: invalid type: integer, expected a string"),
             (r#"{"event_type":"x","data":[1]}"#, "`data` must be an object, not a list"),
-            (r#"{"event_type":"x","data":{"n":NaN}}"#, "expected value"),
-            (r#"{"event_type":"x","tags":{"n":1}}"#, "`tags`: invalid type: integer, expected a string"),
+            (
+                r#"{"event_type":"x","data":{"n":NaN}}"#,
+                "holds a bare `NaN`, which is no JSON: expected value at column 31",
+            ),
+            (r#"{"event_type":"x","data":{"s":"NaN"},}"#, "trailing comma at column 38"),
+            (r#"{"event_type":"x","tags":{"canary":{}}}"#, "`tags`: a tag is an object"),
+            (
+                r#"{"event_type":"x","tags":{"l":[["}{",{}]]}}"#,
+                "`tags`: a tag is a list with an object in it",
+            ),
+            (r#"{"event_type":"x","tags":["canary"]}"#, "`tags`: invalid type: sequence, expected a map"),
+            (r#"{"event_type":"x","timestamp":1763695215}"#, "`timestamp`: no text; write it like 2026-"),
             (r#"{"event_type":"x","timestamp":"noon"}"#, "`timestamp`: no time"),
             (r#"{"event_type":"x","event_type":"y"}"#, "`event_type` stands twice"),
             (r#"{"event_type":"x","seq":-1,"source":"s"}"#, "`seq`: invalid value"),
@@ -501,14 +276,78 @@ mod tests {
                 &format!(r#"{{"event_type":"x","event_id":"{}"}}"#, "i".repeat(256)),
                 "`event_id` has 256 bytes",
             ),
-            (r#"{"event_type":"x","data":{"s":"\ud800","api_key":"k"}}"#, "`data`: "),
-            (r#"{"event_type":"x","data":{"n":1e999}}"#, "`data`: number out of range"),
-            (r#"{"event_type":"x","mine":"\udfff"}"#, "`mine`: "),
-            (r#"{"event_type":"x","data":{"\ud800":1}}"#, "`data`: "),
+            (r#"{"event_type":"x","data":{"n":1e999}}"#, "`data`: number out of range at column 31"),
+            ("\u{feff}{\"event_type\":\"x\",\"mine\":[1e999]}", "`mine`: number out of range at column 30"),
+            (
+                "{\"event_type\":\"x\",\n\"data\":{\n \"n\":1e999}}\n",
+                "number out of range at line 3 column 6",
+            ),
         ] {
             let error = decode(line).unwrap_err();
             assert!(error.contains(reason), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn what_can_be_mended_is_no_reason_to_lose_an_event() {
+        for (line, expected) in [
+            (r#"{"event_type":"x","data":{"s":"\ud83d","n":1.10}}"#, r#""data":{"s":"\ufffd","n":1.10}"#),
+            (r#"{"event_type":"x","data":{"\ud800":1}}"#, r#""data":{"\ufffd":1}"#),
+            (r#"{"event_type":"x","mine\ud800":"\udfff"}"#, "\"mine\u{fffd}\":\"\\ufffd\""),
+            (r#"{"event_type":"x","operation":"\ud83d"}"#, "\"operation\":\"\u{fffd}\""),
+            (
+                r#"{"event_type":"x","data":{"a":{"b":1},"\u0061":[2,{"c":3,"c":4.0}]}}"#,
+                r#""data":{"\u0061":[2,{"c":4.0}]}"#,
+            ),
+            (
+                r#"{"event_type":"token","data":{"field":"a","token":"no","token":"b","token_index":0}}"#,
+                r#""token":"b""#,
+            ),
+            (r#"{"event_type":"x","mine":{"a":1,"a":2}}"#, r#""mine":{"a":2}"#),
+            (
+                r#"{"event_type":"x","tags":{"n":1.10,"t":true,"l":[1.10, ["a"]],"s":"","z":null}}"#,
+                r#""tags":{"l":"[1.10,[\"a\"]]","n":"1.10","s":"","t":"true"}"#,
+            ),
+            (r#"{"event_type":"x","tags":{"n":"a","n":null}}"#, r#""tags":{}"#),
+            (
+                r#"{"event_type":"x","timestamp":"9999-12-31T23:59:59Z"}"#,
+                r#""timestamp":"9999-12-31T23:59:59.000000Z""#,
+            ),
+            (r#"{"event_type":"x","data":{"s":"a\u0000b"}}"#, r#"{"s":"a\u0000b"}"#),
+        ] {
+            let event = decode(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            let text = std::str::from_utf8(event.json()).unwrap();
+            assert!(text.contains(expected), "{line}: {text}");
+        }
+        let mut decoder = Decoder::default();
+        let cut =
+            decoder.decode(b"\xef\xbb\xbf{\"event_type\":\"\xff\",\"data\":{\"s\":\"caf\xc3\"}}").unwrap();
+        assert_eq!((cut.kind().as_str(), cut.look("s").unwrap().text()), ("\u{fffd}", "caf\u{fffd}".into()));
+    }
+
+    #[test]
+    fn what_is_looked_at_set_and_removed_leaves_all_else_to_the_letter() {
+        let data = r#"{"p":[1046.8333333333335, 1.10],"t":18446744073709551617,"k":{"s":"x","n":1e2}}"#;
+        let came =
+            decode(&format!(r#"{{"event_type":"x","data":{data},"mine":{{"n":1.10,"s":"x"}}}}"#)).unwrap();
+        let text = |event: &Event| String::from_utf8(event.json().to_vec()).unwrap();
+        assert_eq!(came.data("p").unwrap()[0], 1_046.833_333_333_333_5);
+        assert_eq!(came.look("t").unwrap().text(), "18446744073709551617");
+        assert!(came.look("p").unwrap().item(1).unwrap().reads("1.1"));
+        assert!(text(&came).contains(data));
+        let mut event = came.clone();
+        event.map_mut()["k"]["s"] = "y".into();
+        let mut extra = event.extra().unwrap();
+        extra["mine"]["s"] = "y".into();
+        event.set_extra(&extra);
+        assert!(text(&event).contains(&data.replace("\"x\"", "\"y\"")), "{}", text(&event));
+        assert!(text(&event).ends_with(r#""mine":{"n":1.10,"s":"y"}}"#), "{}", text(&event));
+        event.set_data("t", 1);
+        assert_eq!(event.remove_data("p"), came.data("p").map(Cow::into_owned));
+        assert!(text(&event).contains(r#""data":{"t":1,"k":{"s":"y","n":1e2}}"#), "{}", text(&event));
+        assert_eq!(event.remove_data("none"), None);
+        event.set_extra(&serde_json::Map::new());
+        assert!(event.extra().is_none() && text(&event).ends_with("\"tags\":{}}"), "{}", text(&event));
     }
 
     #[test]

@@ -2,18 +2,25 @@
 
 mod body;
 mod context;
+mod datum;
 mod decode;
 mod delivery;
 mod gap;
 mod id;
+mod json;
+mod keys;
 mod kind;
 mod origin;
+mod patch;
 mod step;
+mod strict;
 mod time;
 mod wire;
 
-pub use body::{Body, Fields, Text, Token};
+pub use body::{Body, DataMut, Fields, Raw, Text, Token};
 pub use context::Context;
+pub use datum::{Datum, Items, Members, View};
+use decode::MAX_DEPTH;
 pub use decode::{Decoder, WireError};
 pub use delivery::{Delivery, Key};
 pub(crate) use gap::{Gap, GapReason};
@@ -23,6 +30,7 @@ pub use kind::{Class, Kind};
 pub(crate) use origin::Stamp;
 pub use origin::{Confirmation, Origin, Receipt, Statics};
 pub use step::{Step, StepParts};
+pub use strict::{read_json, strict_json};
 pub use time::Timestamp;
 
 use std::borrow::Cow;
@@ -58,7 +66,7 @@ struct Inner {
     /// It came in as JSON from another process.
     foreign: bool,
     /// Top-level keys that came in and are not ours, as `,"key":value`.
-    extra: Option<Arc<[u8]>>,
+    extra: Option<Arc<str>>,
     stamp: Option<Arc<Stamp>>,
     /// The sending process, where that is another one.
     foreign_source: Option<Arc<str>>,
@@ -89,7 +97,16 @@ impl Event {
 
     /// A system event (`gap`, `sink_open`, …) of the machine itself, with the fixed topic `ai.streamll.<kind>`.
     pub(crate) fn system(kind: &str, data: Map<String, Value>) -> Event {
-        let mut event = Event::with_body(Step::new(MACHINE), Kind::from(kind), Body::Map(data));
+        Event::system_of(kind, Body::Map(data))
+    }
+
+    /// A system event whose data is JSON of ours.
+    pub(crate) fn system_json(kind: &str, data: &str) -> Event {
+        Event::system_of(kind, Body::Raw(Raw::new(data)))
+    }
+
+    fn system_of(kind: &str, data: Body) -> Event {
+        let mut event = Event::with_body(Step::new(MACHINE), Kind::from(kind), data);
         let inner = event.edit();
         inner.stamp = Some(Arc::new(Stamp {
             statics: Arc::default(),
@@ -192,10 +209,17 @@ impl Event {
         if let Body::Token(token) = &self.0.body { Some(token) } else { None }
     }
 
-    /// One key of its data: its own, else that of its context.
+    /// One key of its data as a value to look at: its own, else that of its context. Numbers are whole ones of 64 bits, or
+    /// the nearest doubles; [`look`](Self::look) has all of their digits.
     #[must_use]
     pub fn data(&self, key: &str) -> Option<Cow<'_, Value>> {
-        self.0.body.get(key).or_else(|| self.0.step.parts().context.get(key).map(Cow::Borrowed))
+        self.look(key).map(Datum::value)
+    }
+
+    /// One key of its data as it stands there: its own, else that of its context.
+    #[must_use]
+    pub fn look(&self, key: &str) -> Option<Datum<'_>> {
+        self.0.body.look(key).or_else(|| self.0.step.parts().context.look(key))
     }
 
     /// One tag: its own, else one that the graph adds.
@@ -268,30 +292,35 @@ impl Event {
         self.0.json.get().map_or_else(|| FRAME + self.0.body.size(), Bytes::len)
     }
 
-    /// Sets one key of its own data. A token or an event that came as JSON becomes a plain map first.
+    /// Sets one key of its own data. A token becomes a plain map first; all else of data that came in stays to the letter.
     pub fn set_data(&mut self, key: impl Into<String>, value: impl Into<Value>) {
-        self.map_mut().insert(key.into(), value.into());
+        self.edit().body.set(key.into(), value.into());
     }
 
     /// Removes one key of its own data.
     pub fn remove_data(&mut self, key: &str) -> Option<Value> {
-        self.map_mut().shift_remove(key)
+        self.edit().body.remove(key)
     }
 
-    /// Its own data, to change. A token or an event that came as JSON becomes a plain map first.
-    pub fn map_mut(&mut self) -> &mut Map<String, Value> {
+    /// Its own data, to change. A token becomes a plain map first. Of data that came in, what is not changed stays to the
+    /// letter, the digits of its numbers included; a value that is moved to another key is written anew.
+    pub fn map_mut(&mut self) -> DataMut<'_> {
         self.edit().body.map_mut()
     }
 
     /// Keys that came in beside ours, where there are any; they pass through as they are.
     #[must_use]
     pub fn extra(&self) -> Option<Map<String, Value>> {
-        wire::read_extra(self.0.extra.as_deref()?)
+        self.0.extra.as_deref().map(|extra| json::object(&braced(extra)))
     }
 
-    /// Replaces the keys that came in beside ours.
+    /// Replaces the keys that came in beside ours. What is the same as before stays to the letter.
     pub fn set_extra(&mut self, extra: &Map<String, Value>) {
-        self.edit().extra = wire::extra(extra);
+        let inner = self.edit();
+        let members = patch::object(&braced(inner.extra.as_deref().unwrap_or_default()), extra);
+        let members = members.strip_prefix('{').and_then(|members| members.strip_suffix('}'));
+        inner.extra =
+            members.filter(|members| !members.is_empty()).map(|members| format!(",{members}").into());
     }
 
     /// Moves the event to another step, for example one with another context.
@@ -359,6 +388,11 @@ impl Event {
         inner.json.take();
         inner
     }
+}
+
+/// Members that stand behind others, as an object.
+fn braced(extra: &str) -> String {
+    format!("{{{}}}", extra.strip_prefix(',').unwrap_or(extra))
 }
 
 /// Names the event without its payload, so that logs hold none.

@@ -4,6 +4,15 @@ use std::cell::RefCell;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use jiff::civil::DateTime;
+use jiff::{SignedDuration, fmt::temporal::Pieces};
+
+/// What a time looks like, for those who wrote another one.
+pub(super) const EXAMPLE: &str = "2026-11-21T03:20:15Z: RFC 3339 with an offset";
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+/// The years that RFC 3339 can write, 0000 to 9999, in microseconds since the Unix epoch.
+const YEARS: std::ops::RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
+
 /// When something happened, in microseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -34,22 +43,25 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// Reads RFC 3339; a blank may stand for the `T`, as Python writes it.
+    /// Reads RFC 3339 of the years 0000 to 9999; a blank may stand for the `T`, as Python writes it. A time without an
+    /// offset is refused: it may be of any zone.
     ///
     /// # Errors
     /// When the text is no date and time with an offset from UTC.
     pub fn parse(text: &str) -> Result<Timestamp, String> {
         // Without the text: an event may hold anything there.
-        let parsed: jiff::Timestamp = text.parse().map_err(|_| {
-            "no time; RFC 3339 with an offset is needed, for example 2026-11-21T03:20:15Z".to_owned()
-        })?;
-        Ok(Timestamp(parsed.as_microsecond()))
+        let parsed = text
+            .parse::<jiff::Timestamp>()
+            .map_or_else(|_| at_the_ends(text), |at| Some(at.as_microsecond()));
+        let in_range = parsed.filter(|micros| YEARS.contains(micros));
+        in_range.map(Timestamp).ok_or_else(|| format!("no time; write it like {EXAMPLE}"))
     }
 
     /// Appends `2026-11-21T03:20:15.842142Z`. The part up to the second is formatted once a second and thread.
     pub(crate) fn write(self, out: &mut Vec<u8>) {
         thread_local! { static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) } }
-        let (second, micros) = (self.0.div_euclid(1_000_000), self.0.rem_euclid(1_000_000));
+        let at = self.0.clamp(*YEARS.start(), *YEARS.end());
+        let (second, micros) = (at.div_euclid(1_000_000), at.rem_euclid(1_000_000));
         SECOND.with_borrow_mut(|(cached, text)| {
             if *cached != second {
                 *text = whole_second(second);
@@ -68,8 +80,16 @@ impl Timestamp {
 }
 
 fn whole_second(second: i64) -> String {
-    let at = jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let at = EPOCH.checked_add(SignedDuration::from_secs(second)).unwrap_or(EPOCH);
     at.strftime("%Y-%m-%dT%H:%M:%S").to_string()
+}
+
+/// A time of the first or last days that can be written, in microseconds: jiff's own timestamps leave them to the offsets.
+fn at_the_ends(text: &str) -> Option<i64> {
+    let pieces = Pieces::parse(text).ok()?;
+    let since = pieces.date().to_datetime(pieces.time()?).duration_since(EPOCH);
+    let offset = i128::from(pieces.to_numeric_offset()?.seconds()) * 1_000_000;
+    i64::try_from(since.as_micros() - offset).ok()
 }
 
 impl fmt::Display for Timestamp {
@@ -93,6 +113,29 @@ mod tests {
         ] {
             assert_eq!(Timestamp::parse(text).unwrap().to_string(), "2026-11-21T03:20:15.842142Z");
         }
+    }
+
+    #[test]
+    fn the_first_and_the_last_moment_that_can_be_written_are_read() {
+        for (text, read) in [
+            ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.000000Z"),
+            ("9999-12-31T23:59:59.999999999Z", "9999-12-31T23:59:59.999999Z"),
+            ("9999-12-31T23:59:59+01:00", "9999-12-31T22:59:59.000000Z"),
+            ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z"),
+            ("0000-01-01 00:00:00-00:30", "0000-01-01T00:30:00.000000Z"),
+        ] {
+            assert_eq!(Timestamp::parse(text).map(|at| at.to_string()), Ok(read.to_owned()), "{text}");
+        }
+        for text in [
+            "9999-12-31T23:59:59-01:00",
+            "0000-01-01T00:00:00+00:01",
+            "-000001-01-01T00:00:00Z",
+            "9999-12-31T23:59:59",
+        ] {
+            assert!(Timestamp::parse(text).is_err(), "{text}");
+        }
+        assert_eq!(Timestamp::from_micros(i64::MAX).to_string(), "9999-12-31T23:59:59.999999Z");
+        assert_eq!(Timestamp::from_micros(i64::MIN).to_string(), "0000-01-01T00:00:00.000000Z");
     }
 
     #[test]

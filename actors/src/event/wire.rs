@@ -1,11 +1,11 @@
 //! The wire format: one JSON object per event. Keys are public surface; `tests/wire.rs` holds them.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::step::{Fragments, StepParts};
 use super::{Body, Context, Event, Statics};
@@ -49,7 +49,7 @@ fn write_event(event: &Event, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"tags\":{");
     write_tags(event, fragments, out);
     out.push(b'}');
-    out.extend_from_slice(event.0.extra.as_deref().unwrap_or_default());
+    out.extend_from_slice(event.0.extra.as_deref().unwrap_or_default().as_bytes());
     out.push(b'}');
 }
 
@@ -81,10 +81,9 @@ fn write_data(event: &Event, fragments: &Fragments, out: &mut Vec<u8>) {
             append(fields.iter().next().is_none(), context, own, event.merged(), out);
         }
         Body::Raw(raw) => {
-            out.extend_from_slice(&raw.data);
-            let own = |key: &str| !raw.surely_lacks(key) && raw.parsed().contains_key(key);
-            let empty = raw.data.iter().filter(|byte| !byte.is_ascii_whitespace()).take(3).count() == 2;
-            append(empty, context, own, event.merged(), out);
+            out.extend_from_slice(raw.json().as_bytes());
+            let own = |key: &str| raw.look(key).is_some();
+            append(raw.members().next().is_none(), context, own, event.merged(), out);
         }
     }
 }
@@ -102,8 +101,8 @@ fn append(mut empty: bool, context: &Context, own: impl Fn(&str) -> bool, merged
         value(out);
         out.push(b'}');
     };
-    for (key, value) in context.data().iter().filter(|(key, _)| !own(key)) {
-        add(key, &|out| write(value, out));
+    for (key, value) in context.members().filter(|(key, _)| !own(key)) {
+        add(key, &|out| value.write(out));
     }
     if merged > 1 && !own("merged") {
         add("merged", &|out| write(&merged, out));
@@ -149,11 +148,11 @@ pub(super) fn fragments(parts: &StepParts) -> Fragments {
     operation.extend_from_slice(b",\"topic\":");
 
     let mut token_context = Vec::new();
-    for (key, value) in parts.context.data().iter().filter(|(key, _)| !TOKEN_KEYS.contains(&&**key)) {
+    for (key, value) in parts.context.members().filter(|(key, _)| !TOKEN_KEYS.contains(key)) {
         token_context.push(b',');
-        write(&**key, &mut token_context);
+        write(key, &mut token_context);
         token_context.push(b':');
-        write(value, &mut token_context);
+        value.write(&mut token_context);
     }
     let tags =
         parts.context.tags().iter().map(|(key, value)| tag(key, value)).collect::<Vec<_>>().join(&b',');
@@ -161,20 +160,12 @@ pub(super) fn fragments(parts: &StepParts) -> Fragments {
 }
 
 /// Keys beside ours, as they stand at the end of an event: `,"key":value` each.
-pub(super) fn extra(map: &Map<String, Value>) -> Option<Arc<[u8]>> {
-    let mut out = Vec::new();
-    for (key, value) in map {
-        out.push(b',');
-        write(&**key, &mut out);
-        out.push(b':');
-        write(value, &mut out);
+pub(super) fn extra(members: &[(&str, Cow<'_, str>)]) -> Option<Arc<str>> {
+    let mut out = String::new();
+    for (key, value) in members {
+        out.extend([",", &serde_json::Value::from(*key).to_string(), ":", value]);
     }
     (!out.is_empty()).then(|| out.into())
-}
-
-pub(super) fn read_extra(extra: &[u8]) -> Option<Map<String, Value>> {
-    let inner = extra.strip_prefix(b",")?;
-    serde_json::from_slice(&[b"{", inner, b"}"].concat()).ok()
 }
 
 /// `"key":"value"`.
@@ -204,7 +195,7 @@ fn write_optional(text: Option<&str>, out: &mut Vec<u8>) {
 }
 
 /// Writing a string, a number or a JSON value into memory cannot fail: no map here has keys that are not strings.
-fn write<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
+pub(super) fn write<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
     let written = serde_json::to_writer(&mut *out, value);
     debug_assert!(written.is_ok());
 }

@@ -18,9 +18,7 @@ pub use template::{Field, Fields, Template, TemplateError};
 
 use std::borrow::Cow;
 
-use serde_json::Value;
-
-use crate::event::{Event, Statics};
+use crate::event::{Event, Statics, View};
 
 /// The routing key of a topology that names none.
 pub const DEFAULT_ROUTING_KEY: &str = "ai.{module_name}.{event_type}";
@@ -54,12 +52,10 @@ impl Fields for Event {
             Field::Tag(name) => self.tag(name).map(Cow::Borrowed),
             Field::Data(path) => {
                 let (first, rest) = path.split_first()?;
-                let value = self.data(first)?;
-                let found = rest.iter().try_fold(&*value, |value, name| value.get(&**name))?;
-                match found {
-                    Value::String(text) => Some(Cow::Owned(text.clone())),
-                    Value::Null => None,
-                    other => Some(Cow::Owned(other.to_string())),
+                let found = rest.iter().try_fold(self.look(first)?, |value, name| value.get(name))?;
+                match found.view() {
+                    View::Null => None,
+                    _ => Some(found.text()),
                 }
             }
         }

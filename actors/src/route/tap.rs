@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 
@@ -96,13 +95,7 @@ impl Tap {
     fn wants(&self, event: &Event) -> bool {
         match &self.key {
             Key::Tag(tag) => event.tag(tag) == Some(&self.value),
-            Key::Data(key) => event.data(key).is_some_and(|found| match &*found {
-                Value::String(text) => *text == self.value,
-                other => {
-                    let text = other.to_string();
-                    text == self.value
-                }
-            }),
+            Key::Data(key) => event.look(key).is_some_and(|found| found.reads(&self.value)),
         }
     }
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::warn;
@@ -43,7 +42,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// One JSON object with the event verbatim.
+    /// One JSON object on one line, with the event verbatim.
     #[must_use]
     pub fn json(&self) -> Vec<u8> {
         #[derive(Serialize)]
@@ -66,13 +65,16 @@ impl DeadLetter {
             last_attempt: self.last_attempt.to_string(),
             event,
         };
-        serde_json::to_vec(&line).unwrap_or_default()
+        let mut json = serde_json::to_vec(&line).unwrap_or_default();
+        // Data that came in over several lines; in JSON a raw line break is only layout.
+        json.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+        json
     }
 
     /// The letter as an event of its own, for a sink.
     fn event(&self) -> Event {
-        let data: Map<String, Value> = serde_json::from_slice(&self.json()).unwrap_or_default();
-        let mut event = Event::system("dead_letter", data);
+        let json = self.json();
+        let mut event = Event::system_json("dead_letter", std::str::from_utf8(&json).unwrap_or("{}"));
         event.set_class(crate::event::Class::Audit);
         event
     }

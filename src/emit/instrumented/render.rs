@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 use serde_json::Value;
+use streamll_actors::event::read_json;
 
 /// The most that one input or output may hold, in bytes of JSON.
 const LONGEST: usize = 4 << 10;
@@ -26,7 +27,8 @@ pub(super) fn serialized<T: Serialize + ?Sized>(value: &T) -> Option<Rendered> {
         return Some(Rendered { value: beginning(&out.bytes).into(), cut: true });
     }
     written.ok()?;
-    let value = plain_text(&out.bytes).map_or_else(|| serde_json::from_slice(&out.bytes).ok(), Some)?;
+    let read = || read_json(std::str::from_utf8(&out.bytes).ok()?);
+    let value = plain_text(&out.bytes).or_else(read)?;
     Some(Rendered { value, cut: false })
 }
 
@@ -176,6 +178,14 @@ mod tests {
         let rendered = serialized(&endless).unwrap();
         assert!(rendered.cut && rendered.value.as_str().unwrap().starts_with("[\"number\",\"number\""));
         assert!(endless.0.get() < LONGEST, "{}", endless.0.get());
+    }
+
+    #[test]
+    fn doubles_are_those_that_were_given() {
+        let given = vec![(1046.8333333333335, 0.1_f32), (1890.5413911078447, -0.0), (5e-324, 3.5)];
+        let rendered = serialized(&given).unwrap().value;
+        assert_eq!(rendered.to_string(), serde_json::to_string(&given).unwrap());
+        assert_eq!(rendered[0][0], 1046.8333333333335);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde_json::{Map, Value};
+use streamll_actors::event::read_json;
 use tracing::field::{Field, Visit};
 
 /// The most bytes of one value; the rest is cut, and the key `truncated` lists it.
@@ -244,7 +245,7 @@ fn structured(key: &str, value: Value) -> Value {
     let Value::String(text) = &value else { return value };
     if text.len() <= LONGEST
         && text.starts_with(['[', '{'])
-        && let Ok(parsed) = serde_json::from_str(text)
+        && let Some(parsed) = read_json(text)
     {
         return parsed;
     }

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-use streamll_actors::event::{Body, Event, Kind, Text, Timestamp};
+use streamll_actors::event::{Body, Datum, Event, Kind, Text, Timestamp, View};
 
 use super::Style;
 use super::sanitize::{self, Cut};
@@ -62,14 +61,11 @@ impl Renderer {
         if let Some(token) = event.as_token() {
             return self.token(event, &token.field, &token.text, token.index, out);
         }
-        let data = match event.body() {
-            Body::Map(map) => Cow::Borrowed(map),
-            other => Cow::Owned(other.to_map()),
-        };
+        let data = event.body();
         if *event.kind() == Kind::Token {
-            let text = |key| data.get(key).and_then(Value::as_str).unwrap_or_default();
-            let index = data.get("token_index").and_then(Value::as_u64).unwrap_or_default();
-            return self.token(event, &text("field").into(), text("token"), index, out);
+            let text = |key| text(data, key).unwrap_or_default();
+            let index = data.get("token_index").and_then(|index| index.as_u64()).unwrap_or_default();
+            return self.token(event, &Text::from(&*text("field")), &text("token"), index, out);
         }
         self.close_line(out);
         if event.kind().opens() {
@@ -84,14 +80,14 @@ impl Renderer {
             Kind::LlmEnd => self.head(event, ("□", 32), out),
             Kind::Error => self.head(event, ("✖", 31), out),
             Kind::Custom(name) if &*step.module_name == "streamll" => {
-                return self.system(name, at, &data, out);
+                return self.system(name, at, data, out);
             }
             other => self.named(event, ("◆", 35), other.as_str(), out),
         }
         match event.kind() {
-            Kind::End | Kind::LlmEnd | Kind::ToolEnd => end(event, span.as_ref(), &data, out),
-            Kind::Error => error(&data, out),
-            _ => object(entries(&data).chain(inherited(event, &data)), out),
+            Kind::End | Kind::LlmEnd | Kind::ToolEnd => end(event, span.as_ref(), data, out),
+            Kind::Error => error(data, out),
+            _ => object(data.members().chain(inherited(event, data)), out),
         }
         out.push(b'\n');
     }
@@ -120,31 +116,32 @@ impl Renderer {
     }
 
     /// Gap markers, alerts, and what else the machine itself says.
-    fn system(&mut self, kind: &str, at: Timestamp, data: &Map<String, Value>, out: &mut Vec<u8>) {
-        let text = |key| data.get(key).and_then(Value::as_str);
-        match (kind, data.get("count").and_then(Value::as_u64)) {
+    fn system(&mut self, kind: &str, at: Timestamp, data: &Body, out: &mut Vec<u8>) {
+        match (kind, data.get("count").and_then(|count| count.as_u64())) {
             ("gap", Some(count)) => {
                 self.time(at, ("⋯", 33), out);
                 let cut = &mut Cut::new(out, COLUMNS);
                 let mut before = "";
-                for (class, n) in data.get("classes").and_then(Value::as_object).into_iter().flatten() {
-                    let _ = write!(cut, "{before}{n} {class}");
-                    before = " and ";
+                if let Some(View::Object(classes)) = data.look("classes").map(Datum::view) {
+                    for (class, n) in classes {
+                        let _ = write!(cut, "{before}{} {class}", n.text());
+                        before = " and ";
+                    }
                 }
                 if before.is_empty() {
                     let _ = write!(cut, "{count}");
                 }
                 cut.text(if count == 1 { " event was not kept" } else { " events were not kept" });
-                if let Some(reason) = text("reason") {
+                if let Some(reason) = text(data, "reason") {
                     let _ = write!(cut, " ({reason})");
                 }
             }
             _ => {
                 self.time(at, ("▲", 33), out);
                 let cut = &mut Cut::new(out, COLUMNS);
-                let _ = write!(cut, "{kind} {}", text("sink").unwrap_or_default());
+                let _ = write!(cut, "{kind} {}", text(data, "sink").unwrap_or_default());
                 for (before, key) in [(": ", "reason"), (", since ", "since")] {
-                    if let Some(value) = text(key) {
+                    if let Some(value) = text(data, key) {
                         let _ = write!(cut, "{before}{value}");
                     }
                 }
@@ -193,9 +190,9 @@ impl Renderer {
 }
 
 /// The rest of the line of an end: how long, how fast, and data that was not shown before.
-fn end(event: &Event, span: Option<&Span>, data: &Map<String, Value>, out: &mut Vec<u8>) {
+fn end(event: &Event, span: Option<&Span>, data: &Body, out: &mut Vec<u8>) {
     // A number that is no duration stays among the data.
-    let given = |key| data.get(key).and_then(Value::as_f64).filter(|n| (0.0..1e9).contains(n));
+    let given = |key| data.get(key).and_then(|n| n.as_f64()).filter(|n| (0.0..1e9).contains(n));
     let (duration, first, rate) =
         (given("duration"), given("time_to_first_token"), given("tokens_per_second"));
     let cut = &mut Cut::new(out, COLUMNS);
@@ -221,42 +218,39 @@ fn end(event: &Event, span: Option<&Span>, data: &Map<String, Value>, out: &mut 
         "tokens_per_second" => rate.is_some(),
         field => span.is_some_and(|span| span.has_shown(field)),
     };
-    object(entries(data).filter(|(key, _)| !shown(key)), out);
+    object(data.members().filter(|(key, _)| !shown(key)), out);
 }
 
 /// The rest of the line of an error: what went wrong, and further data.
-fn error(data: &Map<String, Value>, out: &mut Vec<u8>) {
-    let text = |key: &str| data.get(key).and_then(Value::as_str);
+fn error(data: &Body, out: &mut Vec<u8>) {
     let mut before = " ";
-    for part in ["error_type", "error_message"].into_iter().filter_map(text) {
+    for part in ["error_type", "error_message"].into_iter().filter_map(|key| text(data, key)) {
         let cut = &mut Cut::new(out, COLUMNS);
         cut.text(before);
-        cut.text(part);
+        cut.text(&part);
         before = ": ";
     }
     let said = |key: &str| {
-        key == "duration" || (["error_type", "error_message"].contains(&key) && text(key).is_some())
+        key == "duration" || (["error_type", "error_message"].contains(&key) && text(data, key).is_some())
     };
-    object(entries(data).filter(|(key, _)| !said(key)), out);
+    object(data.members().filter(|(key, _)| !said(key)), out);
 }
 
 /// What the outermost step of a run has from its context: shown once, where the run begins.
-fn inherited<'a>(
-    event: &'a Event,
-    own: &'a Map<String, Value>,
-) -> impl Iterator<Item = (&'a str, &'a Value)> {
+fn inherited<'a>(event: &'a Event, own: &'a Body) -> impl Iterator<Item = (Cow<'a, str>, Datum<'a>)> {
     let step = event.step().parts();
     let shown = event.kind().opens() && step.parent_id.is_none();
-    let context = if shown { step.context.data() } else { &[] };
-    context.iter().map(|(key, value)| (&**key, value)).filter(|(key, _)| !own.contains_key(*key))
+    let context = shown.then(|| step.context.members()).into_iter().flatten();
+    context.filter(|(key, _)| own.look(key).is_none()).map(|(key, value)| (Cow::Borrowed(key), value))
 }
 
-fn entries(map: &Map<String, Value>) -> impl Iterator<Item = (&str, &Value)> {
-    map.iter().map(|(key, value)| (key.as_str(), value))
+/// What a string of the data says.
+fn text<'a>(data: &'a Body, key: &str) -> Option<Cow<'a, str>> {
+    if let View::Text(text) = data.look(key)?.view() { Some(text) } else { None }
 }
 
 /// Appends ` {"key": value, …}`, or nothing when there is no entry.
-fn object<'a>(entries: impl Iterator<Item = (&'a str, &'a Value)>, out: &mut Vec<u8>) {
+fn object<'a>(entries: impl Iterator<Item = (Cow<'a, str>, Datum<'a>)>, out: &mut Vec<u8>) {
     let mut entries = entries.peekable();
     if entries.peek().is_some() {
         out.push(b' ');
@@ -264,14 +258,14 @@ fn object<'a>(entries: impl Iterator<Item = (&'a str, &'a Value)>, out: &mut Vec
     }
 }
 
-fn members<'a>(entries: impl Iterator<Item = (&'a str, &'a Value)>, cut: &mut Cut<'_>) {
+fn members<'a>(entries: impl Iterator<Item = (Cow<'a, str>, Datum<'a>)>, cut: &mut Cut<'_>) {
     let mut before = "{";
     for (key, value) in entries {
         if cut.full() {
             return;
         }
         cut.text(before);
-        cut.json_string(key);
+        cut.json_string(&key);
         cut.text(": ");
         json(value, cut);
         before = ", ";
@@ -280,10 +274,10 @@ fn members<'a>(entries: impl Iterator<Item = (&'a str, &'a Value)>, cut: &mut Cu
 }
 
 /// Each level writes something and a full line ends it, so the depth is bounded by the columns.
-fn json(value: &Value, cut: &mut Cut<'_>) {
-    match value {
-        Value::String(text) => cut.json_string(text),
-        Value::Array(items) => {
+fn json(value: Datum<'_>, cut: &mut Cut<'_>) {
+    match value.view() {
+        View::Text(text) => cut.json_string(&text),
+        View::List(items) => {
             let mut before = "[";
             for item in items {
                 if cut.full() {
@@ -295,10 +289,10 @@ fn json(value: &Value, cut: &mut Cut<'_>) {
             }
             cut.text(if before == "[" { "[]" } else { "]" });
         }
-        Value::Object(map) => members(entries(map), cut),
-        scalar => {
-            let _ = write!(cut, "{scalar}");
-        }
+        View::Object(entries) => members(entries, cut),
+        View::Number(digits) => cut.text(&digits),
+        View::Bool(is) => cut.text(if is { "true" } else { "false" }),
+        View::Null => cut.text("null"),
     }
 }
 
