@@ -55,6 +55,7 @@
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 pub mod consume;
 pub mod emit;
+mod fault;
 #[cfg(doc)]
 pub mod guide;
 pub mod processors;
@@ -76,6 +77,7 @@ pub use emit::{
 };
 #[cfg(feature = "tracing")]
 pub use emit::{LayerExt, SpanLayer, layer};
+pub use fault::AsFault;
 pub use runtime::{
     DrainGuard, Handle, StartFailure, flush, init, init_with, install, shutdown, shutdown_blocking, start,
 };

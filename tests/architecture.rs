@@ -9,15 +9,16 @@ const MACHINE: [&str; 9] =
     ["testkit", "graph", "route", "sink", "process", "enrich", "ingress", "supervise", "event"];
 
 /// The folders of `src`, and all that each may use of the others.
-const FRONT: [(&str, &[&str]); 9] = [
+const FRONT: [(&str, &[&str]); 10] = [
     ("bin", &["cli", "runtime", "topology", "sinks", "processors", "emit", "consume"]),
     ("cli", &["runtime", "topology", "sinks", "processors", "emit", "consume"]),
     ("runtime", &["topology", "sinks", "processors", "emit"]),
     ("topology", &["sinks", "processors", "units"]),
     ("sinks", &["units"]),
     ("processors", &["units"]),
-    ("emit", &[]),
-    ("consume", &["sinks", "units"]),
+    ("emit", &["fault"]),
+    ("consume", &["sinks", "fault", "units"]),
+    ("fault", &[]),
     ("units", &[]),
 ];
 

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use super::ambient::{Ambient, Left, Level, surface, swap};
 use super::early::Early;
-use super::instrumented::render;
 use super::{emit_to, in_context, is_heard};
+use crate::fault::{AsFault, Fault, displayed};
 
 /// Begins a scope named `operation`: a step inside of the enclosing scope, with the same `execution_id`; without one it is
 /// the root of a run. Nothing is emitted before the scope is entered or run, and what is around it by then encloses it; in a
@@ -126,16 +126,23 @@ impl Trace {
         self.drive(run, |_, _| {})
     }
 
-    /// Like [`run`](Trace::run), for a future that can fail: an `Err` ends the scope with `error`.
-    pub fn try_run<F, R, T, E>(self, run: F) -> impl Future<Output = Result<T, E>>
+    /// Like [`run`](Trace::run), for a future that can fail: an `Err` ends the scope with `error`, with the name of its type
+    /// and with what it and all its causes say.
+    ///
+    /// ```
+    /// # let _ = async {
+    /// let read = streamll::trace("load").try_run(async |_| std::fs::read("index.bin")).await;
+    /// # read };
+    /// ```
+    pub fn try_run<F, R, T, E, How>(self, run: F) -> impl Future<Output = Result<T, E>>
     where
         F: FnOnce(Scope) -> R,
         R: Future<Output = Result<T, E>>,
-        E: fmt::Display,
+        E: AsFault<How>,
     {
         self.drive(run, |scope, result| {
             if let Err(error) = result {
-                scope.fail(short_type_name::<E>(), error);
+                scope.fail_by(error.as_fault());
             }
         })
     }
@@ -203,8 +210,7 @@ struct State {
     step: Step,
     inputs: Fields,
     outputs: Fields,
-    /// The type of the error, and its message.
-    failure: Option<(String, String)>,
+    failure: Option<Fault>,
     phase: Phase,
     /// When it emitted its `start`; who emits that elsewhere leaves the duration to the enricher.
     began: Option<Instant>,
@@ -259,8 +265,17 @@ impl Scope {
 
     /// Makes it end with `error` instead of `end`. Of a message longer than 4 KiB it has the beginning.
     pub fn fail(&self, error_type: impl Into<String>, message: impl fmt::Display) {
-        let message = render::message(format_args!("{message}"));
-        self.state().failure = Some((error_type.into(), message.unwrap_or_default()));
+        let error_type = Cow::Owned(error_type.into());
+        self.fail_by(Fault { error_type, message: displayed(&message).unwrap_or_default() });
+    }
+
+    /// Makes it end with `error`.
+    pub(super) fn fail_by(&self, fault: Fault) {
+        self.state().failure = Some(fault);
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.state().failure.is_some()
     }
 
     /// Lays ids and tags over those that its events carry from now on.
@@ -320,8 +335,7 @@ impl Scope {
 
     /// Like [`fail`](Scope::fail), where nothing has failed before.
     pub(super) fn fail_first(&self, error_type: &str, message: impl fmt::Display) {
-        let known = self.state().failure.is_some();
-        if !known {
+        if !self.has_failed() {
             self.fail(error_type, message);
         }
     }
@@ -348,9 +362,9 @@ impl Scope {
                 data.set("duration", began.elapsed().as_secs_f64());
             }
             let mut kind = "end";
-            if let Some((error_type, message)) = state.failure.take() {
+            if let Some(Fault { error_type, message }) = state.failure.take() {
                 kind = "error";
-                data.set("error_type", error_type);
+                data.set("error_type", error_type.into_owned());
                 data.set("error_message", message);
             }
             Event::with_fields(&state.step, kind, data)
@@ -480,7 +494,7 @@ impl Deref for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if std::thread::panicking() && self.scope.state().failure.is_none() {
+        if std::thread::panicking() && !self.scope.has_failed() {
             self.scope.fail("Panic", "the code panicked");
         }
         self.scope.end();
@@ -494,19 +508,5 @@ impl Drop for Guard {
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.scope.fmt(f)
-    }
-}
-
-/// The last word of a type's name, without what it is generic over: `Timeout` of `tokio::time::error::Timeout`.
-pub(crate) fn short_type_name<T: ?Sized>() -> &'static str {
-    let name = std::any::type_name::<T>();
-    // A boxed error says nothing of what it is.
-    if name.contains("dyn ") {
-        return "Error";
-    }
-    let plain = name.split('<').next().unwrap_or(name);
-    match plain.rsplit("::").next().unwrap_or(plain).trim_start_matches(['&', ' ']) {
-        "String" | "str" => "Error",
-        short => short,
     }
 }
