@@ -57,7 +57,7 @@ fn joined(text: &str, cause: &str, causes: String) -> String {
         return if text.is_empty() { causes } else { text.to_owned() };
     }
     match causes.strip_prefix(cause) {
-        Some(rest) if ends_with(text, cause) => format!("{text}{rest}"),
+        Some(rest) if !cause.is_empty() && ends_with(text, cause) => format!("{text}{rest}"),
         _ => format!("{text}: {causes}"),
     }
 }

@@ -130,8 +130,13 @@ fn with_module(path: &str, word: &str) -> Cow<'static, str> {
     module.map_or_else(|| word.to_owned(), |module| format!("{module}::{word}")).into()
 }
 
-/// The first of the parameters of a type.
+/// The first of the parameters of a type that is no lifetime.
 fn first_of(parameters: &'static str) -> &'static str {
+    if parameters.starts_with('\'')
+        && let Some((_, rest)) = parameters.split_once(", ")
+    {
+        return first_of(rest);
+    }
     let mut depth = 0;
     let end = parameters.find(|c| {
         match c {
