@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use streamll_actors::event::{Event, Kind};
 use streamll_actors::route::{PatternError, TopicPattern};
+use streamll_actors::sink::LetterFile;
 use tokio::sync::mpsc::Sender;
 
 use super::dead_letter::DeadLetters;
@@ -352,7 +353,7 @@ impl Consumer {
 
     async fn work(self, source: impl super::source::Source) -> Result<ConsumerStatus, ConsumeError> {
         let dead = match self.dead_letters {
-            Some(DeadLetters::File(path)) => Dead::File(path),
+            Some(DeadLetters::File(path)) => Dead::File(Arc::new(LetterFile::new(path))),
             None if self.group.is_none() => Dead::Nobody,
             _ => Dead::Source,
         };

@@ -3,14 +3,13 @@
 use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::hash::{BuildHasher as _, RandomState};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use streamll_actors::event::{Event, Kind, Timestamp};
 use streamll_actors::route::{Template, TopicPattern};
-use streamll_actors::sink::DeliveryError;
+use streamll_actors::sink::{DeliveryError, LetterFile};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -58,7 +57,7 @@ pub(super) struct Plan {
 pub(super) enum Dead {
     Nobody,
     Source,
-    File(PathBuf),
+    File(Arc<LetterFile>),
 }
 
 /// A dead letter on its way to where it is kept.
@@ -185,7 +184,7 @@ impl Desk {
             match event {
                 Err(why) => {
                     self.shared.change(|status| status.last_failure = Some(format!("an entry {why}")));
-                    tracing::warn!(id = %format_args!("{}-{}", ticket.0, ticket.1), "an entry {why}");
+                    tracing::warn!(id = %ticket, "an entry {why}");
                     if matches!(self.plan.dead, Dead::Nobody) {
                         failed += 1;
                         self.window.done(ticket);
@@ -267,7 +266,7 @@ impl Desk {
             self.shared.change(|status| status.last_failure = Some(letter.reason.clone()));
             if matches!(self.plan.dead, Dead::Nobody) {
                 self.close(ticket, |balance| balance.failed += 1);
-            } else if ticket.0 < self.shared.epoch() {
+            } else if ticket.is_of_before(self.shared.epoch()) {
                 // It comes again, and its letter would be a second one.
                 self.close(ticket, |balance| balance.returned += 1);
             } else {
@@ -314,15 +313,15 @@ impl Desk {
         }
         while let Some(letter) = self.letters.pop_front() {
             let ticket = letter.entry.ticket;
-            if ticket.0 < self.shared.epoch() {
+            if ticket.is_of_before(self.shared.epoch()) {
                 self.close(ticket, |balance| balance.returned += 1);
                 continue;
             }
             let kept: Pin<Box<dyn Future<Output = _> + Send>> = match &self.plan.dead {
                 Dead::Nobody => Box::pin(async { Ok(()) }),
-                Dead::File(path) => {
-                    let (letter, path, target) = (letter.clone(), path.clone(), self.plan.target.clone());
-                    Box::pin(async move { letter.append(&path, &target).await })
+                Dead::File(file) => {
+                    let (letter, file, target) = (letter.clone(), file.clone(), self.plan.target.clone());
+                    Box::pin(async move { letter.append(&file, &target).await })
                 }
                 Dead::Source => {
                     let kept = source.bury(letter.clone());
@@ -391,10 +390,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_lost_connection_took_along_is_not_waited_for() {
         let mut desk = desk();
-        (0..3).for_each(|n| desk.window.take(Ticket(1, n), Instant::now()));
-        desk.window.done(Ticket(1, 0));
+        (0..3).for_each(|n| desk.window.take(Ticket::delivery(1, n), Instant::now()));
+        desk.window.done(Ticket::delivery(1, 0));
         assert!(!desk.is_due() && desk.acknowledge_at.is_some());
-        desk.window.forget_before(Ticket(2, 0));
+        desk.window.forget_before(Ticket::delivery(2, 0));
         assert!(!desk.is_due());
         assert_eq!(desk.acknowledge_at, None);
     }
@@ -402,8 +401,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_can_only_be_acknowledged_behind_a_slow_one_is_not_tried_all_the_time() {
         let mut desk = desk();
-        (0..9).for_each(|n| desk.window.take(Ticket(1, n), Instant::now()));
-        desk.window.done(Ticket(1, 3));
+        (0..9).for_each(|n| desk.window.take(Ticket::delivery(1, n), Instant::now()));
+        desk.window.done(Ticket::delivery(1, 3));
         assert!(!desk.is_due());
         tokio::time::advance(SOON).await;
         assert!(desk.is_due());
@@ -411,7 +410,7 @@ mod tests {
         (desk.acknowledge_at, desk.kept_back) = (None, desk.window.done_len());
         assert!(!desk.is_due());
         assert_eq!(desk.acknowledge_at, None);
-        desk.window.done(Ticket(1, 0));
+        desk.window.done(Ticket::delivery(1, 0));
         assert!(!desk.is_due() && desk.acknowledge_at.is_some(), "something new is done");
     }
 }

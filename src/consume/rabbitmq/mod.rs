@@ -212,7 +212,7 @@ impl RabbitMqSource {
             self.shared.gap(missed, "the stream has dropped its oldest messages before they were read");
         }
         Entry {
-            ticket: Ticket(self.epoch, delivery.delivery_tag),
+            ticket: Ticket::delivery(self.epoch, delivery.delivery_tag),
             key: Some(Arc::from(delivery.routing_key.as_str())),
             is_routed: !delivery.exchange.as_str().is_empty(),
             payload: Payload::Body(delivery.data),
@@ -243,7 +243,7 @@ impl Source for RabbitMqSource {
         // What was in hand is delivered again, by this name or to somebody else.
         self.epoch += 1;
         self.shared.set_epoch(self.epoch);
-        window.forget_before(Ticket(self.epoch, 0));
+        window.forget_before(Ticket::delivery(self.epoch, 0));
         match self.start().await {
             Ok(is_made) => {
                 let again = self.shared.status().connections > 0;
@@ -297,20 +297,20 @@ impl Source for RabbitMqSource {
         let Some(session) = &self.session else { return Ok(()) };
         let acknowledge = async {
             let last = window.remove_front();
-            if let Some(last) = last {
-                session.channel.basic_ack(last.1, BasicAckOptions { multiple: true }).await?;
+            if let Some(last) = last.and_then(tag) {
+                session.channel.basic_ack(last, BasicAckOptions { multiple: true }).await?;
             }
             // Behind one that takes its time, one by one.
             let done = window.done_first(usize::MAX);
-            for ticket in &done {
-                session.channel.basic_ack(ticket.1, BasicAckOptions::default()).await?;
+            for tag in done.iter().copied().filter_map(tag) {
+                session.channel.basic_ack(tag, BasicAckOptions::default()).await?;
             }
             window.remove(done.len());
             Ok::<_, lapin::Error>(last)
         };
         match timeout(DECLARE, acknowledge).await {
             Ok(Ok(last)) => {
-                let done = last.map(|last| last.1);
+                let done = last.and_then(tag);
                 if let Some(cursor) = self.offsets.done(done, window.is_empty()) {
                     self.shared.change(|status| status.cursor = Some(cursor.to_string()));
                 }
@@ -366,5 +366,13 @@ impl Source for RabbitMqSource {
         if let Some(session) = self.session.take() {
             session.link.close(CLOSE).await;
         }
+    }
+}
+
+/// What acknowledges a delivery.
+fn tag(ticket: Ticket) -> Option<u64> {
+    match ticket {
+        Ticket::Delivery { tag, .. } => Some(tag),
+        Ticket::Entry { .. } => None,
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn unblock(client: i64) -> Pipeline {
 }
 
 pub(super) fn text(ticket: Ticket) -> String {
-    format!("{}-{}", ticket.0, ticket.1)
+    ticket.to_string()
 }
 
 impl Place {

@@ -39,7 +39,7 @@ const READ: usize = 1000;
 const WARY: u64 = 2;
 
 /// The end of the stream as it is when it is first looked at.
-const LAST: Ticket = Ticket(u64::MAX, u64::MAX);
+const LAST: Ticket = Ticket::entry(u64::MAX, u64::MAX);
 
 type Reading = Pin<Box<dyn Future<Output = Result<Vec<Value>, RedisError>> + Send>>;
 
@@ -179,7 +179,7 @@ impl RedisSource {
             shared: consumer.shared.clone(),
             cursor: None,
             read: None,
-            told: Ticket(0, 0),
+            told: Ticket::entry(0, 0),
             claimed_at: None,
             standing: Standing::default(),
             has_begun: false,
@@ -319,7 +319,7 @@ impl Source for RedisSource {
     async fn acknowledge(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
         if self.place.group.is_none() {
             if let Some(done) = window.remove_front() {
-                let cursor = format!("{}-{}", done.0, done.1);
+                let cursor = done.to_string();
                 self.shared.change(|status| status.cursor = Some(cursor));
             }
             return Ok(());
@@ -422,7 +422,7 @@ impl Source for RedisSource {
     async fn close(&mut self, clean: bool) {
         // A name that nobody will bear again need not stay; with entries in hand it must.
         if clean && self.place.is_fresh && self.place.group.is_some() {
-            let left = self.ask(&self.place.in_hand(Ticket(0, 0), 1)).await;
+            let left = self.ask(&self.place.in_hand(Ticket::entry(0, 0), 1)).await;
             if matches!(left.as_deref(), Ok([Value::Array(left)]) if left.is_empty()) {
                 let _ = self.ask(&self.place.leave()).await;
             }

@@ -50,7 +50,7 @@ impl RedisSource {
             self.check(tried.get(tried.len().saturating_sub(1)..).unwrap_or_default())?;
         }
         let standing = Standing::of(&look, None);
-        let last = standing.last.unwrap_or(Ticket(0, 0));
+        let last = standing.last.unwrap_or(Ticket::entry(0, 0));
         if self.cursor.is_none() && self.start == Start::Now && !is_known {
             return Err(Failure::misconfigured(format!(
                 "where `{}` ends now only `+xinfo` tells: allow it, or set `start` to the beginning or behind an id",
@@ -62,7 +62,7 @@ impl RedisSource {
             self.until = Some(last);
         }
         match (self.cursor, &self.start) {
-            (None, Start::Begin) => (self.cursor, self.read) = (Some(Ticket(0, 0)), standing.in_front()),
+            (None, Start::Begin) => (self.cursor, self.read) = (Some(Ticket::entry(0, 0)), standing.in_front()),
             (None, Start::Now) => (self.cursor, self.read) = (Some(last), standing.added()),
             (None, Start::After(text)) => self.cursor = id(text.as_bytes()),
             (Some(cursor), _) if is_known && last < cursor => {
@@ -100,7 +100,7 @@ impl RedisSource {
     /// The first entry that it has in hand at its server and not here, and how often such were delivered. To read one
     /// once more counts as delivering it.
     async fn find_own(&mut self, window: &Window) -> Result<(), DeliveryError> {
-        let mut behind = Ticket(0, 0);
+        let mut behind = Ticket::entry(0, 0);
         self.phase = Phase::New;
         loop {
             let in_hand = self.ask(&self.place.in_hand(behind, READ)).await?;
@@ -126,7 +126,7 @@ impl RedisSource {
     /// The next read, which is then under way until it is taken.
     pub(super) fn start_read(&mut self, room: usize) {
         let most = if self.is_wary() { 1 } else { room.min(self.most) };
-        let behind = self.cursor.unwrap_or(Ticket(0, 0));
+        let behind = self.cursor.unwrap_or(Ticket::entry(0, 0));
         let Some(links) = &mut self.links else { return };
         let commands = match self.phase {
             Phase::Pending(from) => self.place.read_pending(from, most),
