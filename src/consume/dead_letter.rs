@@ -100,7 +100,8 @@ mod tests {
         let path = folder.path().join("dead/letters.ndjson");
         let file = Arc::new(LetterFile::new(&path));
         let letter = |payload| {
-            let entry = Entry { ticket: Ticket::entry(17, 3), key: None, is_routed: false, payload, deliveries: 0 };
+            let entry =
+                Entry { ticket: Ticket::entry(17, 3), key: None, is_routed: false, payload, deliveries: 0 };
             Letter::new(entry, "the handler panicked: no".to_owned(), 3)
         };
         let field = |value: &str| Payload::Fields(vec![(b"event".to_vec(), value.as_bytes().to_vec())]);
@@ -127,7 +128,11 @@ mod tests {
         std::fs::write(&path, "{\"half\"").unwrap();
         let letter = || {
             let (ticket, payload) = (Ticket::entry(1, 0), Payload::Body(b"no event".to_vec()));
-            Letter::new(Entry { ticket, key: None, is_routed: false, payload, deliveries: 0 }, "x".to_owned(), 1)
+            Letter::new(
+                Entry { ticket, key: None, is_routed: false, payload, deliveries: 0 },
+                "x".to_owned(),
+                1,
+            )
         };
         letter().append(&Arc::new(LetterFile::new(&path)), "ai_events").await.unwrap();
         let text = std::fs::read_to_string(&path).unwrap();

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::consumer::Options;
 use super::dead_letter::Letter;
 use super::filter::{Filter, Key};
 use super::read::Reader;
@@ -44,6 +45,7 @@ pub(super) struct Plan {
     pub(super) workers: usize,
     pub(super) prefetch: usize,
     pub(super) field: Option<String>,
+    pub(super) options: Options,
     pub(super) dead: Dead,
     /// What is read from, for messages and letters.
     pub(super) target: String,
@@ -109,7 +111,7 @@ impl Desk {
         });
         let jobs = jobs.collect();
         Desk {
-            reader: Reader::of(plan.field.clone()),
+            reader: Reader::of(plan.field.clone(), plan.options.field),
             topic: Template::parse("ai.{module_name}.{event_type}").ok(),
             hasher: RandomState::new(),
             window: Window::default(),
@@ -194,7 +196,8 @@ impl Desk {
                 }
                 Ok(event) => {
                     let topic = self.topic_of(&event, &entry);
-                    if !self.wants(&event, &topic) {
+                    let key = entry.key.as_deref().filter(|_| entry.is_routed);
+                    if !self.wants(&event, &topic, key) {
                         filtered += 1;
                         self.window.done(ticket);
                         continue;
@@ -233,9 +236,12 @@ impl Desk {
         })
     }
 
-    fn wants(&self, event: &Event, topic: &str) -> bool {
+    fn wants(&self, event: &Event, topic: &str, key: Option<&str>) -> bool {
         let plan = &self.plan;
-        (plan.topics.is_empty() || plan.topics.iter().any(|pattern| pattern.matches(topic)))
+        // A binding of RabbitMQ is of the key, which need not be the topic.
+        let is_of =
+            |pattern: &TopicPattern| pattern.matches(topic) || key.is_some_and(|key| pattern.matches(key));
+        (plan.topics.is_empty() || plan.topics.iter().any(is_of))
             && (plan.kinds.is_empty() || plan.kinds.contains(event.kind()))
             && (plan.work.reader.is_some()
                 || plan.work.handlers.iter().any(|handler| handler.wants(event, topic)))
@@ -378,6 +384,7 @@ mod tests {
             workers: 1,
             prefetch: 100,
             field: None,
+            options: Options::default(),
             dead: Dead::Nobody,
             target: "ai_events".to_owned(),
             tend: Duration::from_secs(1),

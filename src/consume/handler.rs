@@ -134,9 +134,13 @@ mod tests {
         assert_eq!(call(|_| Ok::<(), String>(())).await, Ok(()));
         assert_eq!(call(|_| Err("no")).await, Err("no".to_owned()));
         assert_eq!(call(|_| async { Err(std::fmt::Error) }).await, Err(std::fmt::Error.to_string()));
-        assert_eq!(call(|_| async { Err(anyhow::anyhow!("root").context("outer")) }).await, Err("outer: root".to_owned()));
         assert_eq!(
-            call(|_| Err(streamll_actors::sink::DeliveryError::unavailable(std::io::Error::other("gone")))).await,
+            call(|_| async { Err(anyhow::anyhow!("root").context("outer")) }).await,
+            Err("outer: root".to_owned())
+        );
+        assert_eq!(
+            call(|_| Err(streamll_actors::sink::DeliveryError::unavailable(std::io::Error::other("gone"))))
+                .await,
             Err("gone".to_owned())
         );
         let said = |n: u32| Err(format!("the handler panicked: {n} too many"));

@@ -54,7 +54,8 @@ impl Ticket {
 /// As Redis writes it: `1718000000000-0`.
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Ticket::Entry { time: first, number: second } | Ticket::Delivery { connection: first, tag: second }) = self;
+        let (Ticket::Entry { time: first, number: second }
+        | Ticket::Delivery { connection: first, tag: second }) = self;
         write!(f, "{first}-{second}")
     }
 }

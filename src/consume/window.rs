@@ -142,7 +142,10 @@ mod tests {
         assert_eq!(window.remove_front(), None, "2 is not done");
         assert_eq!(window.done_first(9), [Ticket::delivery(1, 3)]);
         window.done(Ticket::delivery(1, 2));
-        assert_eq!((window.remove_front(), window.len(), window.done_len()), (Some(Ticket::delivery(1, 3)), 1, 0));
+        assert_eq!(
+            (window.remove_front(), window.len(), window.done_len()),
+            (Some(Ticket::delivery(1, 3)), 1, 0)
+        );
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub(crate) fn shown<E: fmt::Debug + ?Sized>(error: &E) -> Option<String> {
 
 fn longer(plain: fmt::Arguments<'_>, alternate: fmt::Arguments<'_>) -> Option<String> {
     let plain = written(plain)?;
-    let with_causes =
-        written(alternate).filter(|text| text.strip_prefix(&*plain).is_some_and(|rest| rest.starts_with(": ")));
+    let with_causes = written(alternate)
+        .filter(|text| text.strip_prefix(&*plain).is_some_and(|rest| rest.starts_with(": ")));
     Some(with_causes.unwrap_or(plain))
 }
 
@@ -126,7 +126,8 @@ mod tests {
             (&["a", "", "c"], "a: c"),
             (&["alone"], "alone"),
         ] {
-            let error = said.iter().rev().fold(None, |cause, text| Some(Box::new(Says(text, cause)))).unwrap();
+            let error =
+                said.iter().rev().fold(None, |cause, text| Some(Box::new(Says(text, cause)))).unwrap();
             assert_eq!(message(&*error).as_deref(), Some(message_of_all), "{said:?}");
         }
     }

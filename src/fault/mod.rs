@@ -10,8 +10,8 @@ pub(crate) use bounded::{Limited, safely, text};
 pub(crate) use causes::{displayed, message, shown};
 #[cfg(feature = "tracing")]
 pub(crate) use names::of_any;
-pub(crate) use names::{name_of, of_report};
 use names::of_value;
+pub(crate) use names::{name_of, of_report};
 
 use std::borrow::Cow;
 use std::error::Error;

@@ -49,7 +49,13 @@ pub(crate) fn of_any(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>>
             })*
         };
     }
-    known!(std::io::Error, std::fmt::Error, std::env::VarError, serde_json::Error, tokio::time::error::Elapsed);
+    known!(
+        std::io::Error,
+        std::fmt::Error,
+        std::env::VarError,
+        serde_json::Error,
+        tokio::time::error::Elapsed
+    );
     by_debug(&error)
 }
 
@@ -85,7 +91,8 @@ fn short(name: &'static str) -> Option<Cow<'static, str>> {
     }
     if let Some(bounds) = name.strip_prefix("dyn ") {
         let first = bounds.split(" + ").next().unwrap_or(bounds);
-        let first = first.strip_prefix("for<").and_then(|rest| rest.split_once("> ")).map_or(first, |(_, it)| it);
+        let first =
+            first.strip_prefix("for<").and_then(|rest| rest.split_once("> ")).map_or(first, |(_, it)| it);
         let word = last_word(path_of(first));
         return (!["Error", "Any", "Display", "Debug", "ToString"].contains(&word)).then_some(word.into());
     }
@@ -177,7 +184,7 @@ fn cut(mut name: String) -> String {
 mod tests {
     use super::*;
 
-    struct Wrapper<T>(#[expect(dead_code, reason = "only its type counts")] T);
+    struct Wrapper<T>(std::marker::PhantomData<T>);
     struct Mine;
     trait Fails {}
 
@@ -227,7 +234,8 @@ mod tests {
         ] {
             assert_eq!(name, expected);
         }
-        let long = name_of::<(Wrapper<Wrapper<Wrapper<Mine>>>, [Wrapper<Wrapper<Wrapper<Wrapper<Mine>>>>; 9], Wrapper<Wrapper<Wrapper<Mine>>>)>();
+        type Deep<T> = Wrapper<Wrapper<Wrapper<Wrapper<T>>>>;
+        let long = name_of::<(Deep<Deep<Mine>>, [Deep<Deep<Deep<Mine>>>; 9])>();
         assert!(long.len() <= LONGEST + 3 && long.ends_with('…'), "{long}");
     }
 

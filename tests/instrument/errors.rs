@@ -129,7 +129,10 @@ fn inside_of_generics_the_bounds_that_are_written_there_count() {
     let loading = ("Loading".to_owned(), "while loading: file not found".to_owned());
     assert_eq!(told(anonymous), loading);
     assert_eq!(told(|| of_any_error(Loading(io()))), loading);
-    assert_eq!(told(|| of_anything(Loading(io()))), ("Loading".to_owned(), "instrument::errors::Loading".to_owned()));
+    assert_eq!(
+        told(|| of_anything(Loading(io()))),
+        ("Loading".to_owned(), "instrument::errors::Loading".to_owned())
+    );
     let words = "of some lifetime".to_owned();
     assert_eq!(told(|| borrowed(&words).is_err()), ("Error".to_owned(), words.clone()));
 }
@@ -162,7 +165,10 @@ fn futures_and_streams_fail_with_all_causes_too() {
     for run in all {
         let events = run();
         let data = &error(&events)["data"];
-        assert_eq!((&data["error_type"], &data["error_message"]), (&"io::Error".into(), &"while loading: file not found".into()));
+        assert_eq!(
+            (&data["error_type"], &data["error_message"]),
+            (&"io::Error".into(), &"while loading: file not found".into())
+        );
     }
 }
 

@@ -77,7 +77,8 @@ fn an_error_is_told_with_all_its_causes() {
             drop(span);
         },
     );
-    let told = |at: usize| (data(&events[at])["error_type"].clone(), data(&events[at])["error_message"].clone());
+    let told =
+        |at: usize| (data(&events[at])["error_type"].clone(), data(&events[at])["error_message"].clone());
     assert_eq!(told(1), (json!("Error"), json!("while loading: file not found")));
     assert_eq!(told(3), (json!("io::Error"), json!("outer: expected value at line 1 column 1")));
     assert_eq!(told(5), (json!("Error"), json!("Some(1)")));

@@ -18,6 +18,10 @@ pub(super) struct Wanted {
     topics: Vec<ShortString>,
     /// The patterns of a queue that is made.
     usual: Vec<ShortString>,
+    /// What its user calls the patterns that are asked for.
+    pub(super) option: &'static str,
+    /// Whether an exchange that is missing is made.
+    pub(super) makes_exchange: bool,
 }
 
 impl Wanted {
@@ -45,9 +49,13 @@ impl Wanted {
         let queue = consumer.group.as_deref().map(|name| short("group", name)).transpose()?;
         let exchange = short("target", &consumer.target)?;
         if exchange.as_str().is_empty() && queue.is_none() {
-            return Err("target: the default exchange has no topics; name the queue with `group`".to_owned());
+            return Err(format!(
+                "target: the default exchange has no topics; name the queue with {}",
+                consumer.options.group
+            ));
         }
-        Ok(Wanted { exchange, queue, topics, usual })
+        let (option, makes_exchange) = (consumer.options.topics, consumer.makes_target);
+        Ok(Wanted { exchange, queue, topics, usual, option, makes_exchange })
     }
 
     /// Finds or makes everything; returns a channel that can be used, the queue, and whether that was made. `None` where
@@ -107,7 +115,12 @@ impl Wanted {
         self.queue.as_ref().map_or("", ShortString::as_str)
     }
 
-    fn all_topics(&self) -> &[ShortString] {
+    /// The queue that is not bound anew where it is there already.
+    pub(super) fn queue_to_keep(&self) -> Option<&ShortString> {
+        self.queue.as_ref().filter(|_| self.topics.is_empty())
+    }
+
+    pub(super) fn all_topics(&self) -> &[ShortString] {
         if self.topics.is_empty() { &self.usual } else { &self.topics }
     }
 }

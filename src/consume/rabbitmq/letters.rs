@@ -16,12 +16,13 @@ use tokio::time::timeout;
 
 use super::DECLARE;
 use super::declare::is_missing;
+use super::words::explain_letter;
 use crate::consume::consumer::Consumer;
 use crate::consume::dead_letter::{DeadLetters, Letter};
 use crate::consume::source::Payload;
 use crate::consume::status::Shared;
 use crate::sinks::rabbitmq::connect::{Link, connect};
-use crate::sinks::rabbitmq::error::{Place, Stage, explain, explain_connect};
+use crate::sinks::rabbitmq::error::{Place, Stage, explain_connect};
 use crate::sinks::rabbitmq::place::Target;
 
 /// Most of a reason that goes into a header.
@@ -96,7 +97,7 @@ impl Letters {
                     connect(target, self.ca_file.as_deref(), &SinkContext::detached("dead letters")).await;
                 let link = link.map_err(|trouble| explain_connect(&trouble, place))?;
                 let channel = match timeout(DECLARE, make(&self.to, &link.connection)).await {
-                    Ok(made) => made.map_err(|error| explain(&error, Stage::Declare, place))?,
+                    Ok(made) => made.map_err(|error| explain_letter(&error, Stage::Declare, place))?,
                     Err(_) => {
                         return Err(DeliveryError::unavailable("the broker gives no answer; is it frozen?"));
                     }
@@ -109,7 +110,7 @@ impl Letters {
             loop {
                 match timeout(DECLARE, &mut published).await {
                     Ok(published) => {
-                        break published.map_err(|error| explain(&error, Stage::Declare, place))?;
+                        break published.map_err(|error| explain_letter(&error, Stage::Declare, place))?;
                     }
                     // Published once more, it would be there twice in the end.
                     Err(_) if open.link.connection.status().blocked() => {

@@ -1,8 +1,10 @@
 //! RabbitMQ as a source: a queue that a group shares, or one of one's own for as long as the connection lasts.
 
 mod declare;
+mod exchange;
 mod letters;
 mod offsets;
+mod words;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -29,7 +31,7 @@ use super::status::Shared;
 use super::window::Window;
 use crate::sinks::rabbitmq::Addresses;
 use crate::sinks::rabbitmq::connect::{Health, Link, connect};
-use crate::sinks::rabbitmq::error::{Place, Stage, explain, explain_connect, is_vague};
+use crate::sinks::rabbitmq::error::{Place, Stage, explain_connect, is_vague};
 use crate::sinks::rabbitmq::place::Target;
 
 /// How often both sides show that they live, in seconds.
@@ -50,6 +52,8 @@ pub(super) struct RabbitMqSource {
     current: usize,
     ca_file: Option<PathBuf>,
     wanted: Wanted,
+    /// What its user calls the place to begin.
+    start_option: &'static str,
     prefetch: u16,
     letters: Arc<Mutex<Letters>>,
     /// Where it is in a queue that is a stream.
@@ -81,7 +85,11 @@ impl RabbitMqSource {
             return wrong("until: a queue has no ids; only a Redis stream ends there");
         }
         if consumer.group.is_none() && ![None, Some(Start::Now)].contains(&consumer.start) {
-            return wrong("start: RabbitMQ keeps nothing outside of its queues; name one with `group`");
+            let options = consumer.options;
+            let (start, group) = (options.start.trim_matches('`'), options.group);
+            return wrong(&format!(
+                "{start}: RabbitMQ keeps nothing outside of its queues; name one with {group}"
+            ));
         }
         let offsets = match &consumer.group {
             Some(_) => Offsets::new(consumer.start.as_ref()).map_err(ConsumeError::Setting)?,
@@ -97,6 +105,7 @@ impl RabbitMqSource {
             current: 0,
             ca_file: consumer.ca_file.clone(),
             wanted,
+            start_option: consumer.options.start,
             prefetch: u16::try_from(consumer.prefetch).unwrap_or(u16::MAX),
             letters: Arc::new(Mutex::new(letters)),
             offsets,
@@ -112,10 +121,10 @@ impl RabbitMqSource {
         Place { target, exchange: self.wanted.exchange.as_str() }
     }
 
-    /// An error with the words of the sink.
+    /// What an error means here.
     fn explain(&self, error: &lapin::Error, stage: Stage) -> DeliveryError {
         match self.targets.get(self.current) {
-            Some(target) => explain(error, stage, self.place(target)),
+            Some(target) => words::explain(error, stage, self.place(target)),
             None => DeliveryError::unavailable("no address"),
         }
     }
@@ -146,6 +155,19 @@ impl RabbitMqSource {
         };
         let link = connect(target, self.ca_file.as_deref(), &self.context).await;
         let link = link.map_err(|trouble| explain_connect(&trouble, self.place(target)))?;
+        match timeout(DECLARE, self.wanted.unfit(&link.connection)).await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(why))) => {
+                let vhost = target.vhost();
+                return Err(DeliveryError::misconfigured(format!("{target}, vhost `{vhost}`: {why}")));
+            }
+            Ok(Err(error)) => return Err(self.explain(&error, Stage::Declare)),
+            Err(_) => {
+                return Err(DeliveryError::unavailable(format!(
+                    "{target} gave no answer within {DECLARE:?}; is it frozen?"
+                )));
+            }
+        }
         let (wanted, prefetch, since) = (&self.wanted, self.prefetch, Instant::now());
         let (offsets, mut vain) = (&mut self.offsets, None);
         let began = timeout(DECLARE, async {
@@ -185,14 +207,14 @@ impl RabbitMqSource {
         let (channel, queue, consumer, is_made) = match began.await {
             Ok(Ok(Some(began))) => began,
             Ok(Ok(None)) => {
-                let queue = self.wanted.queue_name();
+                let (queue, start) = (self.wanted.queue_name(), self.start_option);
                 return Err(match vain {
                     Some(offset) => DeliveryError::misconfigured(format!(
-                        "queue `{queue}` is no stream and has no offset {offset}: leave out `start`"
+                        "queue `{queue}` is no stream and has no offset {offset}: leave out {start}"
                     )),
                     None => DeliveryError::unavailable(format!(
-                        "queue `{queue}` is gone, and is not made anew, as it is to be a stream: declare it, for example by \
-                         the sink's `queues: {{ {queue}: {{ type: stream }} }}`"
+                        "queue `{queue}` is gone, and is not made anew, as it is to be a stream: declare it with the argument \
+                         `x-queue-type: stream`"
                     )),
                 });
             }

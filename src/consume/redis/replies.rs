@@ -188,7 +188,10 @@ mod tests {
     #[test]
     fn entries_are_read_and_those_that_are_gone_are_known() {
         let read = entries(reply("*1 *2 $1 k *2 *2 $3 1-2 *2 $1 f $1 v *2 $3 1-3 *-1 "));
-        assert_eq!(read.iter().map(|entry| entry.ticket).collect::<Vec<_>>(), [Ticket::entry(1, 2), Ticket::entry(1, 3)]);
+        assert_eq!(
+            read.iter().map(|entry| entry.ticket).collect::<Vec<_>>(),
+            [Ticket::entry(1, 2), Ticket::entry(1, 3)]
+        );
         assert!(
             matches!(&read[0].payload, Payload::Fields(fields) if *fields == [(b"f".to_vec(), b"v".to_vec())])
         );
@@ -213,7 +216,10 @@ mod tests {
         );
         let groups = reply("*1 *8 $4 name $1 g $17 last-delivered-id $3 2-0 $12 entries-read :3 $3 lag :5 ");
         let standing = Standing::of(&[stream, groups], Some("g"));
-        assert_eq!((standing.delivered, standing.read, standing.lag), (Some(Ticket::entry(2, 0)), Some(3), Some(5)));
+        assert_eq!(
+            (standing.delivered, standing.read, standing.lag),
+            (Some(Ticket::entry(2, 0)), Some(3), Some(5))
+        );
         // Seven of the twelve are gone, three of them were read.
         let at = |position, read| standing.gone(Ticket::entry(position, 0), read);
         assert_eq!(at(2, Some(3)), Some((Ticket::entry(5, 0), 4)));
@@ -225,7 +231,11 @@ mod tests {
         let whole = reply(
             "*8 $6 length :5 $17 last-generated-id $3 9-0 $23 recorded-first-entry-id $3 5-0 $13 entries-added :5 ",
         );
-        assert_eq!(Standing::of(&[whole], None).gone(Ticket::entry(2, 0), None), None, "nothing was ever in front");
+        assert_eq!(
+            Standing::of(&[whole], None).gone(Ticket::entry(2, 0), None),
+            None,
+            "nothing was ever in front"
+        );
         assert_eq!(Standing::of(&[], Some("g")).gone(Ticket::entry(1, 0), None), None);
     }
 
