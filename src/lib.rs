@@ -33,8 +33,8 @@
 //! * Read: [`consume`], on the other side of a broker.
 //! * Extend: [`Sink`], [`Processor`], actors that take a [`Batch`], and the [`Registry`] that gives them names in YAML.
 //! * Test what you wrote: [`testkit`].
-//! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers), and
-//!   [past one machine](guide::scaling).
+//! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers), [past one machine](guide::scaling), and
+//!   [through several services](guide::traces).
 //!
 //! # Features
 //!
@@ -73,7 +73,7 @@ pub use emit::__value;
 pub use emit::instrumented as __private;
 pub use emit::{
     AsToken, Captured, Guard, Scope, TokenStream, Trace, capture, carry, current_context, emit, installed,
-    set_context, shed_before_install, step, trace, with_context, with_context_sync,
+    set_context, shed_before_install, step, trace, traceparent, with_context, with_context_sync,
 };
 #[cfg(feature = "tracing")]
 pub use emit::{LayerExt, SpanLayer, layer};

@@ -222,7 +222,7 @@ impl Tap {
         if let State::Waiting { .. } = &self.state
             && let State::Waiting { step, ambient, begun } = mem::replace(&mut self.state, State::Beginning)
         {
-            let scope = Scope::new(step, ambient.emitter);
+            let scope = Scope::new(step, ambient.emitter).sampled_as(ambient.scope.as_ref());
             if begun {
                 scope.resume()
             } else {

@@ -158,7 +158,7 @@ impl DeadLetters {
         }
         let Told { others: count, reason, .. } = std::mem::take(&mut *told);
         told.last = Some(now);
-        warn!(%sink, count, reason, "more were dead-lettered, the latest for this reason");
+        warn!(%sink, count, latest_reason = reason, "further events were dead-lettered");
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
