@@ -35,7 +35,8 @@
 //! * Test what you wrote: [`testing`] for code that emits and for topologies, [`testkit`] for sinks and processors.
 //! * Look up: [events on the wire](guide::events), key by key.
 //! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers), to
-//!   [signals](guide::signals), [running it](guide::running), [testing](guide::testing), and [past one machine](guide::scaling).
+//!   [signals](guide::signals), [running it](guide::running), [testing](guide::testing),
+//!   [through several services](guide::traces), and [past one machine](guide::scaling).
 //!
 //! # Features
 //!
@@ -61,6 +62,7 @@
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 pub mod consume;
 pub mod emit;
+mod fault;
 #[cfg(doc)]
 pub mod guide;
 mod pipes;
@@ -80,10 +82,11 @@ pub use emit::__value;
 pub use emit::instrumented as __private;
 pub use emit::{
     AsToken, Captured, Guard, Scope, TokenStream, Trace, capture, carry, current_context, emit, installed,
-    set_context, shed_before_install, step, trace, with_context, with_context_sync,
+    set_context, shed_before_install, step, trace, traceparent, with_context, with_context_sync,
 };
 #[cfg(feature = "tracing")]
 pub use emit::{LayerExt, SpanLayer, layer};
+pub use fault::AsFault;
 #[cfg(unix)]
 pub use runtime::drain_on_signals;
 pub use runtime::{

@@ -9,7 +9,7 @@ const MACHINE: [&str; 9] =
     ["testkit", "graph", "route", "sink", "process", "enrich", "ingress", "supervise", "event"];
 
 /// The folders of `src`, and all that each may use of the others.
-const FRONT: [(&str, &[&str]); 11] = [
+const FRONT: [(&str, &[&str]); 12] = [
     ("bin", &["cli", "runtime", "topology", "sinks", "processors", "emit", "consume"]),
     ("cli", &["runtime", "topology", "sinks", "processors", "emit", "consume", "pipes"]),
     ("testing", &["runtime", "topology", "emit"]),
@@ -17,8 +17,9 @@ const FRONT: [(&str, &[&str]); 11] = [
     ("topology", &["sinks", "processors", "units"]),
     ("sinks", &["units", "pipes"]),
     ("processors", &["units"]),
-    ("emit", &[]),
-    ("consume", &["sinks", "units"]),
+    ("emit", &["fault"]),
+    ("consume", &["sinks", "fault", "units"]),
+    ("fault", &[]),
     ("units", &[]),
     ("pipes", &[]),
 ];

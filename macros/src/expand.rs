@@ -199,7 +199,7 @@ impl Writer<'_> {
                     match ::streamll::__private::outcome(&#value).__streamll_outcome() {
                         ::core::result::Result::Ok(#good) => #seen,
                         ::core::result::Result::Err(#error) => {
-                            ::streamll::__private::Running::fail(&#run, #error, ::streamll::__private::problem(#error).__streamll_message())
+                            ::streamll::__private::Running::fail(&#run, ::streamll::__private::problem(#error).__streamll_fault())
                         }
                     }
                     #run.end();
@@ -213,7 +213,7 @@ impl Writer<'_> {
                     let #value: #ty = match #value {
                         ::core::result::Result::Ok(#good) => ::core::result::Result::Ok(#wrapped),
                         ::core::result::Result::Err(#error) => {
-                            ::streamll::__private::Running::fail(&#run, &#error, ::streamll::__private::problem(&#error).__streamll_message());
+                            ::streamll::__private::Running::fail(&#run, ::streamll::__private::problem(&#error).__streamll_fault());
                             #run.end();
                             ::core::result::Result::Err(#error)
                         }
@@ -256,10 +256,9 @@ impl Writer<'_> {
         let look = quote! {
             |#item| match ::streamll::__private::outcome(#item).__streamll_outcome() {
                 ::core::result::Result::Ok(_) => ::core::option::Option::None,
-                ::core::result::Result::Err(#error) => ::core::option::Option::Some((
-                    ::streamll::__private::error_type(#error),
-                    ::streamll::__private::problem(#error).__streamll_message(),
-                )),
+                ::core::result::Result::Err(#error) => {
+                    ::core::option::Option::Some(::streamll::__private::problem(#error).__streamll_fault())
+                }
             }
         };
         let wrapped = match &self.args.stream_fields {

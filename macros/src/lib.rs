@@ -89,8 +89,11 @@ use proc_macro::TokenStream;
 ///
 /// # Errors, panics, cancellation
 ///
-/// A returned `Err`, also by `?`, ends the call with `error`: `error_type` is the name of its type (`Error` for boxed ones and
-/// for texts), `error_message` what it displays, else its `Debug`. A panic does, with the type `Panic`, and goes on unchanged.
+/// A returned `Err`, also by `?`, ends the call with `error`. `error_message` is what it displays, with all its causes
+/// (`while loading: file not found`), each once; else its `Debug`. `error_type` is the name of its type: `ParseIntError`;
+/// `io::Error`, as `Error` alone would say nothing; `(StatusCode, String)`; of an `Arc`, a `Box` or a reference that of what it
+/// holds. A report of anyhow or eyre has the name of its root cause where that tells it, by a `Debug` that begins with
+/// `…Error`, else `anyhow::Error`; so does a box of any error, else `Error`, as texts do. A panic does, with the type `Panic`, and goes on unchanged.
 /// So does a future that is dropped before it is done, with the type `Cancelled`. All carry `duration`, in seconds.
 ///
 /// # Futures

@@ -41,6 +41,9 @@ pub(super) struct Replay {
     /// End with the entry of this id [default: with the last that is there]
     #[arg(long, value_name = "ID")]
     to: Option<String>,
+    /// The field of an entry that holds the event [default: `event`, else `message`, else `__data__`]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
     #[command(flatten)]
     choice: Choice,
     /// How the last report is written to standard error; as JSON it is the last line
@@ -78,6 +81,9 @@ impl Replay {
             false if is_range => {
                 Err("--from and --to are ids of a Redis stream; cut a file with `sed` or `jq`".to_owned())
             }
+            false if self.field.is_some() => {
+                Err("--field is for a Redis stream: of a file each line is an event".to_owned())
+            }
             false => Ok(()),
             true if self.source.starts_with("amqp") => Err(
                 "only a Redis stream can be replayed: what was taken from a queue of RabbitMQ is there no more"
@@ -107,7 +113,11 @@ impl Replay {
     fn consumer(&self) -> crate::consume::Consumer {
         use crate::consume::{Consumer, Start};
         let start = self.from.clone().map_or(Start::Begin, Start::After);
-        let consumer = Consumer::connect(self.source.as_str(), self.target.as_str()).start(start);
+        let mut consumer = Consumer::connect(self.source.as_str(), self.target.as_str()).start(start);
+        consumer = consumer.only_there(super::tail::OPTIONS);
+        if let Some(field) = &self.field {
+            consumer = consumer.field(field.as_str());
+        }
         consumer.until(self.to.as_deref().unwrap_or("+"))
     }
 

@@ -9,7 +9,7 @@ use streamll_actors::event::{Delivery, Event};
 
 use super::signals::Signals;
 use super::{CONFIGURATION, INCOMPLETE, USAGE, fail};
-use crate::consume::{Consumer, ConsumerState, ConsumerStatus, Start};
+use crate::consume::{Consumer, ConsumerState, ConsumerStatus, Options, Start};
 use crate::sinks::terminal::Terminal;
 use crate::{Deliveries, ErrorClass, Sink as _, pipes, sinks};
 
@@ -19,6 +19,10 @@ const LOOK: Duration = Duration::from_millis(200);
 const BATCH: usize = 256;
 /// How long it may take to end after a signal, where a terminal is stopped or a pipe is full.
 const LAST: Duration = Duration::from_secs(1);
+
+/// What the command calls the settings of a consumer.
+pub(super) const OPTIONS: Options =
+    Options { field: "`--field`", group: "`--group`", start: "`--from`", topics: "`--topic`" };
 
 /// The arguments of `tail`.
 #[derive(Debug, Args)]
@@ -32,7 +36,7 @@ pub(super) struct Tail {
     /// Where to begin: `begin`, `now`, or behind the id of an entry [default: now; of a new group: begin]
     #[arg(long, value_name = "PLACE")]
     from: Option<String>,
-    /// Only these topics: `ai.*.error`, `ai.#`; may be said several times
+    /// Only these topics: `ai.*.error`, `ai.#`; of a direct exchange its whole keys; may be said several times
     #[arg(long, value_name = "PATTERN")]
     topic: Vec<String>,
     /// Only events with this value: `data.conversation_id=conv_123`, `tags.tenant=acme`; all of several must fit
@@ -41,6 +45,9 @@ pub(super) struct Tail {
     /// Only events of these types: `error`, `token`; may be said several times
     #[arg(long = "type", value_name = "TYPE")]
     kind: Vec<String>,
+    /// The field of a Redis entry that holds the event [default: `event`, else `message`, else `__data__`]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
     /// As JSON, one event a line
     #[arg(long)]
     json: bool,
@@ -71,6 +78,13 @@ impl Tail {
 
     fn consumer(&self) -> Result<Consumer, String> {
         let mut consumer = Consumer::connect(self.url.as_str(), self.target.as_str()).topics(&self.topic);
+        consumer = consumer.only_there(OPTIONS);
+        if let Some(field) = &self.field {
+            if self.url.starts_with("amqp") {
+                return Err("--field is for Redis: of RabbitMQ the whole message is the event".to_owned());
+            }
+            consumer = consumer.field(field.as_str());
+        }
         if let Some(group) = &self.group {
             consumer = consumer.group(group.as_str());
         }

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use streamll_actors::event::{Event, Kind};
 use streamll_actors::route::{PatternError, TopicPattern};
+use streamll_actors::sink::LetterFile;
 use tokio::sync::mpsc::Sender;
 
 use super::dead_letter::DeadLetters;
@@ -34,6 +35,21 @@ pub enum Start {
     /// Behind this id of a Redis stream, `1718000000000-0`, or this offset of a RabbitMQ stream queue, `4711`, as
     /// [`ConsumerStatus::cursor`] has it.
     After(String),
+}
+
+/// What its user calls the settings of a consumer that messages name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) field: &'static str,
+    pub(crate) group: &'static str,
+    pub(crate) start: &'static str,
+    pub(crate) topics: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { field: "`field`", group: "`group`", start: "`start`", topics: "`topics`" }
+    }
 }
 
 /// Reads events from a Redis stream or a RabbitMQ exchange, and hands them to closures.
@@ -77,13 +93,17 @@ pub struct Consumer {
     duplicates: Option<usize>,
     stop_timeout: Duration,
     wrong: Option<ConsumeError>,
+    /// Whether an exchange, or a stream for a group, may be made.
+    pub(super) makes_target: bool,
+    pub(super) options: Options,
     pub(super) reader: Option<Sender<Receipt>>,
     pub(super) shared: Arc<Shared>,
 }
 
 impl Consumer {
     /// From the broker at `url` (`redis`, `rediss`, `amqp`, `amqps`): `target` is a stream of Redis, or an exchange of
-    /// RabbitMQ. Nothing is connected yet.
+    /// RabbitMQ. Nothing is connected yet. An exchange that is missing is made, and with a [`group`](Consumer::group) a
+    /// stream, so that nothing is missed of what comes first; `streamll tail` makes none.
     pub fn connect(url: impl Into<SecretString>, target: impl Into<String>) -> Consumer {
         Consumer {
             url: url.into(),
@@ -107,6 +127,8 @@ impl Consumer {
             duplicates: None,
             stop_timeout: Duration::from_secs(10),
             wrong: None,
+            makes_target: true,
+            options: Options::default(),
             reader: None,
             shared: Arc::new(Shared::new()),
         }
@@ -307,6 +329,13 @@ impl Consumer {
         }
     }
 
+    /// Reads only what is there already, and calls its settings by other names in messages.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "it is for the command"))]
+    pub(crate) fn only_there(mut self, options: Options) -> Consumer {
+        (self.makes_target, self.options) = (false, options);
+        self
+    }
+
     /// The events as a stream. Each counts as handled once the next one is asked for; the last is not when the stream is
     /// dropped. It ends when the consumer is stopped. Handlers that were added run before.
     ///
@@ -352,7 +381,7 @@ impl Consumer {
 
     async fn work(self, source: impl super::source::Source) -> Result<ConsumerStatus, ConsumeError> {
         let dead = match self.dead_letters {
-            Some(DeadLetters::File(path)) => Dead::File(path),
+            Some(DeadLetters::File(path)) => Dead::File(Arc::new(LetterFile::new(path))),
             None if self.group.is_none() => Dead::Nobody,
             _ => Dead::Source,
         };
@@ -370,6 +399,7 @@ impl Consumer {
             workers: self.workers,
             prefetch: self.prefetch,
             field: self.field,
+            options: self.options,
             dead,
             target: self.target,
             tend: (self.claim_after / 4).min(Duration::from_secs(1)),

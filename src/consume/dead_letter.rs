@@ -1,13 +1,12 @@
 //! Dead letters: entries that are no event, or that a handler could not take, with the reason.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
 use std::borrow::Cow;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use streamll_actors::event::{Timestamp, strict_json};
+use streamll_actors::sink::LetterFile;
 
 use super::source::{Entry, Payload};
 
@@ -24,7 +23,8 @@ pub enum DeadLetters {
     /// in place of those that it had. A queue must be bound to it.
     Exchange(String),
     /// A file of NDJSON: `target`, `id`, `reason`, `attempts`, `died_at` and `payload`, or the `event` that it is. Made
-    /// for its owner only, as it holds what the events hold.
+    /// for its owner only, as it holds what the events hold. Consumers may share one, also those of other processes. It
+    /// takes 256 MiB; when it is full, letters wait, and what they are of is not acknowledged.
     File(PathBuf),
 }
 
@@ -48,7 +48,7 @@ impl Letter {
         let Entry { ticket, key, .. } = &self.entry;
         let line = json!({
             "target": target,
-            "id": format!("{}-{}", ticket.0, ticket.1),
+            "id": ticket.to_string(),
             "key": key.as_deref(),
             "reason": self.reason,
             "attempts": self.attempts,
@@ -70,39 +70,21 @@ impl Letter {
         // To the letter; in JSON a raw line break is only layout.
         let payload = payload.replace(['\n', '\r'], " ");
         let line = line.to_string();
-        format!("{},\"{name}\":{payload}}}\n", line.strip_suffix('}').unwrap_or(&line))
+        format!("{},\"{name}\":{payload}}}", line.strip_suffix('}').unwrap_or(&line))
     }
 
-    /// Appends it to a file, in one write, which is on the disk then: its entry is acknowledged next.
-    pub(super) async fn append(&self, path: &Path, target: &str) -> Result<(), String> {
-        let (path, line) = (Arc::<Path>::from(path), self.line(target));
-        let shown = path.display().to_string();
-        let written = tokio::task::spawn_blocking(move || append(&path, line.as_bytes())).await;
+    /// Appends it to a file, which is on the disk then: its entry is acknowledged next.
+    pub(super) async fn append(&self, file: &Arc<LetterFile>, target: &str) -> Result<(), String> {
+        let (file, line) = (file.clone(), self.line(target));
+        let shown = file.path().display().to_string();
+        let append = move || file.append(line.as_bytes(), "move it away, and look at what is in it");
+        let written = tokio::task::spawn_blocking(append).await;
         match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(format!("dead-letter file {shown}: {error}")),
             Err(_) => Err(format!("dead-letter file {shown}: the runtime ends")),
         }
     }
-}
-
-fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.create(true).append(true);
-    let mut folders = std::fs::DirBuilder::new();
-    folders.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-        options.mode(0o600);
-        folders.mode(0o700);
-    }
-    if let Some(folder) = path.parent() {
-        folders.create(folder)?;
-    }
-    let mut file = options.open(path)?;
-    file.write_all(line)?;
-    file.sync_data()
 }
 
 #[cfg(test)]
@@ -114,13 +96,15 @@ mod tests {
     async fn a_line_holds_the_entry_as_it_came_and_why_it_died() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("dead/letters.ndjson");
+        let file = Arc::new(LetterFile::new(&path));
         let letter = |payload| {
-            let entry = Entry { ticket: Ticket(17, 3), key: None, is_routed: false, payload, deliveries: 0 };
+            let entry =
+                Entry { ticket: Ticket::entry(17, 3), key: None, is_routed: false, payload, deliveries: 0 };
             Letter::new(entry, "the handler panicked: no".to_owned(), 3)
         };
         let field = |value: &str| Payload::Fields(vec![(b"event".to_vec(), value.as_bytes().to_vec())]);
         for payload in [field(r#"{"event_type":"x"}"#), field("not JSON"), Payload::Body(b"\xff".to_vec())] {
-            letter(payload).append(&path, "ai_events").await.unwrap();
+            letter(payload).append(&file, "ai_events").await.unwrap();
         }
         let text = std::fs::read_to_string(&path).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -133,5 +117,28 @@ mod tests {
             use std::os::unix::fs::PermissionsExt as _;
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[tokio::test]
+    async fn a_full_file_and_half_a_line_lose_no_letter() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("letters.ndjson");
+        std::fs::write(&path, "{\"half\"").unwrap();
+        let letter = || {
+            let (ticket, payload) = (Ticket::entry(1, 0), Payload::Body(b"no event".to_vec()));
+            Letter::new(
+                Entry { ticket, key: None, is_routed: false, payload, deliveries: 0 },
+                "x".to_owned(),
+                1,
+            )
+        };
+        letter().append(&Arc::new(LetterFile::new(&path)), "ai_events").await.unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 2);
+        serde_json::from_str::<Value>(text.lines().last().unwrap()).unwrap();
+        let full = Arc::new(LetterFile::new(&path).max_size(text.len() as u64));
+        let refused = letter().append(&full, "ai_events").await.unwrap_err();
+        assert!(refused.contains("it is full; move it away"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }
 }

@@ -3,18 +3,18 @@
 use std::collections::VecDeque;
 use std::future::{Future, pending};
 use std::hash::{BuildHasher as _, RandomState};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use streamll_actors::event::{Event, Kind, Timestamp};
 use streamll_actors::route::{Template, TopicPattern};
-use streamll_actors::sink::DeliveryError;
+use streamll_actors::sink::{DeliveryError, LetterFile};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::consumer::Options;
 use super::dead_letter::Letter;
 use super::filter::{Filter, Key};
 use super::read::Reader;
@@ -45,6 +45,7 @@ pub(super) struct Plan {
     pub(super) workers: usize,
     pub(super) prefetch: usize,
     pub(super) field: Option<String>,
+    pub(super) options: Options,
     pub(super) dead: Dead,
     /// What is read from, for messages and letters.
     pub(super) target: String,
@@ -58,7 +59,7 @@ pub(super) struct Plan {
 pub(super) enum Dead {
     Nobody,
     Source,
-    File(PathBuf),
+    File(Arc<LetterFile>),
 }
 
 /// A dead letter on its way to where it is kept.
@@ -110,7 +111,7 @@ impl Desk {
         });
         let jobs = jobs.collect();
         Desk {
-            reader: Reader::of(plan.field.clone()),
+            reader: Reader::of(plan.field.clone(), plan.options.field),
             topic: Template::parse("ai.{module_name}.{event_type}").ok(),
             hasher: RandomState::new(),
             window: Window::default(),
@@ -185,7 +186,7 @@ impl Desk {
             match event {
                 Err(why) => {
                     self.shared.change(|status| status.last_failure = Some(format!("an entry {why}")));
-                    tracing::warn!(id = %format_args!("{}-{}", ticket.0, ticket.1), "an entry {why}");
+                    tracing::warn!(id = %ticket, "an entry {why}");
                     if matches!(self.plan.dead, Dead::Nobody) {
                         failed += 1;
                         self.window.done(ticket);
@@ -195,7 +196,8 @@ impl Desk {
                 }
                 Ok(event) => {
                     let topic = self.topic_of(&event, &entry);
-                    if !self.wants(&event, &topic) {
+                    let key = entry.key.as_deref().filter(|_| entry.is_routed);
+                    if !self.wants(&event, &topic, key) {
                         filtered += 1;
                         self.window.done(ticket);
                         continue;
@@ -234,9 +236,12 @@ impl Desk {
         })
     }
 
-    fn wants(&self, event: &Event, topic: &str) -> bool {
+    fn wants(&self, event: &Event, topic: &str, key: Option<&str>) -> bool {
         let plan = &self.plan;
-        (plan.topics.is_empty() || plan.topics.iter().any(|pattern| pattern.matches(topic)))
+        // A binding of RabbitMQ is of the key, which need not be the topic.
+        let is_of =
+            |pattern: &TopicPattern| pattern.matches(topic) || key.is_some_and(|key| pattern.matches(key));
+        (plan.topics.is_empty() || plan.topics.iter().any(is_of))
             && (plan.kinds.is_empty() || plan.kinds.contains(event.kind()))
             && (plan.work.reader.is_some()
                 || plan.work.handlers.iter().any(|handler| handler.wants(event, topic)))
@@ -264,7 +269,7 @@ impl Desk {
             self.shared.change(|status| status.last_failure = Some(letter.reason.clone()));
             if matches!(self.plan.dead, Dead::Nobody) {
                 self.close(ticket, |balance| balance.failed += 1);
-            } else if ticket.0 < self.shared.epoch() {
+            } else if ticket.is_of_before(self.shared.epoch()) {
                 // It comes again, and its letter would be a second one.
                 self.close(ticket, |balance| balance.returned += 1);
             } else {
@@ -311,15 +316,15 @@ impl Desk {
         }
         while let Some(letter) = self.letters.pop_front() {
             let ticket = letter.entry.ticket;
-            if ticket.0 < self.shared.epoch() {
+            if ticket.is_of_before(self.shared.epoch()) {
                 self.close(ticket, |balance| balance.returned += 1);
                 continue;
             }
             let kept: Pin<Box<dyn Future<Output = _> + Send>> = match &self.plan.dead {
                 Dead::Nobody => Box::pin(async { Ok(()) }),
-                Dead::File(path) => {
-                    let (letter, path, target) = (letter.clone(), path.clone(), self.plan.target.clone());
-                    Box::pin(async move { letter.append(&path, &target).await })
+                Dead::File(file) => {
+                    let (letter, file, target) = (letter.clone(), file.clone(), self.plan.target.clone());
+                    Box::pin(async move { letter.append(&file, &target).await })
                 }
                 Dead::Source => {
                     let kept = source.bury(letter.clone());
@@ -376,6 +381,7 @@ mod tests {
             workers: 1,
             prefetch: 100,
             field: None,
+            options: Options::default(),
             dead: Dead::Nobody,
             target: "ai_events".to_owned(),
             tend: Duration::from_secs(1),
@@ -388,10 +394,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_lost_connection_took_along_is_not_waited_for() {
         let mut desk = desk();
-        (0..3).for_each(|n| desk.window.take(Ticket(1, n), Instant::now()));
-        desk.window.done(Ticket(1, 0));
+        (0..3).for_each(|n| desk.window.take(Ticket::delivery(1, n), Instant::now()));
+        desk.window.done(Ticket::delivery(1, 0));
         assert!(!desk.is_due() && desk.acknowledge_at.is_some());
-        desk.window.forget_before(Ticket(2, 0));
+        desk.window.forget_before(Ticket::delivery(2, 0));
         assert!(!desk.is_due());
         assert_eq!(desk.acknowledge_at, None);
     }
@@ -399,8 +405,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_can_only_be_acknowledged_behind_a_slow_one_is_not_tried_all_the_time() {
         let mut desk = desk();
-        (0..9).for_each(|n| desk.window.take(Ticket(1, n), Instant::now()));
-        desk.window.done(Ticket(1, 3));
+        (0..9).for_each(|n| desk.window.take(Ticket::delivery(1, n), Instant::now()));
+        desk.window.done(Ticket::delivery(1, 3));
         assert!(!desk.is_due());
         tokio::time::advance(SOON).await;
         assert!(desk.is_due());
@@ -408,7 +414,7 @@ mod tests {
         (desk.acknowledge_at, desk.kept_back) = (None, desk.window.done_len());
         assert!(!desk.is_due());
         assert_eq!(desk.acknowledge_at, None);
-        desk.window.done(Ticket(1, 0));
+        desk.window.done(Ticket::delivery(1, 0));
         assert!(!desk.is_due() && desk.acknowledge_at.is_some(), "something new is done");
     }
 }

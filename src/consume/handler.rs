@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 
@@ -10,7 +11,10 @@ use futures_util::FutureExt as _;
 use streamll_actors::event::{Event, Kind};
 use streamll_actors::route::TopicPattern;
 
-/// What a handler returns: `()` or a `Result<(), E>`, at once or from a future. `When` tells which, and is inferred.
+use crate::fault::AsFault;
+
+/// What a handler returns: `()` or a `Result<(), E>` of an [error](AsFault), at once or from a future. `When` tells which, and
+/// is inferred.
 pub trait Reply<When> {
     /// The answer, or what it comes from.
     fn answer(self) -> Answer;
@@ -25,13 +29,13 @@ pub enum Answer {
     Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
 }
 
-/// A handler that answers at once.
+/// A handler that answers at once, with an error of a kind.
 #[derive(Debug)]
-pub struct Now;
+pub struct Now<How = ()>(PhantomData<How>);
 
 /// A handler that answers with a future.
 #[derive(Debug)]
-pub struct Later;
+pub struct Later<When>(PhantomData<When>);
 
 impl Reply<Now> for () {
     fn answer(self) -> Answer {
@@ -39,13 +43,13 @@ impl Reply<Now> for () {
     }
 }
 
-impl<E: fmt::Display + Send> Reply<Now> for Result<(), E> {
+impl<E: AsFault<How> + Send, How> Reply<Now<How>> for Result<(), E> {
     fn answer(self) -> Answer {
-        Answer::Now(self.map_err(|error| error.to_string()))
+        Answer::Now(self.map_err(|error| error.as_fault().message))
     }
 }
 
-impl<F: Future<Output: Reply<Now>> + Send + 'static> Reply<Later> for F {
+impl<F: Future<Output: Reply<Now<How>>> + Send + 'static, How> Reply<Later<Now<How>>> for F {
     fn answer(self) -> Answer {
         Answer::Later(Box::pin(async { self.await.answer() }))
     }
@@ -130,6 +134,15 @@ mod tests {
         assert_eq!(call(|_| Ok::<(), String>(())).await, Ok(()));
         assert_eq!(call(|_| Err("no")).await, Err("no".to_owned()));
         assert_eq!(call(|_| async { Err(std::fmt::Error) }).await, Err(std::fmt::Error.to_string()));
+        assert_eq!(
+            call(|_| async { Err(anyhow::anyhow!("root").context("outer")) }).await,
+            Err("outer: root".to_owned())
+        );
+        assert_eq!(
+            call(|_| Err(streamll_actors::sink::DeliveryError::unavailable(std::io::Error::other("gone"))))
+                .await,
+            Err("gone".to_owned())
+        );
         let said = |n: u32| Err(format!("the handler panicked: {n} too many"));
         assert_eq!(
             call(|_| if true {

@@ -51,6 +51,8 @@ mod stream;
 mod window;
 mod worker;
 
+#[cfg(feature = "cli")]
+pub(crate) use consumer::Options;
 pub use consumer::{Consumer, ConsumerHandle, Start};
 pub use dead_letter::DeadLetters;
 pub use error::ConsumeError;

@@ -20,12 +20,14 @@ const FASTSTREAM: &[u8] = b"\x89BIN\r\n\x1a\n";
 pub(super) struct Reader {
     decoder: Decoder,
     field: Option<String>,
+    /// What its user calls that setting.
+    option: &'static str,
 }
 
 impl Reader {
     /// With the name of a field, where it is none of the usual.
-    pub(super) fn of(field: Option<String>) -> Reader {
-        Reader { field, ..Reader::default() }
+    pub(super) fn of(field: Option<String>, option: &'static str) -> Reader {
+        Reader { field, option, ..Reader::default() }
     }
 
     /// # Errors
@@ -45,7 +47,10 @@ impl Reader {
         match &self.field {
             Some(name) => value(name).ok_or_else(|| format!("has no field `{name}`")),
             None => FIELDS.into_iter().find_map(value).ok_or_else(|| {
-                "has none of the fields `event`, `message`, `__data__`: name the one with `field`".to_owned()
+                format!(
+                    "has none of the fields `event`, `message`, `__data__`: name the one with {}",
+                    self.option
+                )
             }),
         }
     }
@@ -111,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_field_that_is_named_is_the_only_one() {
-        let mut reader = Reader::of(Some("body".to_owned()));
+        let mut reader = Reader::of(Some("body".to_owned()), "`field`");
         assert!(reader.read(&fields(&[("body", EVENT)])).is_ok());
         assert_eq!(reader.read(&fields(&[("event", EVENT)])).unwrap_err(), "has no field `body`");
     }

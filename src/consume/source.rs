@@ -1,5 +1,6 @@
 //! What a broker must be able to do for a consumer, and one entry as it comes from there.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -8,10 +9,56 @@ use streamll_actors::sink::DeliveryError;
 use super::dead_letter::Letter;
 use super::window::Window;
 
-/// Names one entry at its broker: of Redis the two halves of its id, of RabbitMQ the number of the connection and the
-/// delivery tag. Rises in the order of the stream or queue.
+/// Names one entry at its broker. Rises in the order of the stream or queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Ticket(pub(super) u64, pub(super) u64);
+pub(super) enum Ticket {
+    /// An entry of a Redis stream, by the two halves of its id: the same on every connection.
+    Entry {
+        /// Milliseconds, most of the time.
+        time: u64,
+        /// Its number among those of one time.
+        number: u64,
+    },
+    /// A delivery of RabbitMQ, which ends with its connection.
+    Delivery {
+        /// The number of the connection.
+        connection: u64,
+        /// The delivery tag.
+        tag: u64,
+    },
+}
+
+impl Ticket {
+    pub(super) const fn entry(time: u64, number: u64) -> Ticket {
+        Ticket::Entry { time, number }
+    }
+
+    pub(super) const fn delivery(connection: u64, tag: u64) -> Ticket {
+        Ticket::Delivery { connection, tag }
+    }
+
+    /// The last connection that it counts on.
+    pub(super) fn connection(self) -> u64 {
+        match self {
+            Ticket::Entry { .. } => u64::MAX,
+            Ticket::Delivery { connection, .. } => connection,
+        }
+    }
+
+    /// Whether it comes again by itself: it is of a connection before this one.
+    pub(super) fn is_of_before(self, connection: u64) -> bool {
+        self.connection() < connection
+    }
+}
+
+/// As Redis writes it: `1718000000000-0`.
+impl fmt::Display for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Ticket::Entry { time: first, number: second }
+        | Ticket::Delivery { connection: first, tag: second }) = self;
+        write!(f, "{first}-{second}")
+    }
+}
 
 /// One entry as it came.
 #[derive(Debug)]
@@ -66,4 +113,17 @@ pub(super) trait Source: Send {
 
     /// Ends the connection in order; `clean` when nothing is left undone.
     fn close(&mut self, clean: bool) -> impl Future<Output = ()> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_redis_outlives_every_connection_and_a_delivery_of_rabbitmq_only_its_own() {
+        assert!(!Ticket::entry(0, 1).is_of_before(u64::MAX));
+        assert!(Ticket::delivery(1, 9).is_of_before(2) && !Ticket::delivery(2, 0).is_of_before(2));
+        assert!(Ticket::entry(1, 2) < Ticket::entry(2, 0) && Ticket::delivery(1, 9) < Ticket::delivery(2, 0));
+        assert_eq!(Ticket::entry(17, 3).to_string(), "17-3");
+    }
 }

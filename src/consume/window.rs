@@ -121,60 +121,70 @@ mod tests {
 
     use super::*;
 
+    fn tag_of(ticket: Ticket) -> u64 {
+        match ticket {
+            Ticket::Entry { number, .. } => number,
+            Ticket::Delivery { tag, .. } => tag,
+        }
+    }
+
     fn window(n: u64) -> Window {
         let mut window = Window::default();
-        (0..n).for_each(|i| window.take(Ticket(1, i), Instant::now()));
+        (0..n).for_each(|i| window.take(Ticket::delivery(1, i), Instant::now()));
         window
     }
 
     #[test]
     fn only_what_is_done_from_the_front_on_is_acknowledged_at_once() {
         let mut window = window(5);
-        [0, 1, 3].into_iter().for_each(|i| window.done(Ticket(1, i)));
-        assert_eq!(window.remove_front(), Some(Ticket(1, 1)));
+        [0, 1, 3].into_iter().for_each(|i| window.done(Ticket::delivery(1, i)));
+        assert_eq!(window.remove_front(), Some(Ticket::delivery(1, 1)));
         assert_eq!(window.remove_front(), None, "2 is not done");
-        assert_eq!(window.done_first(9), [Ticket(1, 3)]);
-        window.done(Ticket(1, 2));
-        assert_eq!((window.remove_front(), window.len(), window.done_len()), (Some(Ticket(1, 3)), 1, 0));
+        assert_eq!(window.done_first(9), [Ticket::delivery(1, 3)]);
+        window.done(Ticket::delivery(1, 2));
+        assert_eq!(
+            (window.remove_front(), window.len(), window.done_len()),
+            (Some(Ticket::delivery(1, 3)), 1, 0)
+        );
     }
 
     #[test]
     fn what_is_acknowledged_one_by_one_leaves_the_rest_in_hand() {
         let mut window = window(4);
-        [3, 1].into_iter().for_each(|i| window.done(Ticket(1, i)));
-        assert_eq!(window.done_first(1), [Ticket(1, 3)]);
+        [3, 1].into_iter().for_each(|i| window.done(Ticket::delivery(1, i)));
+        assert_eq!(window.done_first(1), [Ticket::delivery(1, 3)]);
         window.remove(1);
-        assert!(!window.contains(Ticket(1, 3)) && window.contains(Ticket(1, 1)));
+        assert!(!window.contains(Ticket::delivery(1, 3)) && window.contains(Ticket::delivery(1, 1)));
         assert_eq!((window.len(), window.done_len()), (3, 1));
     }
 
     #[test]
     fn what_was_forgotten_is_not_acknowledged_when_it_is_done_at_last() {
         let mut window = window(3);
-        window.done(Ticket(1, 1));
-        window.forget_before(Ticket(2, 0));
-        window.done(Ticket(1, 0));
+        window.done(Ticket::delivery(1, 1));
+        window.forget_before(Ticket::delivery(2, 0));
+        window.done(Ticket::delivery(1, 0));
         assert!(window.is_empty() && window.done_len() == 0);
     }
 
     #[test]
     fn what_waits_for_its_letter_to_be_kept_is_in_hand_and_nobody_works_on_it() {
         let mut window = window(2);
-        window.done(Ticket(1, 0));
+        window.done(Ticket::delivery(1, 0));
         assert!(window.is_at_work());
-        window.bury(Ticket(1, 1));
-        assert!(!window.is_at_work() && window.contains(Ticket(1, 1)));
-        assert_eq!(window.aged(Duration::ZERO, Instant::now()), [Ticket(1, 1)]);
-        window.done(Ticket(1, 1));
-        assert_eq!(window.remove_front(), Some(Ticket(1, 1)));
+        window.bury(Ticket::delivery(1, 1));
+        assert!(!window.is_at_work() && window.contains(Ticket::delivery(1, 1)));
+        assert_eq!(window.aged(Duration::ZERO, Instant::now()), [Ticket::delivery(1, 1)]);
+        window.done(Ticket::delivery(1, 1));
+        assert_eq!(window.remove_front(), Some(Ticket::delivery(1, 1)));
     }
 
     #[test]
     fn what_is_in_hand_for_long_is_told_once_for_each_while() {
         let mut window = window(2);
         let (age, later) = (Duration::from_secs(1), Instant::now() + Duration::from_secs(2));
-        window.done(Ticket(1, 0));
-        assert_eq!(window.aged(age, later), [Ticket(1, 1)]);
+        window.done(Ticket::delivery(1, 0));
+        assert_eq!(window.aged(age, later), [Ticket::delivery(1, 1)]);
         assert_eq!(window.aged(age, later), []);
     }
 
@@ -185,10 +195,10 @@ mod tests {
             let mut window = window(20);
             let mut acknowledged = None;
             for (n, i) in order.iter().enumerate().take(until) {
-                window.done(Ticket(1, *i));
+                window.done(Ticket::delivery(1, *i));
                 acknowledged = window.remove_front().or(acknowledged);
                 let first_undone = (0..20).find(|i| !order[..=n].contains(i)).unwrap_or(20);
-                prop_assert_eq!(acknowledged.map_or(0, |Ticket(_, i)| i + 1), first_undone);
+                prop_assert_eq!(acknowledged.map_or(0, |ticket| tag_of(ticket) + 1), first_undone);
             }
         }
     }

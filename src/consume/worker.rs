@@ -72,7 +72,7 @@ pub(super) struct Receipt {
 impl Receipt {
     /// The event, unless it is not to be read any more: it comes again, or has come before and was read meanwhile.
     pub(super) fn event(&mut self) -> Option<Event> {
-        if self.ticket.0 < self.shared.epoch() {
+        if self.ticket.is_of_before(self.shared.epoch()) {
             self.tell(Outcome::Returned);
         } else if knows(self.seen.as_deref(), &self.event) {
             self.tell(Outcome::Duplicate);
@@ -135,7 +135,7 @@ impl Inbox {
         }
         let mut returned = Vec::new();
         self.waiting.retain(|Job { entry: Entry { ticket, .. }, .. }| {
-            let stays = ticket.0 >= epoch;
+            let stays = !ticket.is_of_before(epoch);
             if !stays {
                 returned.push(Settled { ticket: *ticket, outcome: Outcome::Returned });
             }
@@ -163,7 +163,7 @@ pub(super) async fn work(
         let mut told_at = Instant::now();
         while let Some(job) = inbox.waiting.pop_front() {
             let ticket = job.entry.ticket;
-            let outcome = if ticket.0 < shared.epoch() {
+            let outcome = if ticket.is_of_before(shared.epoch()) {
                 Outcome::Returned
             } else if knows(seen, &job.event) {
                 Outcome::Duplicate
@@ -174,7 +174,7 @@ pub(super) async fn work(
                     Some(outcome) => outcome,
                     None => {
                         tell(&settled, &mut told);
-                        inbox.wait_for(ticket.0, handling).await
+                        inbox.wait_for(ticket.connection(), handling).await
                     }
                 };
                 match (&work.reader, &outcome) {
@@ -183,7 +183,7 @@ pub(super) async fn work(
                         let (seen, shared) = (work.seen.clone(), shared.clone());
                         let receipt = Receipt { event, ticket, seen, shared, settled: Some(settled.clone()) };
                         // With nobody there to read, it is given back.
-                        let _ = inbox.wait_for(ticket.0, pin!(reader.send(receipt))).await;
+                        let _ = inbox.wait_for(ticket.connection(), pin!(reader.send(receipt))).await;
                         continue;
                     }
                     (None, Outcome::Handled) => add(seen, &event),

@@ -10,6 +10,7 @@ mod layer;
 mod reader;
 mod scope;
 mod tokens;
+mod traceparent;
 
 pub use context::{
     __value, Captured, capture, carry, current_context, set_context, with_context, with_context_sync,
@@ -20,6 +21,7 @@ pub use instrumented::AsToken;
 pub use layer::{LayerExt, SpanFilter, SpanLayer, Spans, layer};
 pub use scope::{Guard, Scope, Trace, trace};
 pub use tokens::{TokenStream, Tokens};
+pub use traceparent::traceparent;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -3,15 +3,15 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use super::scope::short_type_name;
+use crate::fault::{AsFault, Fault};
 
 /// Looks at the items of a stream. Every closure that finds an item's text is one.
 pub trait Reader<I> {
     /// The text of an item, where it has some.
     fn text<'a>(&mut self, item: &'a I) -> Option<&'a str>;
 
-    /// The type and the message of the error that an item is, where it is one.
-    fn error(&mut self, item: &I) -> Option<(&'static str, String)> {
+    /// The error that an item is, where it is one.
+    fn error(&mut self, item: &I) -> Option<Fault> {
         let _ = item;
         None
     }
@@ -24,35 +24,34 @@ impl<I, F: for<'a> FnMut(&'a I) -> Option<&'a str>> Reader<I> for F {
 }
 
 /// A reader that finds errors, too.
-pub struct WithErrors<R, G, E: ?Sized> {
+pub struct WithErrors<R, G, E: ?Sized, How> {
     reader: R,
     error: G,
-    finds: PhantomData<fn(&E)>,
+    finds: PhantomData<fn(&E, How)>,
 }
 
-impl<R, G, E: ?Sized> WithErrors<R, G, E> {
-    pub(super) fn new(reader: R, error: G) -> WithErrors<R, G, E> {
+impl<R, G, E: ?Sized, How> WithErrors<R, G, E, How> {
+    pub(super) fn new(reader: R, error: G) -> WithErrors<R, G, E, How> {
         WithErrors { reader, error, finds: PhantomData }
     }
 }
 
-impl<I, R, G, E> Reader<I> for WithErrors<R, G, E>
+impl<I, R, G, E, How> Reader<I> for WithErrors<R, G, E, How>
 where
     R: Reader<I>,
     G: for<'a> FnMut(&'a I) -> Option<&'a E>,
-    E: fmt::Display + ?Sized,
+    E: AsFault<How> + ?Sized,
 {
     fn text<'a>(&mut self, item: &'a I) -> Option<&'a str> {
         self.reader.text(item)
     }
 
-    fn error(&mut self, item: &I) -> Option<(&'static str, String)> {
-        let error = (self.error)(item)?;
-        Some((short_type_name::<E>(), error.to_string()))
+    fn error(&mut self, item: &I) -> Option<Fault> {
+        Some((self.error)(item)?.as_fault())
     }
 }
 
-impl<R, G, E: ?Sized> fmt::Debug for WithErrors<R, G, E> {
+impl<R, G, E: ?Sized, How> fmt::Debug for WithErrors<R, G, E, How> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WithErrors").finish_non_exhaustive()
     }

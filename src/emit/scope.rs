@@ -17,8 +17,9 @@ use tokio::time::Instant;
 
 use super::ambient::{Ambient, Left, Level, surface, swap};
 use super::early::Early;
-use super::instrumented::render;
+use super::traceparent::Position;
 use super::{emit_to, in_context, is_heard};
+use crate::fault::{AsFault, Fault, displayed};
 
 /// Begins a scope named `operation`: a step inside of the enclosing scope, with the same `execution_id`; without one it is
 /// the root of a run. Nothing is emitted before the scope is entered or run, and what is around it by then encloses it; in a
@@ -38,6 +39,7 @@ pub fn trace(operation: impl Into<Arc<str>>) -> Trace {
         module: None,
         method: None,
         context: Context::empty(),
+        continued: None,
         emitter: None,
         inputs: Fields::default(),
         outer: Ambient::current(),
@@ -51,6 +53,8 @@ pub struct Trace {
     module: Option<Arc<str>>,
     method: Option<Arc<str>>,
     context: Context,
+    /// The step that it is inside of, where that is elsewhere.
+    continued: Option<Position>,
     emitter: Option<Emitter>,
     inputs: Fields,
     /// Where it was made: it may run where there is nothing around it.
@@ -64,7 +68,7 @@ impl Trace {
         self
     }
 
-    /// Names the method. None by default.
+    /// Names the method; by default that of the enclosing scope, where the module is the same one.
     pub fn method(mut self, name: impl Into<Arc<str>>) -> Trace {
         self.method = Some(name.into());
         self
@@ -79,6 +83,34 @@ impl Trace {
     /// Adds ids and tags to every event of the scope, and of everything in it.
     pub fn context(mut self, context: Context) -> Trace {
         self.context = self.context.merged(&context);
+        self
+    }
+
+    /// Makes it a part of a run that has begun in another service, by the header `traceparent` of its request or message
+    /// ([W3C Trace Context](https://www.w3.org/TR/trace-context/)): with the trace id as its `execution_id`, and inside of the
+    /// step that the header names, whatever is around it here. A header that is none changes nothing, as the specification
+    /// wants it.
+    ///
+    /// ```
+    /// # let header = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    /// let scope = streamll::trace("answer").continues(header.unwrap_or_default()).enter();
+    /// assert_eq!(&*scope.step().parts().execution_id, "4bf92f3577b34da6a3ce929d0e0e4736");
+    /// ```
+    pub fn continues(mut self, traceparent: impl AsRef<str>) -> Trace {
+        self.continued = traceparent.as_ref().parse().ok().or(self.continued);
+        self
+    }
+
+    /// Makes it a part of the run of an event, inside of its step: of one that a consumer reacts to.
+    ///
+    /// ```
+    /// # use streamll::{Event, step};
+    /// # let event = Event::new(&step("Chat"), "error");
+    /// let scope = streamll::trace("alert").inside_of(event.step()).enter();
+    /// assert_eq!(scope.step().parts().parent_id.as_ref(), Some(&event.step().parts().span_id));
+    /// ```
+    pub fn inside_of(mut self, step: &Step) -> Trace {
+        self.continued = Some(Position::of(step, true));
         self
     }
 
@@ -126,16 +158,23 @@ impl Trace {
         self.drive(run, |_, _| {})
     }
 
-    /// Like [`run`](Trace::run), for a future that can fail: an `Err` ends the scope with `error`.
-    pub fn try_run<F, R, T, E>(self, run: F) -> impl Future<Output = Result<T, E>>
+    /// Like [`run`](Trace::run), for a future that can fail: an `Err` ends the scope with `error`, with the name of its type
+    /// and with what it and all its causes say.
+    ///
+    /// ```
+    /// # let _ = async {
+    /// let read = streamll::trace("load").try_run(async |_| std::fs::read("index.bin")).await;
+    /// # read };
+    /// ```
+    pub fn try_run<F, R, T, E, How>(self, run: F) -> impl Future<Output = Result<T, E>>
     where
         F: FnOnce(Scope) -> R,
         R: Future<Output = Result<T, E>>,
-        E: fmt::Display,
+        E: AsFault<How>,
     {
         self.drive(run, |scope, result| {
             if let Err(error) = result {
-                scope.fail(short_type_name::<E>(), error);
+                scope.fail_by(error.as_fault());
             }
         })
     }
@@ -164,8 +203,12 @@ impl Trace {
     /// The scope, and what its code is inside of.
     fn begin(self) -> (Scope, Ambient) {
         let outer = self.outer.or_running();
-        let inside = outer.scope.is_some();
-        let mut step = outer.step(self.module.as_ref().unwrap_or(&self.operation)).operation(self.operation);
+        let module = self.module.as_ref().unwrap_or(&self.operation);
+        let (mut step, inside) = match &self.continued {
+            Some(position) => (continued(position, module).context(&outer.context), false),
+            None => (outer.step(module), outer.scope.is_some()),
+        };
+        step = step.operation(self.operation);
         if let Some(module) = self.module.filter(|_| inside) {
             step = step.module(module);
         }
@@ -174,11 +217,23 @@ impl Trace {
         }
         let emitter = self.emitter.or(outer.emitter);
         let scope = Scope::with_inputs(step.context(&self.context), emitter.clone(), self.inputs);
+        let scope = match self.continued {
+            Some(position) => scope.sampled(position.is_sampled),
+            None => scope.sampled_as(outer.scope.as_ref()),
+        };
         let context = outer.context.merged(&self.context);
         let ambient =
             Ambient { context, scope: Some(scope.clone()), emitter, level: Level::Scope, left: None };
         (scope, ambient)
     }
+}
+
+/// A new step of `module` inside of one that is elsewhere.
+fn continued(position: &Position, module: &Arc<str>) -> Step {
+    let mut parts = Step::new(module.clone()).parts().clone();
+    parts.execution_id = position.execution_id.clone();
+    parts.parent_id = Some(position.span_id.clone());
+    Step::from(parts)
 }
 
 impl fmt::Debug for Trace {
@@ -196,6 +251,8 @@ pub struct Scope(Arc<Inner>);
 
 struct Inner {
     emitter: Option<Emitter>,
+    /// Whether traces of its run are recorded elsewhere, too.
+    is_sampled: bool,
     state: Mutex<State>,
 }
 
@@ -203,8 +260,7 @@ struct State {
     step: Step,
     inputs: Fields,
     outputs: Fields,
-    /// The type of the error, and its message.
-    failure: Option<(String, String)>,
+    failure: Option<Fault>,
     phase: Phase,
     /// When it emitted its `start`; who emits that elsewhere leaves the duration to the enricher.
     began: Option<Instant>,
@@ -226,7 +282,27 @@ impl Scope {
     fn with_inputs(step: Step, emitter: Option<Emitter>, inputs: Fields) -> Scope {
         let (outputs, failure, phase, began) = (Fields::default(), None, Phase::New, None);
         let state = Mutex::new(State { step, inputs, outputs, failure, phase, began });
-        Scope(Arc::new(Inner { emitter, state }))
+        Scope(Arc::new(Inner { emitter, is_sampled: true, state }))
+    }
+
+    /// Nobody else has it yet.
+    fn sampled(mut self, is_sampled: bool) -> Scope {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.is_sampled = is_sampled;
+        }
+        self
+    }
+
+    /// As the scope around it is.
+    pub(super) fn sampled_as(self, outer: Option<&Scope>) -> Scope {
+        self.sampled(outer.is_none_or(|outer| outer.0.is_sampled))
+    }
+
+    /// The header `traceparent` for what is asked of another service in this scope; `None` where the run has an id of its own
+    /// kind, which is none of a trace. Whether a trace is sampled goes on as it came.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<String> {
+        Position::of(&self.step(), self.0.is_sampled).header()
     }
 
     /// Emits an event of this scope: `scope.emit("docs_found", json!({ "count": 3 }))`. Data that is no JSON object is put
@@ -259,8 +335,17 @@ impl Scope {
 
     /// Makes it end with `error` instead of `end`. Of a message longer than 4 KiB it has the beginning.
     pub fn fail(&self, error_type: impl Into<String>, message: impl fmt::Display) {
-        let message = render::message(format_args!("{message}"));
-        self.state().failure = Some((error_type.into(), message.unwrap_or_default()));
+        let error_type = Cow::Owned(error_type.into());
+        self.fail_by(Fault { error_type, message: displayed(&message).unwrap_or_default() });
+    }
+
+    /// Makes it end with `error`.
+    pub(super) fn fail_by(&self, fault: Fault) {
+        self.state().failure = Some(fault);
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.state().failure.is_some()
     }
 
     /// Lays ids and tags over those that its events carry from now on.
@@ -320,8 +405,7 @@ impl Scope {
 
     /// Like [`fail`](Scope::fail), where nothing has failed before.
     pub(super) fn fail_first(&self, error_type: &str, message: impl fmt::Display) {
-        let known = self.state().failure.is_some();
-        if !known {
+        if !self.has_failed() {
             self.fail(error_type, message);
         }
     }
@@ -348,9 +432,9 @@ impl Scope {
                 data.set("duration", began.elapsed().as_secs_f64());
             }
             let mut kind = "end";
-            if let Some((error_type, message)) = state.failure.take() {
+            if let Some(Fault { error_type, message }) = state.failure.take() {
                 kind = "error";
-                data.set("error_type", error_type);
+                data.set("error_type", error_type.into_owned());
                 data.set("error_message", message);
             }
             Event::with_fields(&state.step, kind, data)
@@ -480,7 +564,7 @@ impl Deref for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if std::thread::panicking() && self.scope.state().failure.is_none() {
+        if std::thread::panicking() && !self.scope.has_failed() {
             self.scope.fail("Panic", "the code panicked");
         }
         self.scope.end();
@@ -494,19 +578,5 @@ impl Drop for Guard {
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.scope.fmt(f)
-    }
-}
-
-/// The last word of a type's name, without what it is generic over: `Timeout` of `tokio::time::error::Timeout`.
-pub(crate) fn short_type_name<T: ?Sized>() -> &'static str {
-    let name = std::any::type_name::<T>();
-    // A boxed error says nothing of what it is.
-    if name.contains("dyn ") {
-        return "Error";
-    }
-    let plain = name.split('<').next().unwrap_or(name);
-    match plain.rsplit("::").next().unwrap_or(plain).trim_start_matches(['&', ' ']) {
-        "String" | "str" => "Error",
-        short => short,
     }
 }

@@ -18,6 +18,7 @@ use super::early::Early;
 use super::reader::{Reader, WithErrors};
 use super::scope::{Open, Scope};
 use super::{completed, installed};
+use crate::fault::AsFault;
 
 /// Most of a text that a closing event holds, in bytes.
 const LONGEST: usize = 64 << 10;
@@ -130,13 +131,14 @@ impl<S, R> Tokens<S, R> {
         self
     }
 
-    /// Finds items that are errors: after one, the step closes with `error`, of the first one's type and message.
+    /// Finds items that are errors: after one, the step closes with `error`, of the first one's type and message, with its
+    /// causes.
     ///
     /// `|item| item.as_ref().err()` does for results; where items say it in a variant, return what is in it.
-    pub fn errors<E, G>(self, error: G) -> Tokens<S, WithErrors<R, G, E>>
+    pub fn errors<E, G, How>(self, error: G) -> Tokens<S, WithErrors<R, G, E, How>>
     where
         S: Stream,
-        E: fmt::Display + ?Sized,
+        E: AsFault<How> + ?Sized,
         G: for<'a> FnMut(&'a S::Item) -> Option<&'a E>,
     {
         Tokens { flow: self.flow, reader: WithErrors::new(self.reader, error) }
@@ -161,8 +163,10 @@ impl<S: Stream, R: Reader<S::Item>> Stream for Tokens<S, R> {
         let polled = open.try_enter(|scope| {
             let polled = stream.poll_next(cx);
             if let Poll::Ready(Some(item)) = &polled {
-                if let Some((error_type, message)) = reader.error(item) {
-                    scope.fail_first(error_type, message);
+                if let Some(fault) = reader.error(item)
+                    && !scope.has_failed()
+                {
+                    scope.fail_by(fault);
                 }
                 if let Some(said) = said
                     && let Some(text) = reader.text(item)
@@ -218,7 +222,7 @@ impl Tap {
         if let State::Waiting { .. } = &self.state
             && let State::Waiting { step, ambient, begun } = mem::replace(&mut self.state, State::Beginning)
         {
-            let scope = Scope::new(step, ambient.emitter);
+            let scope = Scope::new(step, ambient.emitter).sampled_as(ambient.scope.as_ref());
             if begun {
                 scope.resume()
             } else {

@@ -21,6 +21,10 @@ pub mod signals {}
 #[cfg(all(feature = "redis", feature = "rabbitmq"))]
 pub mod consumers {}
 
+/// Runs that go through several services: `traceparent` in and out.
+#[doc = include_str!("traces.md")]
+pub mod traces {}
+
 /// More load than one machine takes: clusters, how many of what, and what to do at ten and a hundred times the load.
 #[doc = include_str!("scaling.md")]
 #[cfg(all(feature = "redis", feature = "rabbitmq"))]

@@ -29,7 +29,7 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod terminal;
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
-mod words;
+pub(crate) mod words;
 
 use std::path::PathBuf;
 

@@ -5,6 +5,6 @@ pub(super) const ENCODE: &str =
     "in the password write `#` as `%23`, `/` as `%2F`, `?` as `%3F`, `@` as `%40` and `%` as `%25`";
 
 /// A broker's words, as far as they may stand in a line: what is longer than the longest of AMQP is cut.
-pub(super) fn quote(said: &str) -> String {
+pub(crate) fn quote(said: &str) -> String {
     said.chars().filter(|c| !c.is_control()).take(255).collect()
 }

@@ -29,6 +29,7 @@ mod streams;
 mod suspects;
 mod tail;
 mod tls;
+mod words;
 
 use std::future::Future;
 use std::process::Child;
@@ -139,6 +140,12 @@ async fn channel(node: &RabbitNode, vhost: &str) -> (Connection, Channel) {
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(Default::default()).await.unwrap();
     (connection, channel)
+}
+
+/// Makes an exchange.
+async fn exchange(channel: &Channel, name: &str, kind: lapin::ExchangeKind) {
+    let options = lapin::options::ExchangeDeclareOptions { durable: true, ..Default::default() };
+    channel.exchange_declare(name.into(), kind, options, Default::default()).await.unwrap();
 }
 
 /// Publishes messages to an exchange, and waits until they are confirmed.

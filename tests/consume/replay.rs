@@ -140,3 +140,15 @@ fn where_there_is_nothing_to_replay_it_says_so() {
         assert!(output.status.code() == Some(0) && said.contains(words), "{:?} {said}", output.status);
     }
 }
+
+#[test]
+fn the_field_of_an_entry_is_named_by_an_option() {
+    let server = RedisServer::start();
+    add(&server, "payload", [json(3, 10)]);
+    let folder = folder();
+    let output = replay(folder.path(), &[&server.url(), STREAM, "--field", "payload"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(copied(folder.path())[0]["event_id"], "e3");
+    let output = replay(folder.path(), &["some.ndjson", "--field", "payload"]);
+    assert_eq!(output.status.code(), Some(2));
+}

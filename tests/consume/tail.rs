@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::servers::{RabbitNode, RedisServer};
-use crate::{Process, STREAM, add, add_numbers, channel, json, pending, publish, run, wait_for};
+use crate::{Process, STREAM, add, add_numbers, channel, exchange, json, pending, publish, run, wait_for};
 
-fn tail(args: &[&str]) -> Command {
+pub(crate) fn tail(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_streamll"));
     command
         .arg("tail")
@@ -22,31 +22,31 @@ fn tail(args: &[&str]) -> Command {
 }
 
 /// A tail that follows.
-struct Following {
+pub(crate) struct Following {
     process: Process,
     out: BufReader<ChildStdout>,
 }
 
 impl Following {
-    fn start(args: &[&str]) -> Following {
+    pub(crate) fn start(args: &[&str]) -> Following {
         let mut child = tail(args).spawn().expect("it starts");
         let out = BufReader::new(child.stdout.take().expect("a pipe"));
         Following { process: Process(child), out }
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.out.read_line(&mut line).expect("text");
         line.trim_end().to_owned()
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.process.0.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
     }
 
     /// What came behind the lines that were read, what was said, and how it ended.
-    fn ends(mut self) -> (String, String, Option<i32>) {
+    pub(crate) fn ends(mut self) -> (String, String, Option<i32>) {
         let (mut rest, mut said) = (String::new(), String::new());
         self.out.read_to_string(&mut rest).unwrap();
         self.process.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -54,7 +54,7 @@ impl Following {
     }
 }
 
-fn ids(lines: &str) -> Vec<String> {
+pub(crate) fn ids(lines: &str) -> Vec<String> {
     let id =
         |line: &str| serde_json::from_str::<Value>(line).unwrap()["event_id"].as_str().unwrap().to_owned();
     lines.lines().map(id).collect()
@@ -147,6 +147,7 @@ fn it_watches_an_exchange_without_taking_anything_away() {
         let (_connection, channel) = channel(node, &vhost).await;
         let arguments = lapin::types::FieldTable::default();
         channel.queue_declare("kept".into(), Default::default(), arguments.clone()).await.unwrap();
+        exchange(&channel, "events", lapin::ExchangeKind::Topic).await;
         let mut following =
             Following::start(&[&node.url(&vhost), "events", "--topic", "ai.rag_pipeline.#", "--json"]);
         let consumers = || node.ctl(&["list_consumers", "-p", &vhost, "queue_name"]).contains("amq.gen");

@@ -6,6 +6,7 @@ mod global;
 mod leaks;
 mod scopes;
 mod tokens;
+mod traceparent;
 
 use std::fmt::{self, Write as _};
 use std::pin::Pin;

@@ -191,7 +191,7 @@ fn a_method_inside_of_async_trait_is_instrumented_by_an_attribute_of_its_own() {
             r#"start llm_call {"prompt":"hi"}"#,
             r#"end llm_call {"output":"hi!"}"#,
             r#"start llm_call {"prompt":""}"#,
-            r#"error llm_call {"error_type":"Error","error_message":"an error occurred when formatting an argument"}"#,
+            r#"error llm_call {"error_type":"fmt::Error","error_message":"an error occurred when formatting an argument"}"#,
             r#"start name {"prefix":"x"}"#,
             r#"end name {"output":"x"}"#,
         ]

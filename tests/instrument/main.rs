@@ -2,6 +2,7 @@
 
 mod emitter;
 mod endings;
+mod errors;
 mod fields;
 mod functions;
 mod hygiene;

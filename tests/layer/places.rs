@@ -276,3 +276,33 @@ fn what_is_carried_out_of_a_span_stays_inside_of_it() {
     let parent = only(&events, "note").json["data"]["parent"].clone();
     assert_eq!(parent, span_id(only(&events, "llm_start")));
 }
+
+#[test]
+fn a_span_that_is_made_with_the_ids_of_a_trace_has_them() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    const SPAN: &str = "00f067aa0ba902b7";
+    let mut sent = None;
+    let events = seen_by(
+        |layer| layer.targets(["my_app"]),
+        |_| {
+            let header = format!("00-{TRACE}-{SPAN}-01");
+            tracing::info_span!(target: "my_app", "request", traceparent = %header).in_scope(|| {
+                sent = streamll::traceparent();
+                drop(tracing::info_span!(target: "my_app", "inner", trace_id = "0".repeat(31) + "1", span_id = SPAN));
+            });
+            drop(tracing::info_span!(target: "my_app", "of_otel", trace_id = TRACE, span_id = SPAN));
+            drop(
+                tracing::info_span!(target: "my_app", "wrong", traceparent = "no", trace_id = "7", span_id = "8"),
+            );
+        },
+    );
+    let of = |name: &str| &events.iter().find(|event| event.json["operation"] == name).unwrap().json;
+    let (request, inner, of_otel, wrong) = (of("request"), of("inner"), of("of_otel"), of("wrong"));
+    assert_eq!((&request["execution_id"], &request["parent_id"]), (&TRACE.into(), &SPAN.into()));
+    assert_eq!(sent.unwrap(), format!("00-{TRACE}-{}-01", request["span_id"].as_str().unwrap()));
+    assert_eq!((&inner["execution_id"], &inner["parent_id"]), (&TRACE.into(), &request["span_id"]));
+    assert_eq!((&of_otel["execution_id"], &of_otel["span_id"]), (&TRACE.into(), &SPAN.into()));
+    assert!(
+        wrong["execution_id"].as_str().unwrap().len() == 32 && wrong["span_id"].as_str().unwrap().len() == 16
+    );
+}

@@ -55,6 +55,39 @@ fn a_function_is_told_with_its_fields_and_its_error() {
     assert_eq!(events[5].json["parent_id"], events[4].json["span_id"]);
 }
 
+#[instrument(target = "my_app::rag", err)]
+fn load() -> anyhow::Result<()> {
+    Err(anyhow::anyhow!("file not found").context("while loading"))
+}
+
+#[test]
+fn an_error_is_told_with_all_its_causes() {
+    let events = seen_by(
+        |layer| layer.targets(["my_app::rag"]),
+        |_| {
+            assert!(load().is_err());
+            let span = info_span!(target: "my_app::rag", "reads", error = Empty);
+            let wrong = serde_json::from_str::<u8>("x").unwrap_err();
+            let wrong = std::io::Error::new(std::io::ErrorKind::InvalidData, Outer(wrong));
+            span.record("error", &wrong as &dyn std::error::Error);
+            drop(span);
+            let span = info_span!(target: "my_app::rag", "shows", error = Empty, other = Empty);
+            span.record("error", tracing::field::debug(Some(1)));
+            span.record("other", tracing::field::debug(Some(1)));
+            drop(span);
+        },
+    );
+    let told =
+        |at: usize| (data(&events[at])["error_type"].clone(), data(&events[at])["error_message"].clone());
+    assert_eq!(told(1), (json!("Error"), json!("while loading: file not found")));
+    assert_eq!(told(3), (json!("io::Error"), json!("outer: expected value at line 1 column 1")));
+    assert_eq!(told(5), (json!("Error"), json!("Some(1)")));
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("outer")]
+struct Outer(#[source] serde_json::Error);
+
 #[test]
 fn only_the_targets_that_were_named_are_told() {
     let events = seen_by(

@@ -634,7 +634,11 @@ fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
             last_attempt: now,
         };
         if let Err(error) = dead_letters.accept(&letter, Instant::now()) {
-            tracing::error!(event = ?letter.event, %error, "an event is lost: its processor failed, and");
+            tracing::error!(
+                event = %letter.event.id(),
+                %error,
+                "an event is lost: its processor failed, and its dead letter cannot be kept"
+            );
         }
     })
 }

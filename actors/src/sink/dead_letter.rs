@@ -1,9 +1,6 @@
 //! Where events go that can never arrive: another sink, or a file of NDJSON.
 
-use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +12,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Buffer;
-use super::disk::make;
+use super::letter_file::LetterFile;
 use crate::event::{Confirmation, Delivery, Event, Receipt, Timestamp};
 
 /// How often the log tells of dead letters, at most.
@@ -89,7 +86,7 @@ struct Letters {
     /// The buffer of the sink that takes them.
     target: ArcSwapOption<Buffer>,
     /// Made when first needed, for its owner only; also when the target is given up or gone.
-    file: DeadLetterFile,
+    file: LetterFile,
     told: Mutex<Told>,
 }
 
@@ -106,8 +103,8 @@ impl DeadLetters {
     /// Into a file of NDJSON.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> DeadLetters {
-        let file = DeadLetterFile { path: path.into(), max_size: MAX_FILE, turn: Mutex::default() };
-        DeadLetters(Arc::new(Letters { target: ArcSwapOption::default(), file, told: Mutex::default() }))
+        let (target, file) = (ArcSwapOption::default(), LetterFile::new(path));
+        DeadLetters(Arc::new(Letters { target, file, told: Mutex::default() }))
     }
 
     /// From now on into the buffer of another sink.
@@ -137,9 +134,12 @@ impl DeadLetters {
             }
         }
         let file = &self.0.file;
-        file.append(letter)
+        let name = file.path().file_stem().unwrap_or_default().to_string_lossy();
+        let when_full =
+            format!("look at it with `streamll dead list`, then `dead replay {name}` or `dead purge {name}`");
+        file.append(&letter.json(), &when_full)
             .map(|()| None)
-            .map_err(|e| format!("dead-letter file {}: {e}", file.path.display()))
+            .map_err(|e| format!("dead-letter file {}: {e}", file.path().display()))
     }
 
     /// Says in the log that a letter was taken. Of many only the first: the others are counted.
@@ -163,7 +163,7 @@ impl DeadLetters {
         }
         let Told { others: count, reason, .. } = std::mem::take(&mut *told);
         told.last = Some(now);
-        warn!(%sink, count, reason, "more were dead-lettered, the latest for this reason");
+        warn!(%sink, count, latest_reason = reason, "further events were dead-lettered");
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -171,104 +171,10 @@ impl DeadLetters {
     }
 }
 
-/// The largest file of dead letters: when it is full, sinks wait rather than drop.
-const MAX_FILE: u64 = 256 << 20;
-
-/// A file of dead letters, one JSON object a line.
-struct DeadLetterFile {
-    path: PathBuf,
-    max_size: u64,
-    /// One letter after the other.
-    turn: Mutex<()>,
-}
-
-impl DeadLetterFile {
-    fn append(&self, letter: &DeadLetter) -> std::io::Result<()> {
-        let _one = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut file = self.open()?;
-        let good = file.metadata()?.len();
-        let mut line = Vec::new();
-        // A loss of power may have left half a line.
-        if good > 0 && !ends_a_line(&mut file)? {
-            line.push(b'\n');
-        }
-        line.extend(letter.json());
-        line.push(b'\n');
-        if good + line.len() as u64 > self.max_size {
-            let name = self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let full = format!(
-                "it is full; look at it with `streamll dead list`, then `dead replay {name}` or `dead purge {name}`"
-            );
-            return Err(std::io::Error::new(std::io::ErrorKind::StorageFull, full));
-        }
-        // What counts as dead-lettered is on disk.
-        if let Err(error) = file.write_all(&line).and_then(|()| file.sync_data()) {
-            // Half a line would spoil the next one.
-            let _ = file.set_len(good);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Opens it anew each time, and locks it: `streamll dead` takes it away beside a running service.
-    fn open(&self) -> std::io::Result<File> {
-        loop {
-            let file = create(&self.path)?;
-            file.lock()?;
-            if is_at(&file, &self.path) {
-                return Ok(file);
-            }
-        }
-    }
-}
-
-fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
-}
-
-/// Whether this open file is still the one at that place.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let (open, there) = (file.metadata(), fs::metadata(path));
-    matches!((open, there), (Ok(open), Ok(there)) if (open.dev(), open.ino()) == (there.dev(), there.ino()))
-}
-
-#[cfg(not(unix))]
-fn is_at(_: &File, path: &Path) -> bool {
-    path.exists()
-}
-
-impl fmt::Debug for DeadLetterFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("DeadLetterFile").field(&self.path).finish()
-    }
-}
-
-fn create(path: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).read(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let is_new = !path.exists();
-    if let Some(parent) = path.parent() {
-        make(parent)?;
-    }
-    let file = options.open(path)?;
-    if is_new
-        && cfg!(unix)
-        && let Some(parent) = path.parent()
-    {
-        File::open(parent)?.sync_all()?;
-    }
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::event::Step;
 
@@ -293,21 +199,6 @@ mod tests {
             text.contains(r#""sink":"live","class":"poison","reason":"too large","attempts":2"#),
             "{text}"
         );
-    }
-
-    #[test]
-    fn a_full_file_takes_no_more_and_says_what_to_do() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("dead/live.ndjson");
-        let room = letter().json().len() as u64 * 2 + 2;
-        let file = DeadLetterFile { path: path.clone(), max_size: room, turn: Mutex::default() };
-        file.append(&letter()).unwrap();
-        file.append(&letter()).unwrap();
-        let refused = file.append(&letter()).unwrap_err().to_string();
-        assert!(refused.contains("it is full") && refused.contains("dead purge live"), "{refused}");
-        assert_eq!(fs::metadata(&path).unwrap().len(), room);
-        fs::remove_file(&path).unwrap();
-        file.append(&letter()).unwrap();
     }
 
     #[cfg(unix)]

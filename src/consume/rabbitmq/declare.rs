@@ -19,6 +19,10 @@ pub(super) struct Wanted {
     topics: Vec<ShortString>,
     /// The patterns of a queue that is made.
     usual: Vec<ShortString>,
+    /// What its user calls the patterns that are asked for.
+    pub(super) option: &'static str,
+    /// Whether an exchange that is missing is made.
+    pub(super) makes_exchange: bool,
 }
 
 impl Wanted {
@@ -46,9 +50,13 @@ impl Wanted {
         let queue = consumer.group.as_deref().map(|name| short("group", name)).transpose()?;
         let exchange = short("target", &consumer.target)?;
         if exchange.as_str().is_empty() && queue.is_none() {
-            return Err("target: the default exchange has no topics; name the queue with `group`".to_owned());
+            return Err(format!(
+                "target: the default exchange has no topics; name the queue with {}",
+                consumer.options.group
+            ));
         }
-        Ok(Wanted { exchange, queue, topics, usual })
+        let (option, makes_exchange) = (consumer.options.topics, consumer.makes_target);
+        Ok(Wanted { exchange, queue, topics, usual, option, makes_exchange })
     }
 
     /// Finds or makes everything; returns a channel that can be used, the queue, and whether that was made. `None` where
@@ -87,6 +95,9 @@ impl Wanted {
                 (queue.name().clone(), self.all_topics(), true)
             }
             Some(name) => {
+                if missing.queue && !may_make {
+                    return Ok(None);
+                }
                 if !missing.queue && is_missing(waiting(&channel, name).await)? {
                     if !may_make {
                         return Ok(None);
@@ -116,7 +127,12 @@ impl Wanted {
         self.queue.as_ref().map_or("", ShortString::as_str)
     }
 
-    fn all_topics(&self) -> &[ShortString] {
+    /// The queue that is not bound anew where it is there already.
+    pub(super) fn queue_to_keep(&self) -> Option<&ShortString> {
+        self.queue.as_ref().filter(|_| self.topics.is_empty())
+    }
+
+    pub(super) fn all_topics(&self) -> &[ShortString] {
         if self.topics.is_empty() { &self.usual } else { &self.topics }
     }
 }
@@ -124,8 +140,10 @@ impl Wanted {
 /// What was looked for in vain.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
-    exchange: bool,
-    queue: bool,
+    pub(super) exchange: bool,
+    pub(super) queue: bool,
+    /// It is known whether anything would come from the exchange.
+    pub(super) is_seen: bool,
 }
 
 /// Whether a connection has no channel left, so that another is to go on.

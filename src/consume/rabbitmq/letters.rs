@@ -16,12 +16,13 @@ use tokio::time::timeout;
 
 use super::DECLARE;
 use super::declare::{is_missing, is_used_up};
+use super::words::explain_letter;
 use crate::consume::consumer::Consumer;
 use crate::consume::dead_letter::{DeadLetters, Letter};
 use crate::consume::source::Payload;
 use crate::consume::status::Shared;
 use crate::sinks::rabbitmq::connect::{Link, connect};
-use crate::sinks::rabbitmq::error::{Place, Stage, explain, explain_connect};
+use crate::sinks::rabbitmq::error::{Place, Stage, explain_connect};
 use crate::sinks::rabbitmq::place::Target;
 
 /// Most bytes of a reason that go into a header: all headers must fit into the smallest frame that a broker may ask for.
@@ -99,7 +100,7 @@ impl Letters {
                             Ok(Err(error)) if is_used_up(&error) && !was_missing => {
                                 link.close(super::CLOSE).await;
                             }
-                            Ok(Err(error)) => return Err(explain(&error, Stage::Declare, place)),
+                            Ok(Err(error)) => return Err(explain_letter(&error, Stage::Declare, place)),
                             Err(_) => {
                                 return Err(DeliveryError::unavailable(
                                     "the broker gives no answer; is it frozen?",
@@ -114,7 +115,7 @@ impl Letters {
             loop {
                 match timeout(DECLARE, &mut published).await {
                     Ok(published) => {
-                        break published.map_err(|error| explain(&error, Stage::Declare, place))?;
+                        break published.map_err(|error| explain_letter(&error, Stage::Declare, place))?;
                     }
                     // Published once more, it would be there twice in the end.
                     Err(_) if open.link.connection.status().blocked() => {

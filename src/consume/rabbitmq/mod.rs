@@ -1,8 +1,10 @@
 //! RabbitMQ as a source: a queue that a group shares, or one of one's own for as long as the connection lasts.
 
 mod declare;
+mod exchange;
 mod letters;
 mod offsets;
+mod words;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -29,7 +31,7 @@ use super::status::Shared;
 use super::window::Window;
 use crate::sinks::rabbitmq::Addresses;
 use crate::sinks::rabbitmq::connect::{Health, Link, connect};
-use crate::sinks::rabbitmq::error::{Place, Stage, explain, explain_connect, is_vague};
+use crate::sinks::rabbitmq::error::{Place, Stage, explain_connect, is_vague};
 use crate::sinks::rabbitmq::place::Target;
 
 /// How often both sides show that they live, in seconds.
@@ -41,8 +43,8 @@ const CLOSE: Duration = Duration::from_secs(1);
 /// How long the client may take to tell what it knows of an end that it has noticed.
 const CAUSE: Duration = Duration::from_millis(200);
 /// How many more connections it may take to begin: for an exchange and a queue that are missing, and for a queue that turns
-/// out to be no stream, where a connection has no channel left for each.
-const LINKS: u32 = 3;
+/// out to be no stream, where a connection has no channel left for each; and for looking what the exchange is.
+const LINKS: u32 = 4;
 /// How often to ask how long the queue is.
 const LAG: Duration = Duration::from_secs(2);
 
@@ -53,6 +55,8 @@ pub(super) struct RabbitMqSource {
     current: usize,
     ca_file: Option<PathBuf>,
     wanted: Wanted,
+    /// What its user calls the place to begin.
+    start_option: &'static str,
     prefetch: u16,
     letters: Arc<Mutex<Letters>>,
     /// Where it is in a queue that is a stream.
@@ -84,7 +88,11 @@ impl RabbitMqSource {
             return wrong("until: a queue has no ids; only a Redis stream ends there");
         }
         if consumer.group.is_none() && ![None, Some(Start::Now)].contains(&consumer.start) {
-            return wrong("start: RabbitMQ keeps nothing outside of its queues; name one with `group`");
+            let options = consumer.options;
+            let (start, group) = (options.start.trim_matches('`'), options.group);
+            return wrong(&format!(
+                "{start}: RabbitMQ keeps nothing outside of its queues; name one with {group}"
+            ));
         }
         let offsets = match &consumer.group {
             Some(_) => Offsets::new(consumer.start.as_ref()).map_err(ConsumeError::Setting)?,
@@ -100,6 +108,7 @@ impl RabbitMqSource {
             current: 0,
             ca_file: consumer.ca_file.clone(),
             wanted,
+            start_option: consumer.options.start,
             prefetch: u16::try_from(consumer.prefetch).unwrap_or(u16::MAX),
             letters: Arc::new(Mutex::new(letters)),
             offsets,
@@ -115,10 +124,10 @@ impl RabbitMqSource {
         Place { target, exchange: self.wanted.exchange.as_str() }
     }
 
-    /// An error with the words of the sink.
+    /// What an error means here.
     fn explain(&self, error: &lapin::Error, stage: Stage) -> DeliveryError {
         match self.targets.get(self.current) {
-            Some(target) => explain(error, stage, self.place(target)),
+            Some(target) => words::explain(error, stage, self.place(target)),
             None => DeliveryError::unavailable("no address"),
         }
     }
@@ -164,14 +173,18 @@ impl RabbitMqSource {
         let (channel, queue, consumer, is_made) = match began {
             Ok(Ok(Some(began))) => began,
             Ok(Ok(None)) => {
-                let queue = self.wanted.queue_name();
+                let (queue, start) = (self.wanted.queue_name(), self.start_option);
                 return Err(match vain {
-                    Some(offset) => DeliveryError::misconfigured(format!(
-                        "queue `{queue}` is no stream and has no offset {offset}: leave out `start`"
+                    Some(Vain::Exchange(why)) => {
+                        let vhost = target.vhost();
+                        DeliveryError::misconfigured(format!("{target}, vhost `{vhost}`: {why}"))
+                    }
+                    Some(Vain::Offset(offset)) => DeliveryError::misconfigured(format!(
+                        "queue `{queue}` is no stream and has no offset {offset}: leave out {start}"
                     )),
                     None => DeliveryError::unavailable(format!(
-                        "queue `{queue}` is gone, and is not made anew, as it is to be a stream: declare it, for example by \
-                         the sink's `queues: {{ {queue}: {{ type: stream }} }}`"
+                        "queue `{queue}` is gone, and is not made anew, as it is to be a stream: declare it with the argument \
+                         `x-queue-type: stream`"
                     )),
                 });
             }
@@ -191,7 +204,7 @@ impl RabbitMqSource {
             self.shared.gap(missed, "the stream has dropped its oldest messages before they were read");
         }
         Entry {
-            ticket: Ticket(self.epoch, delivery.delivery_tag),
+            ticket: Ticket::delivery(self.epoch, delivery.delivery_tag),
             key: Some(Arc::from(delivery.routing_key.as_str())),
             is_routed: !delivery.exchange.as_str().is_empty(),
             payload: Payload::Body(delivery.data),
@@ -216,16 +229,28 @@ impl RabbitMqSource {
     }
 }
 
-/// A channel that consumes, its queue, and whether that was made; `None` where there is nothing to consume, or an offset
+/// What was asked for in vain.
+enum Vain {
+    /// An offset, of a queue that is no stream.
+    Offset(String),
+    /// An exchange from which nothing would ever come, and why.
+    Exchange(String),
+}
+
+/// A channel that consumes, its queue, and whether that was made; `None` where there is nothing to consume, or something
 /// was asked for in `vain`.
 async fn begin(
     link: &mut Link,
     wanted: &Wanted,
     missing: &mut Missing,
     offsets: &mut Offsets,
-    vain: &mut Option<String>,
+    vain: &mut Option<Vain>,
     prefetch: u16,
 ) -> lapin::Result<Option<(Channel, ShortString, lapin::Consumer, bool)>> {
+    if let Some(why) = wanted.unfit(link, missing).await? {
+        *vain = Some(Vain::Exchange(why));
+        return Ok(None);
+    }
     let made = wanted.make(link, !offsets.wants_stream(), missing).await?;
     let Some((mut channel, queue, is_made)) = made else { return Ok(None) };
     channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
@@ -246,7 +271,7 @@ async fn begin(
         Ok(_) if is_asked => offsets.is_taken(),
         // Only a stream takes an offset, and there is no other way to know what a queue is.
         Err(error) if is_asked && is_precondition(error) => {
-            *vain = offsets.is_refused();
+            *vain = offsets.is_refused().map(Vain::Offset);
             if vain.is_some() {
                 // Nothing is taken from a queue that was meant to be another.
                 return Ok(None);
@@ -267,7 +292,7 @@ impl Source for RabbitMqSource {
         // What was in hand is delivered again, by this name or to somebody else.
         self.epoch += 1;
         self.shared.set_epoch(self.epoch);
-        window.forget_before(Ticket(self.epoch, 0));
+        window.forget_before(Ticket::delivery(self.epoch, 0));
         match self.start().await {
             Ok(is_made) => {
                 let again = self.shared.status().connections > 0;
@@ -321,20 +346,20 @@ impl Source for RabbitMqSource {
         let Some(session) = &self.session else { return Ok(()) };
         let acknowledge = async {
             let last = window.remove_front();
-            if let Some(last) = last {
-                session.channel.basic_ack(last.1, BasicAckOptions { multiple: true }).await?;
+            if let Some(last) = last.and_then(tag) {
+                session.channel.basic_ack(last, BasicAckOptions { multiple: true }).await?;
             }
             // Behind one that takes its time, one by one.
             let done = window.done_first(usize::MAX);
-            for ticket in &done {
-                session.channel.basic_ack(ticket.1, BasicAckOptions::default()).await?;
+            for tag in done.iter().copied().filter_map(tag) {
+                session.channel.basic_ack(tag, BasicAckOptions::default()).await?;
             }
             window.remove(done.len());
             Ok::<_, lapin::Error>(last)
         };
         match timeout(DECLARE, acknowledge).await {
             Ok(Ok(last)) => {
-                let done = last.map(|last| last.1);
+                let done = last.and_then(tag);
                 if let Some(cursor) = self.offsets.done(done, window.is_empty()) {
                     self.shared.change(|status| status.cursor = Some(cursor.to_string()));
                 }
@@ -390,5 +415,13 @@ impl Source for RabbitMqSource {
         if let Some(session) = self.session.take() {
             session.link.close(CLOSE).await;
         }
+    }
+}
+
+/// What acknowledges a delivery.
+fn tag(ticket: Ticket) -> Option<u64> {
+    match ticket {
+        Ticket::Delivery { tag, .. } => Some(tag),
+        Ticket::Entry { .. } => None,
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn unblock(client: i64) -> Pipeline {
 }
 
 pub(super) fn text(ticket: Ticket) -> String {
-    format!("{}-{}", ticket.0, ticket.1)
+    ticket.to_string()
 }
 
 impl Place {
@@ -59,9 +59,13 @@ impl Place {
         self.group.as_deref().unwrap_or_default()
     }
 
-    pub(super) fn make_group(&self, from: &str) -> Pipeline {
+    /// With `stream` also the stream, where that is missing.
+    pub(super) fn make_group(&self, from: &str, stream: bool) -> Pipeline {
         let mut ask = Pipeline::new();
-        ask.cmd("XGROUP").arg("CREATE").arg(&self.key).arg(self.group()).arg(from).arg("MKSTREAM");
+        ask.cmd("XGROUP").arg("CREATE").arg(&self.key).arg(self.group()).arg(from);
+        if stream {
+            ask.arg("MKSTREAM");
+        }
         ask
     }
 

@@ -35,7 +35,7 @@ impl RedisSource {
 
     /// Takes over what consumers have in hand that are gone, where it is time and there is room.
     pub(super) async fn claim(&mut self, window: &Window) -> Result<(), DeliveryError> {
-        let mut from = Ticket(0, 0);
+        let mut from = Ticket::entry(0, 0);
         while self.is_claiming {
             let ready: usize = self.ready.iter().map(Vec::len).sum();
             let room = self.prefetch.saturating_sub(window.len() + self.suspects.len() + ready);
@@ -70,10 +70,10 @@ impl RedisSource {
                 self.take_over(taken, &deliveries(counts.first())).await?;
             }
             from = match claimed.pop() {
-                Some(Value::BulkString(next)) => id(&next).unwrap_or(Ticket(0, 0)),
-                _ => Ticket(0, 0),
+                Some(Value::BulkString(next)) => id(&next).unwrap_or(Ticket::entry(0, 0)),
+                _ => Ticket::entry(0, 0),
             };
-            if from == Ticket(0, 0) {
+            if from == Ticket::entry(0, 0) {
                 break;
             }
         }

@@ -7,6 +7,7 @@ mod left;
 mod nodes;
 mod read;
 mod replies;
+mod words;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, pending};
@@ -29,7 +30,7 @@ use super::source::{Entry, Source, Ticket};
 use super::status::Shared;
 use super::window::Window;
 use crate::sinks::redis::connect::Link;
-use crate::sinks::redis::error::{Failure, Scene, Stage, explain, reply};
+use crate::sinks::redis::error::{Failure, Scene, Stage, explain};
 
 /// How long a read may block, which is also how often a quiet connection shows that it lives.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -39,7 +40,7 @@ const READ: usize = 1000;
 const WARY: u64 = 2;
 
 /// The end of the stream as it is when it is first looked at.
-const LAST: Ticket = Ticket(u64::MAX, u64::MAX);
+const LAST: Ticket = Ticket::entry(u64::MAX, u64::MAX);
 
 type Reading = Pin<Box<dyn Future<Output = Result<Vec<Value>, RedisError>> + Send>>;
 
@@ -51,6 +52,8 @@ pub(super) struct RedisSource {
     /// The connection to the node of a cluster that keeps the dead letters, once there are any.
     graves: Arc<Mutex<Option<Link>>>,
     place: Place,
+    /// Whether a stream that is missing is made with the group.
+    makes_stream: bool,
     start: Start,
     until: Option<Ticket>,
     claim_after: Duration,
@@ -85,6 +88,8 @@ pub(super) struct RedisSource {
     has_begun: bool,
     /// Nobody is at work, so that one entry can be tried by itself.
     alone: bool,
+    /// The status says that the stream is not there.
+    is_missed: bool,
 }
 
 struct Links {
@@ -163,6 +168,7 @@ impl RedisSource {
             nodes,
             graves: Arc::default(),
             place: Place::new(&consumer.target, consumer.group.as_deref(), consumer.name.as_deref()),
+            makes_stream: consumer.makes_target,
             start,
             until,
             claim_after: consumer.claim_after,
@@ -179,11 +185,12 @@ impl RedisSource {
             shared: consumer.shared.clone(),
             cursor: None,
             read: None,
-            told: Ticket(0, 0),
+            told: Ticket::entry(0, 0),
             claimed_at: None,
             standing: Standing::default(),
             has_begun: false,
             alone: true,
+            is_missed: false,
         })
     }
 
@@ -209,11 +216,7 @@ impl RedisSource {
             "NOGROUP" | "UNBLOCKED" => Failure::unavailable(format!(
                 "the stream `{key}` or its group was deleted, or its node is no master any more: it is looked for, made anew, and goes on where it was as far as the stream is still the same"
             )),
-            "ERR" if detail.contains("unknown command") => Failure::misconfigured(format!(
-                "does not know all commands of consumers: they need Redis 6.2 or newer ({})",
-                detail.split(',').next().unwrap_or_default()
-            )),
-            _ => reply(code, detail, key),
+            _ => words::reply(code, detail, key),
         };
         failure.at(&self.shown)
     }
@@ -236,7 +239,7 @@ impl RedisSource {
                 self.slow_down(&error, self.most);
                 match &self.links {
                     // What was asked for may be asked for again.
-                    Some(links) => Err(self.lost(&error, &links.control, Stage::Prolonging)),
+                    Some(links) => Err(self.lost(&error, &links.control, Stage::Repeatable)),
                     None => Err(DeliveryError::unavailable(error)),
                 }
             }
@@ -305,7 +308,7 @@ impl Source for RedisSource {
                 Err(error) => {
                     self.slow_down(&error, under_way.most);
                     let Some(links) = &self.links else { return Err(DeliveryError::unavailable(error)) };
-                    let stage = if error.is_timeout() { Stage::Prolonging } else { Stage::Unwritten };
+                    let stage = if error.is_timeout() { Stage::Repeatable } else { Stage::Unwritten };
                     return Err(self.lost(&error, &links.reader, stage));
                 }
             }
@@ -319,7 +322,7 @@ impl Source for RedisSource {
     async fn acknowledge(&mut self, window: &mut Window) -> Result<(), DeliveryError> {
         if self.place.group.is_none() {
             if let Some(done) = window.remove_front() {
-                let cursor = format!("{}-{}", done.0, done.1);
+                let cursor = done.to_string();
                 self.shared.change(|status| status.cursor = Some(cursor));
             }
             return Ok(());
@@ -346,7 +349,7 @@ impl Source for RedisSource {
                 }
                 (None, Some(mut connection)) => {
                     connection.send_packed_commands(&command, 0, command.len()).await.map_err(|error| {
-                        explain(&error, &Scene { stage: Stage::Prolonging, last_words: &[], key: &dead })
+                        explain(&error, &Scene { stage: Stage::Repeatable, last_words: &[], key: &dead })
                     })
                 }
                 (None, None) => return Err(DeliveryError::unavailable("not connected")),
@@ -361,7 +364,7 @@ impl Source for RedisSource {
                     ))
                 }
                 Ok([Value::ServerError(error)]) => {
-                    reply(error.code(), error.details().unwrap_or_default(), &dead)
+                    words::reply(error.code(), error.details().unwrap_or_default(), &dead)
                 }
                 Ok(_) => return Ok(()),
                 Err(failure) => failure.clone(),
@@ -391,6 +394,7 @@ impl Source for RedisSource {
         }
         let replies = self.ask(&self.place.look()).await?;
         self.note_standing(&replies);
+        self.note_missing(&replies);
         let may_look =
             !matches!(replies.first(), Some(Value::ServerError(error)) if error.code() == "NOPERM");
         let lag = match self.place.group {
@@ -422,7 +426,7 @@ impl Source for RedisSource {
     async fn close(&mut self, clean: bool) {
         // A name that nobody will bear again need not stay; with entries in hand it must.
         if clean && self.place.is_fresh && self.place.group.is_some() {
-            let left = self.ask(&self.place.in_hand(Ticket(0, 0), 1)).await;
+            let left = self.ask(&self.place.in_hand(Ticket::entry(0, 0), 1)).await;
             if matches!(left.as_deref(), Ok([Value::Array(left)]) if left.is_empty()) {
                 let _ = self.ask(&self.place.leave()).await;
             }
@@ -443,7 +447,7 @@ async fn bury_in_cluster(
         None => nodes.find(dead).await?.link,
     };
     let replies = link.ask(command).await.map_err(|error| {
-        let scene = Scene { stage: Stage::Prolonging, last_words: &link.wire().last_words(), key: dead };
+        let scene = Scene { stage: Stage::Repeatable, last_words: &link.wire().last_words(), key: dead };
         explain(&error, &scene)
     })?;
     // A refusal may be that of a node which has its slot no more: it is looked for anew.

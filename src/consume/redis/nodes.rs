@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use redis::Value;
 
 use super::commands::greeting;
+use super::words::reply;
 use crate::sinks::addresses::Addresses;
 use crate::sinks::redis::address::Address;
 use crate::sinks::redis::cluster::{Map, several, slot};
 use crate::sinks::redis::connect::Link;
-use crate::sinks::redis::error::{Failure, no_master, reply};
+use crate::sinks::redis::error::{Failure, no_master};
 
 /// The addresses that were given, and the nodes that were found.
 #[derive(Debug, Clone)]

@@ -23,9 +23,16 @@ impl RedisSource {
                 Start::Now => "$".to_owned(),
                 Start::After(id) => id.clone(),
             };
-            let made = self.ask(&self.place.make_group(&from)).await?;
+            let made = self.ask(&self.place.make_group(&from, self.makes_stream)).await?;
             match made.first() {
                 Some(Value::ServerError(error)) if error.code() == "BUSYGROUP" => {}
+                Some(Value::ServerError(error))
+                    if error.details().is_some_and(|said| said.contains("requires the key to exist")) =>
+                {
+                    let key = &self.place.key;
+                    let why = format!("there is no stream `{key}`: is that its name? It is looked for again");
+                    return Err(Failure::misconfigured(why).at(&self.shown));
+                }
                 _ => self.check(&made)?,
             }
             // They are among what this consumer has in hand at its server.
@@ -50,7 +57,7 @@ impl RedisSource {
             self.check(tried.get(tried.len().saturating_sub(1)..).unwrap_or_default())?;
         }
         let standing = Standing::of(&look, None);
-        let last = standing.last.unwrap_or(Ticket(0, 0));
+        let last = standing.last.unwrap_or(Ticket::entry(0, 0));
         if self.cursor.is_none() && self.start == Start::Now && !is_known {
             return Err(Failure::misconfigured(format!(
                 "where `{}` ends now only `+xinfo` tells: allow it, or set `start` to the beginning or behind an id",
@@ -62,7 +69,9 @@ impl RedisSource {
             self.until = Some(last);
         }
         match (self.cursor, &self.start) {
-            (None, Start::Begin) => (self.cursor, self.read) = (Some(Ticket(0, 0)), standing.in_front()),
+            (None, Start::Begin) => {
+                (self.cursor, self.read) = (Some(Ticket::entry(0, 0)), standing.in_front())
+            }
             (None, Start::Now) => (self.cursor, self.read) = (Some(last), standing.added()),
             (None, Start::After(text)) => self.cursor = id(text.as_bytes()),
             (Some(cursor), _) if is_known && last < cursor => {
@@ -78,6 +87,7 @@ impl RedisSource {
             let cursor = self.cursor.map(text);
             self.shared.change(|status| status.cursor = cursor);
         }
+        self.is_missed = false;
         // What was read and is not taken yet is read again.
         self.phase = Phase::New;
         Ok(())
@@ -90,6 +100,19 @@ impl RedisSource {
         self.standing.delivered = self.standing.delivered.or(before);
     }
 
+    /// Says that there is no stream yet: its name may be a wrong one.
+    pub(super) fn note_missing(&mut self, replies: &[Value]) {
+        let is_missing = matches!(replies.first(), Some(Value::ServerError(error))
+            if error.details().is_some_and(|said| said.contains("no such key")));
+        if is_missing == self.is_missed {
+            return;
+        }
+        self.is_missed = is_missing;
+        let key = &self.place.key;
+        let why = is_missing.then(|| format!("there is no stream `{key}` yet: is that its name?"));
+        self.shared.change(|status| status.reason = why);
+    }
+
     /// Where a group goes on that was there before and is gone: behind what it was given, unless the stream is another one.
     async fn again_from(&mut self) -> Result<String, DeliveryError> {
         let look = self.ask(&self.place.look()).await?;
@@ -100,7 +123,7 @@ impl RedisSource {
     /// The first entry that it has in hand at its server and not here, and how often such were delivered. To read one
     /// once more counts as delivering it.
     async fn find_own(&mut self, window: &Window) -> Result<(), DeliveryError> {
-        let mut behind = Ticket(0, 0);
+        let mut behind = Ticket::entry(0, 0);
         self.phase = Phase::New;
         loop {
             let in_hand = self.ask(&self.place.in_hand(behind, READ)).await?;
@@ -126,7 +149,7 @@ impl RedisSource {
     /// The next read, which is then under way until it is taken.
     pub(super) fn start_read(&mut self, room: usize) {
         let most = if self.is_wary() { 1 } else { room.min(self.most) };
-        let behind = self.cursor.unwrap_or(Ticket(0, 0));
+        let behind = self.cursor.unwrap_or(Ticket::entry(0, 0));
         let Some(links) = &mut self.links else { return };
         let commands = match self.phase {
             Phase::Pending(from) => self.place.read_pending(from, most),

@@ -10,7 +10,7 @@ use crate::consume::source::{Entry, Payload, Ticket};
 pub(super) fn id(text: &[u8]) -> Option<Ticket> {
     let text = std::str::from_utf8(text).ok()?;
     let (first, second) = text.split_once('-').unwrap_or((text, "0"));
-    Some(Ticket(first.parse().ok()?, second.parse().ok()?))
+    Some(Ticket::entry(first.parse().ok()?, second.parse().ok()?))
 }
 
 /// The entries of a read of one stream: `[[key, [[id, [field, value, …]], …]]]`, or nil.
@@ -133,7 +133,7 @@ impl Standing {
     /// known; `read` is how many it has.
     pub(super) fn gone(&self, position: Ticket, read: Option<u64>) -> Option<(Ticket, u64)> {
         // Who has read nothing takes what there is; who has read everything misses nothing.
-        if position == Ticket(0, 0) || self.last? <= position {
+        if position == Ticket::entry(0, 0) || self.last? <= position {
             return None;
         }
         if self.in_front() == Some(0) {
@@ -188,7 +188,10 @@ mod tests {
     #[test]
     fn entries_are_read_and_those_that_are_gone_are_known() {
         let read = entries(reply("*1 *2 $1 k *2 *2 $3 1-2 *2 $1 f $1 v *2 $3 1-3 *-1 "));
-        assert_eq!(read.iter().map(|entry| entry.ticket).collect::<Vec<_>>(), [Ticket(1, 2), Ticket(1, 3)]);
+        assert_eq!(
+            read.iter().map(|entry| entry.ticket).collect::<Vec<_>>(),
+            [Ticket::entry(1, 2), Ticket::entry(1, 3)]
+        );
         assert!(
             matches!(&read[0].payload, Payload::Fields(fields) if *fields == [(b"f".to_vec(), b"v".to_vec())])
         );
@@ -199,8 +202,8 @@ mod tests {
 
     #[test]
     fn an_id_is_two_numbers_or_one() {
-        assert_eq!(id(b"17-3"), Some(Ticket(17, 3)));
-        assert_eq!(id(b"17"), Some(Ticket(17, 0)));
+        assert_eq!(id(b"17-3"), Some(Ticket::entry(17, 3)));
+        assert_eq!(id(b"17"), Some(Ticket::entry(17, 0)));
         for wrong in ["", "-", "a-1", "1-", "1-2-3", "$"] {
             assert_eq!(id(wrong.as_bytes()), None, "{wrong}");
         }
@@ -213,11 +216,14 @@ mod tests {
         );
         let groups = reply("*1 *8 $4 name $1 g $17 last-delivered-id $3 2-0 $12 entries-read :3 $3 lag :5 ");
         let standing = Standing::of(&[stream, groups], Some("g"));
-        assert_eq!((standing.delivered, standing.read, standing.lag), (Some(Ticket(2, 0)), Some(3), Some(5)));
+        assert_eq!(
+            (standing.delivered, standing.read, standing.lag),
+            (Some(Ticket::entry(2, 0)), Some(3), Some(5))
+        );
         // Seven of the twelve are gone, three of them were read.
-        let at = |position, read| standing.gone(Ticket(position, 0), read);
-        assert_eq!(at(2, Some(3)), Some((Ticket(5, 0), 4)));
-        assert_eq!(at(2, None), Some((Ticket(5, 0), 1)), "at least one");
+        let at = |position, read| standing.gone(Ticket::entry(position, 0), read);
+        assert_eq!(at(2, Some(3)), Some((Ticket::entry(5, 0), 4)));
+        assert_eq!(at(2, None), Some((Ticket::entry(5, 0), 1)), "at least one");
         assert_eq!(at(4, Some(7)), None, "trimmed up to what was read");
         assert_eq!(at(6, Some(9)), None, "trimmed behind the reader");
         assert_eq!(at(9, None), None, "everything was read");
@@ -225,13 +231,17 @@ mod tests {
         let whole = reply(
             "*8 $6 length :5 $17 last-generated-id $3 9-0 $23 recorded-first-entry-id $3 5-0 $13 entries-added :5 ",
         );
-        assert_eq!(Standing::of(&[whole], None).gone(Ticket(2, 0), None), None, "nothing was ever in front");
-        assert_eq!(Standing::of(&[], Some("g")).gone(Ticket(1, 0), None), None);
+        assert_eq!(
+            Standing::of(&[whole], None).gone(Ticket::entry(2, 0), None),
+            None,
+            "nothing was ever in front"
+        );
+        assert_eq!(Standing::of(&[], Some("g")).gone(Ticket::entry(1, 0), None), None);
     }
 
     #[test]
     fn how_often_entries_were_delivered_is_known_by_entry() {
         let counts = deliveries(Some(&reply("*1 *4 $3 1-2 $1 c :5 :3 ")));
-        assert_eq!(counts, HashMap::from([(Ticket(1, 2), 3)]));
+        assert_eq!(counts, HashMap::from([(Ticket::entry(1, 2), 3)]));
     }
 }

@@ -1,6 +1,7 @@
 //! What the items of a returned stream say: their tokens, and their errors.
 
 use super::super::reader::Reader;
+use crate::fault::Fault;
 
 /// What an item of a stream says, for `#[instrument(stream_fields(answer))]`.
 ///
@@ -63,12 +64,12 @@ impl<T: AsToken, E> AsToken for Result<T, E> {
 #[derive(Debug)]
 pub struct Errors<L>(pub(super) L);
 
-impl<I, L: FnMut(&I) -> Option<(&'static str, String)>> Reader<I> for Errors<L> {
+impl<I, L: FnMut(&I) -> Option<Fault>> Reader<I> for Errors<L> {
     fn text<'a>(&mut self, _: &'a I) -> Option<&'a str> {
         None
     }
 
-    fn error(&mut self, item: &I) -> Option<(&'static str, String)> {
+    fn error(&mut self, item: &I) -> Option<Fault> {
         (self.0)(item)
     }
 }
@@ -77,12 +78,12 @@ impl<I, L: FnMut(&I) -> Option<(&'static str, String)>> Reader<I> for Errors<L> 
 #[derive(Debug)]
 pub struct TokensAndErrors<L>(pub(super) L);
 
-impl<I: AsToken, L: FnMut(&I) -> Option<(&'static str, String)>> Reader<I> for TokensAndErrors<L> {
+impl<I: AsToken, L: FnMut(&I) -> Option<Fault>> Reader<I> for TokensAndErrors<L> {
     fn text<'a>(&mut self, item: &'a I) -> Option<&'a str> {
         item.as_token()
     }
 
-    fn error(&mut self, item: &I) -> Option<(&'static str, String)> {
+    fn error(&mut self, item: &I) -> Option<Fault> {
         (self.0)(item)
     }
 }

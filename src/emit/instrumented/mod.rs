@@ -5,7 +5,7 @@ mod probe;
 pub(super) mod render;
 
 pub use items::AsToken;
-pub use probe::{error_type, outcome, probe, problem};
+pub use probe::{outcome, probe, problem};
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -19,6 +19,8 @@ use super::scope::{Open, Trace, trace};
 use super::tokens::Tokens;
 use items::{Errors, TokensAndErrors};
 use render::Rendered;
+
+use crate::fault::Fault;
 
 /// The key that lists what was cut.
 const TRUNCATED: &str = "truncated";
@@ -188,8 +190,8 @@ impl Running {
         }
     }
 
-    pub fn fail<E: ?Sized>(&self, error: &E, message: String) {
-        self.0.scope().fail(error_type(error), message);
+    pub fn fail(&self, fault: Fault) {
+        self.0.scope().fail_by(fault);
     }
 
     pub fn end(self) {
@@ -200,7 +202,7 @@ impl Running {
     pub fn stream<S, L>(self, stream: S, look: L) -> Tokens<S, Errors<L>>
     where
         S: Stream,
-        L: FnMut(&S::Item) -> Option<(&'static str, String)>,
+        L: FnMut(&S::Item) -> Option<Fault>,
     {
         Tokens::until(self.0, None, stream, Errors(look))
     }
@@ -209,7 +211,7 @@ impl Running {
     pub fn tokens<S, L>(self, field: &str, outputs: bool, stream: S, look: L) -> Tokens<S, TokensAndErrors<L>>
     where
         S: Stream<Item: AsToken>,
-        L: FnMut(&S::Item) -> Option<(&'static str, String)>,
+        L: FnMut(&S::Item) -> Option<Fault>,
     {
         Tokens::until(self.0, Some(field), stream, TokensAndErrors(look)).outputs(outputs)
     }

@@ -9,13 +9,14 @@
 
 use std::any::type_name;
 use std::convert::Infallible;
+use std::error::Error;
 use std::fmt::{Debug, Display};
 use std::ops::Deref;
 
 use serde::Serialize;
 
-use super::super::scope::short_type_name;
 use super::render::{self, Rendered};
+use crate::fault::{Fault, displayed, message, name_of, of_error, of_report, shown};
 
 /// The probe of an input or output.
 pub fn probe<T: ?Sized>(value: &T) -> MaybeUnit<'_, T> {
@@ -23,19 +24,13 @@ pub fn probe<T: ?Sized>(value: &T) -> MaybeUnit<'_, T> {
 }
 
 /// The probe of an error.
-pub fn problem<T: ?Sized>(value: &T) -> MaybeDisplay<'_, T> {
-    MaybeDisplay(MaybeDebug(Named(value)))
+pub fn problem<T: ?Sized>(value: &T) -> MaybeError<'_, T> {
+    MaybeError(MaybeReport(MaybeBoxed(MaybeDisplay(MaybeDebug(Named(value))))))
 }
 
 /// The probe of what a function has returned.
 pub fn outcome<T>(value: &T) -> MaybeResult<'_, T> {
     MaybeResult(Good(value))
-}
-
-/// What an error is called.
-#[must_use]
-pub fn error_type<E: ?Sized>(_: &E) -> &'static str {
-    short_type_name::<E>()
 }
 
 /// The name of a type, without what borrows it.
@@ -64,6 +59,9 @@ macro_rules! probes {
 probes! {
     MaybeUnit(MaybeSerialize), "Nothing at all, or a value.";
     MaybeSerialize(MaybeDebug), "A value that serde can write, or another.";
+    MaybeError(MaybeReport), "An error that knows its causes, or another.";
+    MaybeReport(MaybeBoxed), "A report of anyhow or eyre, or another.";
+    MaybeBoxed(MaybeDisplay), "A box of any error, or another.";
     MaybeDisplay(MaybeDebug), "An error with a message, or another.";
     MaybeDebug(Named), "A value that can be printed, or another.";
     MaybeResult(Good), "A result, or a value that is none.";
@@ -96,15 +94,41 @@ impl<T: Debug + ?Sized> MaybeDebug<'_, T> {
     }
 
     #[must_use]
-    pub fn __streamll_message(&self) -> String {
-        render::message(format_args!("{:?}", self.0.0)).unwrap_or_else(|| self.0.__streamll_message())
+    pub fn __streamll_fault(&self) -> Fault {
+        self.0.called(shown(self.0.0))
+    }
+}
+
+impl<T: Error + ?Sized> MaybeError<'_, T> {
+    #[must_use]
+    pub fn __streamll_fault(&self) -> Fault {
+        of_error(self.0.0.0.0.0.0)
+    }
+}
+
+impl<T> MaybeReport<'_, T>
+where
+    T: Deref<Target = dyn Error + Send + Sync> + AsRef<dyn Error>,
+{
+    #[must_use]
+    pub fn __streamll_fault(&self) -> Fault {
+        let error: &dyn Error = self.0.0.0.0.0.as_ref();
+        let named = self.0.0.0.0.called(message(error));
+        Fault { error_type: of_report::<T>(error), ..named }
+    }
+}
+
+impl<T: Deref<Target: Error> + ?Sized> MaybeBoxed<'_, T> {
+    #[must_use]
+    pub fn __streamll_fault(&self) -> Fault {
+        of_error(&**self.0.0.0.0)
     }
 }
 
 impl<T: Display + ?Sized> MaybeDisplay<'_, T> {
     #[must_use]
-    pub fn __streamll_message(&self) -> String {
-        render::message(format_args!("{}", self.0.0.0)).unwrap_or_else(|| self.0.0.__streamll_message())
+    pub fn __streamll_fault(&self) -> Fault {
+        self.0.0.called(displayed(self.0.0.0))
     }
 }
 
@@ -115,8 +139,13 @@ impl<T: ?Sized> Named<'_, T> {
     }
 
     #[must_use]
-    pub fn __streamll_message(&self) -> String {
-        name::<T>().to_owned()
+    pub fn __streamll_fault(&self) -> Fault {
+        self.called(None)
+    }
+
+    /// Without a message it says its name.
+    fn called(&self, message: Option<String>) -> Fault {
+        Fault { error_type: name_of::<T>(), message: message.unwrap_or_else(|| name::<T>().to_owned()) }
     }
 
     fn named(&self) -> Rendered {

@@ -1,15 +1,12 @@
-//! Turns inputs, outputs and errors into JSON, up to a limit, and without ever panicking.
+//! Turns inputs and outputs into JSON, up to a limit, and without ever panicking.
 
 use std::fmt::{self, Write as _};
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
 use serde_json::Value;
 use streamll_actors::event::read_json;
 
-/// The most that one input or output may hold, in bytes of JSON.
-const LONGEST: usize = 4 << 10;
+use crate::fault::{Limited, safely, text};
 
 /// A value as it goes into an event.
 #[derive(Debug)]
@@ -51,20 +48,6 @@ pub(super) fn formatted(value: fmt::Arguments<'_>) -> Option<Rendered> {
     Some(Rendered { value: text(&out.bytes).into(), cut: out.cut })
 }
 
-/// The message of an error: an ellipsis stands where it was cut.
-pub(in crate::emit) fn message(error: fmt::Arguments<'_>) -> Option<String> {
-    let Rendered { value: Value::String(mut message), cut } = formatted(error)? else { return None };
-    if cut {
-        message.push('…');
-    }
-    Some(message)
-}
-
-/// Code of the user runs here, beside the function that it instruments.
-fn safely<T>(run: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(run)).ok()
-}
-
 /// Of a text its beginning, of anything else the beginning of its JSON.
 fn beginning(json: &[u8]) -> String {
     let json = text(json);
@@ -79,62 +62,10 @@ fn beginning(json: &[u8]) -> String {
     json.to_owned()
 }
 
-/// Without the half of a character at its end.
-fn text(bytes: &[u8]) -> &str {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
-    }
-}
-
-/// Takes so much and no more: whoever writes a large value is stopped where the limit is.
-struct Limited {
-    bytes: Vec<u8>,
-    cut: bool,
-}
-
-impl Default for Limited {
-    fn default() -> Limited {
-        /// Most values fit, and need no second piece of memory.
-        const USUAL: usize = 128;
-        Limited { bytes: Vec::with_capacity(USUAL), cut: false }
-    }
-}
-
-impl Limited {
-    fn push(&mut self, bytes: &[u8]) -> bool {
-        let fits = bytes.len().min(LONGEST - self.bytes.len());
-        self.bytes.extend_from_slice(&bytes[..fits]);
-        self.cut |= fits < bytes.len();
-        !self.cut
-    }
-}
-
-impl io::Write for Limited {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.push(bytes) {
-            true => Ok(bytes.len()),
-            false => Err(io::ErrorKind::FileTooLarge.into()),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl fmt::Write for Limited {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        match self.push(text.as_bytes()) {
-            true => Ok(()),
-            false => Err(fmt::Error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::LONGEST;
 
     #[test]
     fn a_value_at_the_limit_is_whole_and_one_byte_more_is_cut() {

@@ -1,13 +1,20 @@
 //! The fields of a span: whatever a library calls them, one name each; and none that nobody asked for.
 
+use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 
 use serde_json::{Map, Value};
 use streamll_actors::event::read_json;
 use tracing::field::{Field, Visit};
 
+use crate::fault::{message, of_any, shown};
+
 /// The most bytes of one value; the rest is cut, and the key `truncated` lists it.
 const LONGEST: usize = 64 * 1024;
+
+/// The field in which `#[tracing::instrument(err)]` tells of an `Err`.
+const ERROR: &str = "error";
 
 /// What a field is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,11 +119,13 @@ impl Wanted {
 pub(super) struct Said {
     wanted: Wanted,
     values: Vec<(&'static str, Value)>,
+    /// The name of the error that was recorded as one.
+    error_type: Option<String>,
 }
 
 impl Said {
     pub(super) fn new(wanted: Wanted) -> Said {
-        Said { wanted, values: Vec::new() }
+        Said { wanted, values: Vec::new(), error_type: None }
     }
 
     fn put(&mut self, field: &Field, value: impl FnOnce() -> Value) {
@@ -128,7 +137,19 @@ impl Said {
 
 impl Visit for Said {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, || format!("{value:?}").into());
+        // Of other values the alternate form is none that anybody asked for.
+        let is_error = matches!(known(field.name()), Some(Known::ErrorMessage)) || field.name() == ERROR;
+        self.put(field, || match is_error.then(|| shown(value)).flatten() {
+            Some(message) => message.into(),
+            None => format!("{value:?}").into(),
+        });
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        if field.name() == ERROR {
+            self.error_type = of_any(value).map(Cow::into_owned);
+        }
+        self.put(field, || message(value).unwrap_or_default().into());
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -195,13 +216,15 @@ impl Fields {
         for (name, value) in said.values {
             self.put(name, value);
         }
+        self.error_type = self.error_type.take().or(said.error_type);
     }
 
     /// Takes in what an event said of an error, and nothing else of it.
     pub(super) fn add_error(&mut self, said: Said) {
-        for (_, value) in said.values.into_iter().filter(|(name, _)| *name == "error") {
-            self.put("error", value);
+        for (_, value) in said.values.into_iter().filter(|(name, _)| *name == ERROR) {
+            self.put(ERROR, value);
         }
+        self.error_type = self.error_type.take().or(said.error_type);
     }
 
     fn put(&mut self, name: &'static str, value: Value) {
@@ -212,7 +235,7 @@ impl Fields {
                 self.error_type = Some(text(value));
                 self.failed = true;
             }
-            Some(Known::ErrorMessage) => self.error_message = Some(message(value)),
+            Some(Known::ErrorMessage) => self.error_message = Some(cut_message(value)),
             Some(Known::Status) => self.failed |= text(value).eq_ignore_ascii_case("error"),
             Some(Known::Data(key)) => keep(&mut self.data, key, structured(key, value)),
             Some(Known::Answer(key)) => {
@@ -220,8 +243,8 @@ impl Fields {
                 keep(&mut self.data, key, structured(key, value));
             }
             Some(Known::Content(key)) => keep(&mut self.once, key, structured(key, value)),
-            None if name == "error" => {
-                self.error_message = Some(message(value));
+            None if name == ERROR => {
+                self.error_message = Some(cut_message(value));
                 self.failed = true;
             }
             None => keep(&mut self.once, name, value),
@@ -253,7 +276,7 @@ fn structured(key: &str, value: Value) -> Value {
 }
 
 /// An ellipsis stands where it was cut.
-fn message(value: Value) -> String {
+fn cut_message(value: Value) -> String {
     let mut text = text(value);
     if cut(&mut text) {
         text.push('…');
@@ -285,7 +308,7 @@ mod tests {
         let wanted = Wanted { content, own: false };
         let values = said.iter().filter(|(name, _)| wanted.wants(name)).cloned().collect();
         let mut fields = Fields::default();
-        fields.add(Said { wanted, values });
+        fields.add(Said { wanted, values, error_type: None });
         fields
     }
 

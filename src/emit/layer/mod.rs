@@ -3,6 +3,7 @@
 mod entered;
 mod fields;
 mod filter;
+mod ids;
 mod map;
 mod open;
 
@@ -22,6 +23,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::{LookupSpan, SpanRef};
 
 use super::ambient::Ambient;
+use ids::Ids;
 use open::Open;
 
 /// The variable by which OpenTelemetry is told that messages may be recorded.
@@ -59,6 +61,9 @@ const CAPTURE_CONTENT: &str = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTEN
 /// `model`, `input_tokens`, `output_tokens`, `total_tokens`, `finish_reasons` and the like, whatever name a library has for
 /// them. A first event waits until the library has said what it calls (at the latest until something happens inside), and
 /// keeps the time at which the span was opened.
+///
+/// A span that nothing is around and that is made with the field `traceparent` continues the run of that header; one that is
+/// made with `trace_id` and `span_id` (32 and 16 hexadecimal digits, as those of OpenTelemetry) has these ids.
 ///
 /// Spans are steps as scopes are: a span inside of a [scope](crate::trace) is a part of it, and the other way round. Tokens
 /// are in no span of any library: [`tokens`](crate::TokenStream::tokens) emits them.
@@ -171,7 +176,8 @@ where
             && enclosing.as_ref().map(run) != around.scope.as_ref().map(|scope| run(&scope.step()));
         let none = streamll_actors::event::Context::empty();
         let context = if is_foreign { &none } else { &around.context };
-        let open = Open::new(attributes.metadata(), enclosing, context, outer, emitter, self.content);
+        let ids = Ids::of(attributes);
+        let open = Open::new(attributes.metadata(), enclosing, context, outer, emitter, self.content, ids);
         open.record(|said| attributes.record(said));
         let open = (self.id, Arc::new(open));
         let mut extensions = span.extensions_mut();

@@ -12,6 +12,7 @@ use super::super::emit_silently;
 use super::super::scope::Scope;
 use super::fields::{Fields, Said, Wanted};
 use super::filter::is_gen_ai;
+use super::ids::Ids;
 use super::map::Operation;
 
 /// An open span that events are made of.
@@ -44,8 +45,9 @@ impl Open {
         outer: Option<Arc<Open>>,
         emitter: Option<Emitter>,
         content: bool,
+        ids: Ids,
     ) -> Open {
-        let step = enclosing.map_or_else(|| Step::new("llm"), |enclosing| enclosing.child());
+        let step = ids.step(enclosing.as_ref());
         Open {
             metadata,
             step: step.context(context),

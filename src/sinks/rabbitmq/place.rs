@@ -65,11 +65,11 @@ impl Target {
         self.uri.authority.port
     }
 
-    pub(super) fn user(&self) -> &str {
+    pub(crate) fn user(&self) -> &str {
         &self.uri.authority.userinfo.username
     }
 
-    pub(super) fn vhost(&self) -> &str {
+    pub(crate) fn vhost(&self) -> &str {
         &self.uri.vhost
     }
 }

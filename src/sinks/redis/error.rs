@@ -43,8 +43,8 @@ pub(crate) enum Stage {
     Unwritten,
     /// Some of it was.
     Written,
-    /// Behind it, while streams were given their time.
-    Prolonging,
+    /// Something that may be asked again: the time of streams, a read, an acknowledgement.
+    Repeatable,
 }
 
 impl Failure {
@@ -159,7 +159,7 @@ fn broken(error: &RedisError, scene: &Scene<'_>) -> Failure {
             "hung up while connecting: is maxclients reached, or is it a TLS port (then `rediss://`)?",
         ),
         Stage::Unwritten => Failure::unavailable("hung up while nothing was under way"),
-        Stage::Prolonging => Failure::unavailable(unanswered(error)).by(kind),
+        Stage::Repeatable => Failure::unavailable(unanswered(error)).by(kind),
         Stage::Written => {
             let what = unanswered(error) + ": what was under way may have arrived and is sent again, marked";
             Failure { unsent: false, ..Failure::new(ErrorClass::Unknown, what).by(kind) }
@@ -384,7 +384,7 @@ fn tls(error: &io::Error) -> Option<Failure> {
         Error::InvalidCertificate(bad) => format!("its certificate cannot be trusted: {bad}"),
         Error::InvalidMessage(_) => NO_TLS.to_owned(),
         Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate) => {
-            "wants a certificate from its clients, which this sink has none of: set tls-auth-clients no"
+            "wants a certificate from its clients, and gets none: set tls-auth-clients no"
                 .to_owned()
         }
         other => format!("TLS fails: {other}"),

@@ -469,7 +469,7 @@ impl RedisSink {
         let key = self.settings.entry.keys.one().unwrap_or("*");
         let replies = replies.map_err(|error| {
             let last_words = link.wire().last_words();
-            let scene = Scene { stage: Stage::Prolonging, last_words: &last_words, key };
+            let scene = Scene { stage: Stage::Repeatable, last_words: &last_words, key };
             explain(&error, &scene).of_prolonging()
         })?;
         let told = replies.iter().skip(usize::from(asking)).step_by(1 + usize::from(asking));

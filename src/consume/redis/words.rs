@@ -1,0 +1,57 @@
+//! What a refusal of Redis means to a consumer, which reads: the words of sinks are about writing.
+
+use crate::sinks::redis::error::{Failure, reply as of_sinks};
+
+/// A reply that is an error, of a command about `key`.
+pub(super) fn reply(code: &str, detail: &str, key: &str) -> Failure {
+    match code {
+        "WRONGTYPE" => {
+            Failure::misconfigured(format!("the key `{key}` holds no stream: read another one, or delete it"))
+        }
+        "NOPERM" => Failure::misconfigured(format!("the user of url may not read `{key}`")),
+        "OOM" => {
+            Failure::unavailable("out of memory (maxmemory reached): raise maxmemory, or trim the stream")
+        }
+        "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" => Failure::unavailable(format!(
+            "`{key}` goes to another node of the cluster, and is looked for there"
+        )),
+        "ERR" if detail.contains("exhausted") => {
+            Failure::misconfigured(format!("the stream `{key}` has used its last possible id: delete it"))
+        }
+        "ERR" if detail.contains("unknown command") => Failure::misconfigured(format!(
+            "does not know all commands of consumers: they need Redis 6.2 or newer ({})",
+            detail.split(',').next().unwrap_or_default()
+        )),
+        _ => of_sinks(code, detail, key),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_refusal_speaks_of_what_a_sink_does_or_of_its_keys() {
+        for (code, detail, words) in [
+            ("NOAUTH", "Authentication required.", "put user and password into url"),
+            ("WRONGPASS", "invalid username-password pair", "check user and password in url"),
+            ("NOPERM", "this user has no permissions to run the 'xread' command", "may not read `ai_events`"),
+            (
+                "WRONGTYPE",
+                "Operation against a key holding the wrong kind of value",
+                "the key `ai_events` holds no stream",
+            ),
+            ("OOM", "command not allowed", "trim the stream"),
+            ("MOVED", "1 127.0.0.1:1", "looked for there"),
+            ("CROSSSLOT", "Keys in request don't hash to the same slot", "looked for there"),
+            ("LOADING", "Redis is loading the dataset in memory", "wait"),
+            ("ERR", "unknown command 'XREAD', with args", "Redis 6.2"),
+            ("ERR", "The stream has exhausted the last possible ID", "last possible id"),
+        ] {
+            let line = reply(code, detail, "ai_events").at("redis://h:1").to_string();
+            assert!(line.contains(words), "{line}");
+            let keys = ["stream_key", "max_len", "`cluster:", "expire", "xadd", "may not write"];
+            assert!(!keys.iter().any(|key| line.contains(key)), "{line}");
+        }
+    }
+}
