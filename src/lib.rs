@@ -59,6 +59,7 @@ pub mod emit;
 pub mod guide;
 pub mod processors;
 mod runtime;
+mod secret;
 pub mod sinks;
 pub mod topology;
 mod units;
@@ -83,7 +84,8 @@ pub use topology::{Registry, Topology, TopologyError};
 
 pub use streamll_macros::instrument;
 
-pub use secrecy::{ExposeSecret, SecretString as Secret};
+pub use secrecy::ExposeSecret;
+pub use secret::Secret;
 pub use streamll_actors::event::{
     Class, Confirmation, Context, Delivery, Event, Kind, Step, StepParts, Timestamp,
 };

@@ -9,16 +9,17 @@ const MACHINE: [&str; 9] =
     ["testkit", "graph", "route", "sink", "process", "enrich", "ingress", "supervise", "event"];
 
 /// The folders of `src`, and all that each may use of the others.
-const FRONT: [(&str, &[&str]); 9] = [
+const FRONT: [(&str, &[&str]); 10] = [
     ("bin", &["cli", "runtime", "topology", "sinks", "processors", "emit", "consume"]),
     ("cli", &["runtime", "topology", "sinks", "processors", "emit", "consume"]),
     ("runtime", &["topology", "sinks", "processors", "emit"]),
-    ("topology", &["sinks", "processors", "units"]),
+    ("topology", &["sinks", "processors", "units", "secret"]),
     ("sinks", &["units"]),
     ("processors", &["units"]),
     ("emit", &[]),
     ("consume", &["sinks", "units"]),
     ("units", &[]),
+    ("secret", &[]),
 ];
 
 /// One source file: where it is below the root of the repository, and what it says.

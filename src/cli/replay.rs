@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::input::Input;
 use super::run::Signals;
-use super::{Choice, Format, INCOMPLETE, USAGE, refuse, report};
+use super::{Choice, Format, INCOMPLETE, USAGE, argument, refuse, report};
 use crate::topology::{Registry, Topology};
 use crate::{Drained, Handle};
 
@@ -223,7 +223,7 @@ async fn copy_file(
     stop: &Arc<AtomicBool>,
     bar: &ProgressBar,
 ) -> Result<(), String> {
-    let said = |error: io::Error| format!("{}: {error}", path.display());
+    let said = |error: io::Error| format!("{}: {error}", argument(&path.display().to_string()));
     let file = File::open(path).map_err(said)?;
     bar.set_length(file.metadata().map_err(said)?.len());
     bar.set_style(bytes());

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use streamll_actors::sink::{Deliveries, DeliveryError, Sink, SinkContext};
 
+use crate::units::check_path;
+
 /// What YAML says of a sink with `type: file`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileConfig {
@@ -22,6 +24,15 @@ pub struct FileConfig {
 }
 
 impl FileConfig {
+    /// Says what is wrong with `path`, as far as that can be known without looking at the disk.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        check_path(&self.path).map_err(|why| format!("path: {why}"))?;
+        match self.path.as_os_str().to_string_lossy().ends_with('/') {
+            true => Err("path: names a folder; write a file, such as `events.ndjson`, behind it".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     /// Makes the sink; the file is opened when the sink is.
     #[must_use]
     pub fn build(&self) -> FileSink {

@@ -105,11 +105,8 @@ impl fmt::Display for DeliveryError {
     }
 }
 
-impl StdError for DeliveryError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.source)
-    }
-}
+/// Without a `source`: what prints a chain of errors would say the causes twice.
+impl StdError for DeliveryError {}
 
 /// An I/O error of a sink that says no more is taken as [`ErrorClass::Unavailable`].
 impl From<std::io::Error> for DeliveryError {
