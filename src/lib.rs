@@ -45,7 +45,7 @@
 //! | `cli` | yes | the command `streamll`, and [`cli::main`] for a command with kinds of your own |
 //! | `tracing` | yes | [`layer()`](crate::layer()): what LLM libraries say in spans of `tracing`, as events |
 //! | `all` | no | all of the above |
-//! | `testkit` | no | [`testkit::run`]: whole graphs on virtual time |
+//! | `testkit` | no | `testkit::run`: whole graphs on virtual time |
 //!
 //! # What it does not do
 //!

@@ -39,7 +39,7 @@ pub struct Handle {
 /// The files that the runtime of a thread holds open: its poll, its alarm, its signals; and one of a sink or a buffer.
 const FILES_OF_A_THREAD: usize = 4;
 /// Those of signals, and of the program around: a runtime, its input, a status file.
-const FILES_OF_THE_PROCESS: usize = 8;
+const FILES_OF_THE_PROCESS: usize = 16;
 
 /// What must be done on the graph's own threads.
 enum Request {

@@ -79,13 +79,13 @@ pub(crate) fn unnamed(dir: &Path) -> Vec<Problem> {
 }
 
 /// The file of a topology; where there is none, the one that there should be.
-fn file(dir: &Path, name: &str) -> Result<PathBuf, Problem> {
+fn file(dir: &Path, name: &str) -> Result<PathBuf, TopologyError> {
     let files = ENDINGS.map(|ending| dir.join(format!("{name}{ending}")));
     let [yaml, yml] = &files;
     match (yaml.exists(), yml.exists()) {
         (true, true) => {
             let problem = Problem::new(Class::Conflict, format!("`{name}` stands in two files"));
-            Err(problem.help(format!("keep one of {} and {}", yaml.display(), yml.display())))
+            Err(problem.help(format!("keep one of {} and {}", yaml.display(), yml.display())).into())
         }
         (false, true) => Ok(yml.clone()),
         _ => Ok(yaml.clone()),
@@ -133,7 +133,8 @@ fn chain(dir: &Path, env: &str) -> Result<Vec<Document>, TopologyError> {
     let mut above = Vec::new();
     let mut last = document(dir, env)?;
     while let Some(next) = extends(&last)? {
-        let file = file(dir, &next).map_err(|problem| at_extends(problem, &last))?.display().to_string();
+        // Where it stands in two files, reading it says so.
+        let file = file(dir, &next).map(|path| path.display().to_string()).unwrap_or_default();
         let mut files: Vec<&str> =
             above.iter().chain([&last]).map(|document: &Document| document.file.as_str()).collect();
         if files.contains(&file.as_str()) {

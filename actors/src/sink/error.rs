@@ -114,3 +114,21 @@ impl From<std::io::Error> for DeliveryError {
         DeliveryError::unavailable(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_prints_a_chain_of_errors_says_each_cause_once() {
+        let inner = std::io::Error::other(DeliveryError::fatal("no route"));
+        let error = DeliveryError::unavailable(std::io::Error::other(inner));
+        let mut said = error.to_string();
+        let mut next = StdError::source(&error);
+        while let Some(cause) = next {
+            said = format!("{said}: {cause}");
+            next = cause.source();
+        }
+        assert_eq!(said.matches("no route").count(), 1, "{said}");
+    }
+}
