@@ -47,7 +47,7 @@
 //! | `cli` | yes | the command `streamll`, and [`cli::main`] for a command with kinds of your own |
 //! | `tracing` | yes | [`layer()`](crate::layer()): what LLM libraries say in spans of `tracing`, as events |
 //! | `all` | no | all of the above |
-//! | `testkit` | no | [`testkit::run`]: whole graphs on virtual time |
+//! | `testkit` | no | `testkit::run`: whole graphs on virtual time |
 //!
 //! # Logs
 //!
@@ -68,6 +68,7 @@ pub mod guide;
 mod pipes;
 pub mod processors;
 mod runtime;
+mod secret;
 pub mod sinks;
 pub mod testing;
 pub mod topology;
@@ -96,7 +97,8 @@ pub use topology::{Registry, Topology, TopologyError};
 
 pub use streamll_macros::instrument;
 
-pub use secrecy::{ExposeSecret, SecretString as Secret};
+pub use secrecy::ExposeSecret;
+pub use secret::Secret;
 pub use streamll_actors::event::{
     Class, Confirmation, Context, Datum, Delivery, Event, Kind, Step, StepParts, Timestamp, View,
 };

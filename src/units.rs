@@ -1,6 +1,7 @@
-//! Durations and sizes as people write them: `10s`, `250ms`, `64MiB`.
+//! Durations, sizes and paths as people write them: `10s`, `250ms`, `64MiB`, `/var/log/events.ndjson`.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -150,9 +151,35 @@ impl Serialize for Size {
     }
 }
 
+/// Says what is wrong with the path of a file or folder. Only a shell knows whose home `~` is; taken as it is, it makes a
+/// folder of that name.
+pub(crate) fn check_path(path: &Path) -> Result<(), String> {
+    match path.to_str() {
+        Some("") => {
+            Err("an empty path names nothing; write it in full, such as `/var/lib/streamll/events`"
+                .to_owned())
+        }
+        Some(text) if text.starts_with('~') => {
+            Err("`~` is no home folder here; write `${HOME}/…`, or `./~…` where a name begins with it"
+                .to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_neither_empty_nor_begins_with_a_tilde() {
+        for path in ["", "~", "~/x", "~user/x"] {
+            assert!(check_path(Path::new(path)).is_err(), "{path}");
+        }
+        for path in ["x", "./~x", "/a/~b", "."] {
+            assert!(check_path(Path::new(path)).is_ok(), "{path}");
+        }
+    }
 
     #[test]
     fn durations_are_read_and_written_with_their_unit() {

@@ -9,18 +9,19 @@ const MACHINE: [&str; 9] =
     ["testkit", "graph", "route", "sink", "process", "enrich", "ingress", "supervise", "event"];
 
 /// The folders of `src`, and all that each may use of the others.
-const FRONT: [(&str, &[&str]); 12] = [
+const FRONT: [(&str, &[&str]); 13] = [
     ("bin", &["cli", "runtime", "topology", "sinks", "processors", "emit", "consume"]),
     ("cli", &["runtime", "topology", "sinks", "processors", "emit", "consume", "pipes"]),
     ("testing", &["runtime", "topology", "emit"]),
     ("runtime", &["topology", "sinks", "processors", "emit"]),
-    ("topology", &["sinks", "processors", "units"]),
+    ("topology", &["sinks", "processors", "units", "secret"]),
     ("sinks", &["units", "pipes"]),
     ("processors", &["units"]),
     ("emit", &["fault"]),
     ("consume", &["sinks", "fault", "units"]),
     ("fault", &[]),
     ("units", &[]),
+    ("secret", &[]),
     ("pipes", &[]),
 ];
 

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::{CONFIGURATION, Format};
+use super::{CONFIGURATION, Format, argument};
 use crate::pipes;
-use crate::topology::{LoadOptions, Registry, Severity, Topology, environments};
+use crate::topology::{LoadOptions, Registry, Severity, Topology, environments, unnamed};
 
 /// The arguments of `check`.
 #[derive(Debug, Args)]
@@ -25,6 +25,9 @@ pub(super) struct Check {
     /// Accept unset variables: for checking where the secrets are not
     #[arg(long)]
     allow_unset: bool,
+    /// Fail for warnings, too
+    #[arg(long)]
+    deny_warnings: bool,
     /// Print the merged topology, each value with its origin, without secrets
     #[arg(long)]
     print: bool,
@@ -34,7 +37,7 @@ impl Check {
     pub(super) fn run(&self, kinds: &Registry) -> ExitCode {
         let names = self.env.clone().map_or_else(|| environments(&self.topologies), |name| vec![name]);
         if names.is_empty() {
-            let folder = self.topologies.display();
+            let folder = argument(&self.topologies.display().to_string());
             let why = format!("no topologies in {folder}; name their folder with --topologies");
             if self.format == Format::Json {
                 let problem = json!({ "class": "missing", "severity": "error", "message": why });
@@ -48,37 +51,57 @@ impl Check {
         let colour =
             io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let (mut wrong, mut reports, mut text) = (false, Vec::new(), String::new());
+        let denied = if self.deny_warnings { Severity::Warning } else { Severity::Error };
+        let others = if self.env.is_none() { unnamed(&self.topologies) } else { Vec::new() };
+        wrong |= others.iter().any(|problem| problem.severity <= denied);
+        for problem in &others {
+            text.push_str(problem.render(colour).trim_end());
+            text.push_str("\n\n");
+        }
         for name in names {
             let loaded = Topology::load_with(&self.topologies, &name, kinds, &options);
             let problems = match &loaded {
                 Ok(topology) => topology.warnings(),
                 Err(error) => &error.problems,
             };
-            wrong |= problems.iter().any(|problem| problem.severity == Severity::Error);
+            wrong |= problems.iter().any(|problem| problem.severity <= denied);
+            let shown = argument(&name);
             for problem in problems {
                 text.push_str(problem.render(colour).trim_end());
                 text.push_str("\n\n");
             }
             match &loaded {
                 Ok(topology) if self.print => text.push_str(topology.render()),
-                Ok(_) => text.push_str(&format!("{name}: ok\n")),
+                Ok(_) if self.deny_warnings && !problems.is_empty() => {
+                    text.push_str(&format!("{shown}: {}\n", count(problems.len(), "warning")));
+                }
+                Ok(_) => text.push_str(&format!("{shown}: ok\n")),
                 Err(error) => {
                     let n =
                         error.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-                    text.push_str(&format!("{name}: {n} {}\n", if n == 1 { "problem" } else { "problems" }));
+                    text.push_str(&format!("{shown}: {}\n", count(n, "problem")));
                 }
             }
             let problems: Vec<_> = problems.iter().map(|problem| problem.to_json()).collect();
-            let mut report = json!({ "environment": name, "ok": loaded.is_ok(), "problems": problems });
+            let mut report = json!({ "environment": shown, "ok": loaded.is_ok(), "problems": problems });
             if let (true, Ok(topology)) = (self.print, &loaded) {
                 report["merged"] = topology.render().into();
             }
             reports.push(report);
         }
         if self.format == Format::Json {
-            text = format!("{}\n", json!({ "ok": !wrong, "environments": reports }));
+            let others: Vec<_> = others.iter().map(|problem| problem.to_json()).collect();
+            let mut report = json!({ "ok": !wrong, "environments": reports });
+            if !others.is_empty() {
+                report["problems"] = others.into();
+            }
+            text = format!("{report}\n");
         }
         let _ = pipes::stdout().write_all(text.as_bytes());
         if wrong { ExitCode::from(CONFIGURATION) } else { ExitCode::SUCCESS }
     }
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use streamll_actors::graph::{Plan, dead_letter_file};
 
-use super::{Choice, INCOMPLETE, USAGE, refuse};
+use super::{Choice, INCOMPLETE, USAGE, argument, refuse};
+use crate::sinks::terminal::harmless;
 use crate::topology::{Registry, Topology};
 use crate::{BufferPolicy, Handle, pipes};
 
@@ -154,7 +155,8 @@ fn list(data_dir: &Path) -> io::Result<()> {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let under_way = path.extension().is_some_and(|ending| ending == UNDER_WAY);
         let name = if under_way { format!("{name} (a replay that was cut off)") } else { name.into_owned() };
-        writeln!(out, "{name}: {} ({} to {})", letters.len(), first.last_attempt, last.last_attempt)?;
+        let (first, last) = (harmless(&first.last_attempt), harmless(&last.last_attempt));
+        writeln!(out, "{}: {} ({first} to {last})", harmless(&name), letters.len())?;
         let mut reasons: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for letter in &letters {
             *reasons.entry((&letter.class, &letter.reason)).or_default() += 1;
@@ -162,7 +164,7 @@ fn list(data_dir: &Path) -> io::Result<()> {
         let mut reasons: Vec<_> = reasons.into_iter().collect();
         reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         for ((class, reason), count) in reasons.iter().take(5) {
-            writeln!(out, "  {count} {class}: {reason}")?;
+            writeln!(out, "  {count} {}: {}", harmless(class), harmless(reason))?;
         }
         if reasons.len() > 5 {
             writeln!(out, "  and {} other reasons", reasons.len() - 5)?;
@@ -191,12 +193,16 @@ fn show(path: &Path, json: bool, events: bool) -> io::Result<()> {
             continue;
         }
         let Named { event_id, event_type, topic } = letter.named();
-        let topic = topic.unwrap_or(event_type);
-        writeln!(
-            out,
-            "{} {topic} {event_id}\n  {} after {} attempts since {}: {}",
-            letter.last_attempt, letter.class, letter.attempts, letter.first_attempt, letter.reason
-        )?;
+        let said = format!(
+            "{} {} {event_id}\n  {} after {} attempts since {}: {}",
+            letter.last_attempt,
+            topic.unwrap_or(event_type),
+            letter.class,
+            letter.attempts,
+            letter.first_attempt,
+            letter.reason
+        );
+        writeln!(out, "{}", harmless(&said))?;
     }
     out.flush()
 }
@@ -207,7 +213,7 @@ fn purge(path: &Path, sink: &str, yes: bool) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     if count == 0 {
-        return fail(&format!("no dead letters of `{sink}`"));
+        return fail(&format!("no dead letters of `{}`", argument(sink)));
     }
     if !yes {
         let _ = writeln!(
@@ -235,7 +241,7 @@ fn replay(topology: &Topology, plan: &Plan, sink: &str) -> ExitCode {
             );
         }
         let names: Vec<_> = plan.sinks.iter().map(|spec| spec.name.as_str()).collect();
-        return fail(&format!("there is no sink `{sink}`; there are {}", names.join(", ")));
+        return fail(&format!("there is no sink `{}`; there are {}", argument(sink), names.join(", ")));
     };
     // This sink alone, with a buffer of its own: the service itself may run, and hold what is on disk.
     let mut spec = spec.clone();

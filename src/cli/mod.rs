@@ -19,7 +19,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
-use crate::topology::{Registry, TopologyError};
+use crate::sinks::terminal::harmless;
+use crate::topology::{Registry, TopologyError, mask_argument};
 use crate::{Drained, pipes};
 
 /// Something was shed, rejected, dead-lettered, or left in memory.
@@ -31,7 +32,7 @@ const LOCKED: u8 = 75;
 /// The topology is wrong (`EX_CONFIG` of sysexits).
 const CONFIGURATION: u8 = 78;
 
-/// See your AI application work: events in, through a supervised graph of actors, to terminals and files.
+/// See your AI application work: events in, through a supervised graph of actors, to terminals, files and brokers.
 #[derive(Debug, Parser)]
 #[command(name = "streamll", version, max_term_width = 100)]
 struct Cli {
@@ -60,10 +61,16 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Choice {
     /// The folder with the topologies
-    #[arg(long, value_name = "DIR", env = "STREAMLL_TOPOLOGIES", default_value = "topologies")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "STREAMLL_TOPOLOGIES",
+        default_value = "topologies",
+        global = true
+    )]
     topologies: PathBuf,
     /// The environment: `<NAME>.yaml` in that folder [default: $STREAMLL_ENV, else development on a terminal]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", global = true)]
     env: Option<String>,
 }
 
@@ -103,7 +110,7 @@ enum Format {
 /// ```
 #[must_use]
 pub fn main(kinds: Registry) -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| usage(&error));
     start_log(&cli.command);
     match cli.command {
         Command::Run(run) => run.run(&kinds),
@@ -124,6 +131,32 @@ const SAID_ONCE: &str = "lapin=off";
 fn filter(given: &str) -> Result<EnvFilter, ParseError> {
     let more = if given.contains("lapin") { "" } else { SAID_ONCE };
     EnvFilter::try_new(format!("{given},{more}"))
+}
+
+/// Says what is wrong with the command line, and ends. What was given may hold a password, and came to a wrong place.
+fn usage(error: &clap::Error) -> ! {
+    use std::io::Write as _;
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let plain = error.render().to_string();
+    let mut shown = plain.clone();
+    for given in std::env::args_os() {
+        let given = given.to_string_lossy();
+        if argument(&given) != given {
+            shown = shown.replace(&*given, &argument(&given));
+        }
+    }
+    if shown == plain {
+        error.exit();
+    }
+    let _ = write!(pipes::stderr(), "{shown}");
+    std::process::exit(error.exit_code())
+}
+
+/// What was given on the command line, as it may be shown.
+fn argument(given: &str) -> String {
+    harmless(&mask_argument(given))
 }
 
 /// Logs go to standard error; `STREAMLL_LOG=info` (or `debug`, or a filter of tracing) says more.

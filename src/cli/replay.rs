@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::input::Input;
 use super::signals::Signals;
-use super::{Choice, Format, INCOMPLETE, USAGE, fail, refuse, report};
+use super::{Choice, Format, INCOMPLETE, USAGE, argument, fail, refuse, report};
 use crate::Handle;
 use crate::pipes::{self, Patient};
 use crate::topology::{Registry, Topology};
@@ -227,7 +227,7 @@ async fn copy_file(
     stop: &Arc<AtomicBool>,
     bar: &ProgressBar,
 ) -> Result<(), String> {
-    let said = |error: io::Error| format!("{}: {error}", path.display());
+    let said = |error: io::Error| format!("{}: {error}", argument(&path.display().to_string()));
     bar.set_style(bytes());
     let input =
         Input { emitter: handle.emitter().clone(), patience: Patience::Open, ack: false, stop: stop.clone() };

@@ -8,7 +8,7 @@ use clap::Args;
 use streamll_actors::event::{Delivery, Event};
 
 use super::signals::Signals;
-use super::{CONFIGURATION, INCOMPLETE, USAGE, fail};
+use super::{CONFIGURATION, INCOMPLETE, USAGE, argument, fail};
 use crate::consume::{Consumer, ConsumerState, ConsumerStatus, Options, Start};
 use crate::sinks::terminal::Terminal;
 use crate::{Deliveries, ErrorClass, Sink as _, pipes, sinks};
@@ -95,7 +95,8 @@ impl Tail {
             Some(id) => consumer = consumer.start(Start::After(id.to_owned())),
         }
         for pair in &self.filter {
-            let wrong = || format!("--where `{pair}`: write it like `data.conversation_id=conv_123`");
+            let wrong =
+                || format!("--where `{}`: write it like `data.conversation_id=conv_123`", argument(pair));
             let (key, value) = pair.split_once('=').ok_or_else(wrong)?;
             consumer = consumer.filter(key, value);
         }

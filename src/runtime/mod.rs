@@ -4,6 +4,8 @@ mod global;
 mod signals;
 
 use std::fmt;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::sync::mpsc as blocking;
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -15,7 +17,7 @@ use streamll_actors::graph::{
 };
 use streamll_actors::ingress::{Emitted, Emitter};
 use streamll_actors::route::Subscription;
-use streamll_actors::sink::SinkStatus;
+use streamll_actors::sink::{Placement, SinkStatus};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::topology::{Builder, Topology, TopologyError};
@@ -38,6 +40,11 @@ pub struct Handle {
     /// Whether everything had arrived when it ended.
     ended: Arc<OnceLock<bool>>,
 }
+
+/// The files that the runtime of a thread holds open: its poll, its alarm, its signals; and one of a sink or a buffer.
+const FILES_OF_A_THREAD: usize = 4;
+/// Those of signals, and of the program around: a runtime, its input, a status file.
+const FILES_OF_THE_PROCESS: usize = 16;
 
 /// What must be done on the graph's own threads.
 enum Request {
@@ -97,6 +104,7 @@ impl fmt::Debug for StartFailure {
 /// # Errors
 /// When the plan contradicts itself, or the machine has no thread to give.
 pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartError> {
+    has_room_for(&plan)?;
     let (started, starting) = blocking::channel();
     let (requests, mut inbox) = mpsc::unbounded_channel();
     let ended: Arc<OnceLock<bool>> = Arc::default();
@@ -118,6 +126,20 @@ pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartErro
     thread.map_err(|e| StartError::Thread(e.to_string()))?;
     let graph = starting.recv().map_err(|e| StartError::Thread(e.to_string()))??;
     Ok(Handle { graph, requests, shutdown_timeout, ended })
+}
+
+/// Whether the process may open as many files as the threads of a plan need. Their runtimes panic where it may not.
+fn has_room_for(plan: &Plan) -> Result<(), StartError> {
+    let own = plan.sinks.iter().filter(|sink| sink.placement == Placement::Own).count();
+    let needed = FILES_OF_THE_PROCESS + FILES_OF_A_THREAD * (1 + own);
+    let opened: Result<Vec<_>, _> = (0..needed).map(|_| File::open("/dev/null")).collect();
+    match opened {
+        // A system without that file has other limits.
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(StartError::Thread(format!(
+            "{error}: it needs about {needed} open files more; raise the limit (`ulimit -n`)"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Does what is asked for, until the end.

@@ -79,6 +79,16 @@ impl<'de> Deserialize<'de> for Addresses {
     }
 }
 
+/// Whether this, between scheme and path, is more than one place: `h1:5672,h2:5672`. Then the others were no addresses.
+pub(crate) fn is_several(authority: &str) -> bool {
+    match authority.rsplit_once('@') {
+        None => authority.contains(','),
+        Some((user, place)) => {
+            place.contains(',') || user.split_once('@').is_some_and(|(_, behind)| behind.contains(','))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -91,5 +101,15 @@ mod tests {
         assert_eq!(count(json!("amqp://a,amqps://b , amqp://c")), 3);
         assert_eq!(count(json!(["redis://a", "redis://b,rediss://c"])), 3);
         assert_eq!(count(json!("amqp://u:pass,word@a")), 1);
+    }
+
+    #[test]
+    fn places_without_a_scheme_of_their_own_are_noticed() {
+        for authority in ["h1:5672,h2:5672", "u:p@h1,h2", "u:p@h1:5672,u:p@h2:5672", "h1,"] {
+            assert!(is_several(authority), "{authority}");
+        }
+        for authority in ["h1:5672", "u:pass,word@h1", "u:a@b@h", ""] {
+            assert!(!is_several(authority), "{authority}");
+        }
     }
 }

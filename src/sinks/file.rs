@@ -20,6 +20,7 @@ use streamll_actors::sink::{Deliveries, DeliveryError, Sink, SinkContext};
 
 use super::flow::{self, Flow};
 use crate::pipes::{Outlet, is_without_reader};
+use crate::units::check_path;
 
 /// Most bytes on their way into a pipe, give or take a line: what it holds by default on Linux.
 const CHUNK: usize = 1 << 16;
@@ -32,6 +33,15 @@ pub struct FileConfig {
 }
 
 impl FileConfig {
+    /// Says what is wrong with `path`, as far as that can be known without looking at the disk.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        check_path(&self.path).map_err(|why| format!("path: {why}"))?;
+        match self.path.as_os_str().to_string_lossy().ends_with('/') {
+            true => Err("path: names a folder; write a file, such as `events.ndjson`, behind it".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     /// Makes the sink; the file is opened when the sink is.
     #[must_use]
     pub fn build(&self) -> FileSink {

@@ -10,9 +10,11 @@ use streamll_actors::route::{Template, TopicPattern};
 use streamll_actors::sink::{BatchPolicy, DynSink, Placement, Sink};
 
 use crate::sinks::{FileConfig, TerminalConfig};
+use crate::units::check_path;
 
 use super::error::{Class, Problem, TopologyError};
 use super::layers::is_name;
+use super::secrets::mask_argument;
 use super::validate::{SERVICE_HELP, is_service_name};
 use super::{LoadOptions, Topology, compile};
 
@@ -46,6 +48,10 @@ impl IntoSink for TerminalConfig {
 impl IntoSink for FileConfig {
     fn into_sink(self, name: &str) -> SinkSpec {
         SinkSpec::new(name, move || self.build())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        FileConfig::check(self)
     }
 }
 
@@ -189,18 +195,19 @@ impl Builder {
     /// Adds a sink.
     #[must_use]
     pub fn sink(mut self, name: &str, sink: impl IntoSink) -> Self {
-        let path = format!("sinks.{name}");
+        let shown = mask_argument(name);
+        let path = format!("sinks.{shown}");
         if !is_name(name) {
             self.wrong(
                 Class::Range,
                 path,
-                format!("`{name}` cannot be the name of a sink: names consist of a-z, 0-9 and _"),
+                format!("`{shown}` cannot be the name of a sink: names consist of a-z, 0-9 and _"),
             );
         } else if self.plan.sinks.iter().any(|sink| sink.name == name) {
-            self.wrong(Class::Duplicate, path, format!("two sinks are named `{name}`"));
+            self.wrong(Class::Duplicate, path, format!("two sinks are named `{shown}`"));
         }
         if let Err(why) = sink.check() {
-            self.wrong(Class::Range, format!("sinks.{name}"), why);
+            self.wrong(Class::Range, format!("sinks.{shown}"), why);
         }
         self.plan.sinks.push(sink.into_sink(name));
         self
@@ -216,21 +223,27 @@ impl Builder {
                 Problem::new(Class::Range, "this cannot be the name of a service").help(SERVICE_HELP);
             self.problems.push(Problem { path: "service".to_owned(), ..problem });
         }
+        if let Some(Err(why)) = self.data_dir.as_deref().map(check_path) {
+            self.wrong(Class::Range, "data_dir".to_owned(), why);
+        }
         if self.plan.sinks.is_empty() {
             self.wrong(Class::Missing, "sinks".to_owned(), "there are no sinks".to_owned());
         }
         if !self.problems.is_empty() {
-            return Err(TopologyError { problems: self.problems });
+            return Err(TopologyError { problems: self.problems }.sealed());
         }
         let mut plan = self.plan;
-        plan.data_dir = self
-            .data_dir
-            .unwrap_or_else(|| compile::state_dir(&plan.service, &LoadOptions::from_process().vars));
+        let vars = LoadOptions::from_process().vars;
+        let warnings = match self.data_dir {
+            Some(_) => None,
+            None => compile::homeless(&plan.service, &vars),
+        };
+        plan.data_dir = self.data_dir.unwrap_or_else(|| compile::state_dir(&plan.service, &vars));
         Ok(Topology {
             environment: plan.environment.clone(),
             plan: Some(plan),
             shutdown_timeout: self.shutdown_timeout,
-            warnings: Vec::new(),
+            warnings: warnings.into_iter().collect(),
             printed: "# built in code\n".to_owned(),
         })
     }

@@ -10,6 +10,7 @@ use streamll_actors::sink::breaker::BreakerPolicy;
 use streamll_actors::sink::{BatchPolicy, BufferPolicy, Fsync, OnOpen, WhenFull};
 use streamll_actors::supervise::RestartPolicy;
 
+use super::error::{Problem, Severity};
 use super::registry::Step;
 use super::schema;
 use super::validate::{Checked, CheckedSink};
@@ -38,6 +39,18 @@ pub(crate) fn compile(checked: &Checked, environment: &str, vars: &BTreeMap<Stri
     plan.data_dir = settings.data_dir.clone().unwrap_or_else(|| state_dir(&settings.service, vars));
     plan.alert_after = settings.alert_after.0;
     Some(plan)
+}
+
+/// A warning where the user has no state directory: then state goes below the folder that the program is started in.
+pub(crate) fn homeless(service: &str, vars: &BTreeMap<String, String>) -> Option<Problem> {
+    if state_dir(service, vars).is_absolute() {
+        return None;
+    }
+    let message = "neither HOME nor XDG_STATE_HOME names a folder: buffers on disk and dead letters go to `./streamll`, below \
+                   the folder that the program is started in";
+    let mut problem = Problem::new(super::error::Class::Missing, message).help("set `data_dir`");
+    (problem.severity, problem.path) = (Severity::Warning, "data_dir".to_owned());
+    Some(problem)
 }
 
 /// The user's state directory, by the XDG base directory specification: what a program keeps between its runs.

@@ -1,16 +1,18 @@
 //! Loads an environment's file and what it extends, lays the process environment over them, and merges them with `config`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError, Map, Source, Value, ValueKind};
 
 use super::LoadOptions;
 use super::error::{Class, Problem, TopologyError, listed};
 use super::locate::{Document, KeyPath, Spot, Step, place};
+use super::mask::What;
 use super::overlay::overlay;
 use super::scan::{self, MAX_BYTES};
+use super::secrets::mask_argument;
 use super::sources::{At, Sources, lookup};
 use super::variables::substitute;
 
@@ -35,11 +37,59 @@ pub(crate) fn environments(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(dir)
         .into_iter()
         .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".yaml").map(str::to_owned))
+        .filter_map(|entry| stem(entry.ok()?.file_name().to_str()?).map(str::to_owned))
         .filter(|name| is_name(name) && name != "base")
         .collect();
     names.sort();
+    names.dedup();
     names
+}
+
+/// The name of a topology by that of its file.
+fn stem(file: &str) -> Option<&str> {
+    ENDINGS.into_iter().find_map(|ending| file.strip_suffix(ending))
+}
+
+/// How the names of topologies end.
+const ENDINGS: [&str; 2] = [".yaml", ".yml"];
+
+/// Files in `dir` that look like topologies, and whose names cannot be those of one.
+#[cfg(feature = "cli")]
+pub(crate) fn unnamed(dir: &Path) -> Vec<Problem> {
+    let files = std::fs::read_dir(dir).into_iter().flatten();
+    let files = files.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    let mut files: Vec<_> = files
+        .filter(|file| {
+            let small = file.to_ascii_lowercase();
+            let is_one = stem(file).is_some_and(is_name);
+            !file.starts_with('.') && !is_one && ENDINGS.into_iter().any(|ending| small.ends_with(ending))
+        })
+        .collect();
+    files.sort();
+    let told = |file: String| {
+        let problem = Problem::new(
+            Class::Ref,
+            format!("`{file}` is not looked at: its name is not that of a topology"),
+        );
+        let mut problem = problem.help("names consist of a-z, 0-9 and _, and end in `.yaml` or `.yml`");
+        problem.severity = super::error::Severity::Warning;
+        problem
+    };
+    TopologyError { problems: files.into_iter().map(told).collect() }.sealed().problems
+}
+
+/// The file of a topology; where there is none, the one that there should be.
+fn file(dir: &Path, name: &str) -> Result<PathBuf, TopologyError> {
+    let files = ENDINGS.map(|ending| dir.join(format!("{name}{ending}")));
+    let [yaml, yml] = &files;
+    match (yaml.exists(), yml.exists()) {
+        (true, true) => {
+            let problem = Problem::new(Class::Conflict, format!("`{name}` stands in two files"));
+            Err(problem.help(format!("keep one of {} and {}", yaml.display(), yml.display())).into())
+        }
+        (false, true) => Ok(yml.clone()),
+        _ => Ok(yaml.clone()),
+    }
 }
 
 /// Reads and merges all layers of one environment.
@@ -70,6 +120,10 @@ pub(crate) fn load(dir: &Path, env: &str, options: &LoadOptions) -> Result<Merge
         problems.push(sources.locate(problem.help(help), &path, At::Key));
     }
     let disabled = take_disabled(&mut value, &sources, options);
+    for (name, sink) in &disabled {
+        sources.keep_unread(&KeyPath::of(["sinks", name.as_str()]), sink);
+    }
+    let disabled = disabled.into_keys().collect();
     fill_in(&mut value, KeyPath::default(), &mut sources, options, &mut problems);
     Ok(Merged { sources, value, disabled, problems })
 }
@@ -79,7 +133,8 @@ fn chain(dir: &Path, env: &str) -> Result<Vec<Document>, TopologyError> {
     let mut above = Vec::new();
     let mut last = document(dir, env)?;
     while let Some(next) = extends(&last)? {
-        let file = dir.join(format!("{next}.yaml")).display().to_string();
+        // Where it stands in two files, reading it says so.
+        let file = file(dir, &next).map(|path| path.display().to_string()).unwrap_or_default();
         let mut files: Vec<&str> =
             above.iter().chain([&last]).map(|document: &Document| document.file.as_str()).collect();
         if files.contains(&file.as_str()) {
@@ -123,10 +178,11 @@ fn at_extends(problem: Problem, document: &Document) -> Problem {
 /// Reads one file. A problem with the file as such has no place.
 fn document(dir: &Path, name: &str) -> Result<Document, TopologyError> {
     if !is_name(name) {
-        let problem = Problem::new(Class::Ref, format!("`{name}` is not the name of a topology"));
+        let shown = mask_argument(name);
+        let problem = Problem::new(Class::Ref, format!("`{shown}` is not the name of a topology"));
         return Err(problem.help("names consist of a-z, 0-9 and _, without `.yaml`").into());
     }
-    let path = dir.join(format!("{name}.yaml"));
+    let path = file(dir, name)?;
     let file = path.display().to_string();
     let bytes = open(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
@@ -258,9 +314,9 @@ fn take_disabled(
     value: &mut serde_json::Value,
     sources: &Sources,
     options: &LoadOptions,
-) -> BTreeSet<String> {
+) -> BTreeMap<String, serde_json::Value> {
     let Some(sinks) = value.get_mut("sinks").and_then(|sinks| sinks.as_object_mut()) else {
-        return BTreeSet::new();
+        return BTreeMap::new();
     };
     let off = |name: &str, sink: &serde_json::Value| match sink.get("enabled") {
         Some(serde_json::Value::Bool(enabled)) => !enabled,
@@ -275,9 +331,9 @@ fn take_disabled(
         }
         _ => false,
     };
-    let disabled: BTreeSet<_> =
-        sinks.iter().filter(|(name, sink)| off(name, sink)).map(|(name, _)| name.clone()).collect();
-    sinks.retain(|name, _| !disabled.contains(name));
+    let disabled = sinks.iter().filter(|(name, sink)| off(name, sink));
+    let disabled: BTreeMap<_, _> = disabled.map(|(name, sink)| (name.clone(), sink.clone())).collect();
+    sinks.retain(|name, _| !disabled.contains_key(name));
     disabled
 }
 
@@ -291,14 +347,18 @@ fn fill_in(
 ) {
     match value {
         serde_json::Value::Object(map) => {
-            map.iter_mut().for_each(|(key, value)| fill_in(value, path.key(key), sources, options, problems));
+            for (key, value) in map {
+                let path = path.key(key);
+                sources.secrets.add_key(&path);
+                fill_in(value, path, sources, options, problems);
+            }
         }
         serde_json::Value::Array(items) => {
             let items = items.iter_mut().enumerate();
             items.for_each(|(index, value)| fill_in(value, path.index(index), sources, options, problems));
         }
         serde_json::Value::String(text) => {
-            if !sources.overrides.contains_key(&path) && text.contains("${") {
+            if !sources.is_override(&path) && text.contains("${") {
                 let out = substitute(text, &|name| options.get(name), options.allow_unset);
                 let unset = out.placeholder || !out.problems.is_empty();
                 for (message, help) in out.problems {
@@ -310,10 +370,10 @@ fn fill_in(
                     sources.substituted.insert(path.clone(), unset);
                 }
             }
-            if sources.is_secret(&path) {
-                sources.secrets.add(path.last_key().unwrap_or_default(), text, sources.is_variable(&path));
-            }
+            sources.keep_secret(&path, text);
         }
+        serde_json::Value::Null => {}
+        number if sources.what(&path) != What::Text => sources.keep_secret(&path, &number.to_string()),
         _ => {}
     }
 }

@@ -15,6 +15,7 @@ mod coverage;
 mod error;
 mod layers;
 mod locate;
+mod mask;
 mod overlay;
 mod print;
 mod read;
@@ -22,6 +23,7 @@ mod references;
 mod registry;
 mod scan;
 mod schema;
+mod seal;
 mod secrets;
 mod sources;
 mod validate;
@@ -31,6 +33,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
+
+#[cfg(feature = "cli")]
+pub(crate) use layers::unnamed;
+#[cfg(feature = "cli")]
+pub(crate) use secrets::mask_argument;
 
 pub use crate::units::{Period, Size};
 pub use builder::{Builder, IntoSink};
@@ -77,7 +84,7 @@ impl fmt::Debug for LoadOptions {
 }
 
 impl Topology {
-    /// Reads `<dir>/<env>.yaml`, what it extends, and the `STREAMLL__…` variables of this process.
+    /// Reads `<dir>/<env>.yaml` (or `.yml`), what it extends, and the `STREAMLL__…` variables of this process.
     ///
     /// # Errors
     /// Everything that is wrong, each with its place. No I/O is done but reading the files.
@@ -95,14 +102,19 @@ impl Topology {
         kinds: &Registry,
         options: &LoadOptions,
     ) -> Result<Self, TopologyError> {
-        let merged = layers::load(dir.as_ref(), env, options)?;
-        let checked = validate::validate(&merged, kinds)?;
+        let mut merged = layers::load(dir.as_ref(), env, options).map_err(TopologyError::sealed)?;
+        let checked = validate::validate(&mut merged, kinds)?;
+        let plan = compile::compile(&checked, env, &options.vars);
+        let mut warnings = checked.warnings;
+        if checked.settings.data_dir.is_none() {
+            warnings.extend(compile::homeless(&checked.settings.service, &options.vars));
+        }
         Ok(Self {
             environment: env.to_owned(),
-            plan: compile::compile(&checked, env, &options.vars),
+            plan,
             shutdown_timeout: checked.settings.shutdown.timeout.0,
             printed: merged.render(),
-            warnings: checked.warnings,
+            warnings,
         })
     }
 
@@ -191,5 +203,6 @@ pub(crate) fn chosen_environment(
         false => format!("there are {}", error::listed(there.iter().map(String::as_str))),
     };
     let problem = Problem::new(Class::Missing, "no environment is chosen");
-    Err(problem.help(format!("{how}; {there}")).into())
+    let error: TopologyError = problem.help(format!("{how}; {there}")).into();
+    Err(error.sealed())
 }

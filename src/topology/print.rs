@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use super::layers::Merged;
 use super::locate::KeyPath;
+use super::mask::What;
+use super::secrets::mask_value;
+use crate::sinks::terminal::{acts, harmless};
 
 impl Merged {
     /// The merged topology as YAML, secrets as `***`.
@@ -21,13 +24,16 @@ impl Merged {
             let indent = "  ".repeat(depth);
             match value {
                 Value::Object(map) if !map.is_empty() => {
-                    let _ = writeln!(out, "{indent}{}:", text(key));
+                    let _ = writeln!(out, "{indent}{}:", key_text(key));
                     self.entries(value, &path, depth + 1, out);
                 }
                 _ => {
-                    let origin =
-                        self.sources.origin(&path).map(|origin| format!("  # {origin}")).unwrap_or_default();
-                    let _ = writeln!(out, "{indent}{}: {}{origin}", text(key), self.inline(value, &path));
+                    let origin = self
+                        .sources
+                        .origin(&path)
+                        .map(|origin| format!("  # {}", harmless(&origin)))
+                        .unwrap_or_default();
+                    let _ = writeln!(out, "{indent}{}: {}{origin}", key_text(key), self.inline(value, &path));
                 }
             }
         }
@@ -39,7 +45,7 @@ impl Merged {
             Value::Object(map) => {
                 let entries: Vec<_> = map
                     .iter()
-                    .map(|(key, value)| format!("{}: {}", text(key), self.inline(value, &path.key(key))))
+                    .map(|(key, value)| format!("{}: {}", key_text(key), self.inline(value, &path.key(key))))
                     .collect();
                 format!("{{{}}}", entries.join(", "))
             }
@@ -56,10 +62,31 @@ impl Merged {
     }
 }
 
-/// A text as it can stand in YAML; in quotes, which JSON and YAML share, where it could be taken for something else.
+/// Words that are no texts for readers of YAML 1.1.
+const SWITCHES: [&str; 8] = ["y", "n", "yes", "no", "on", "off", "true", "false"];
+
+/// A text as it can stand in YAML; in quotes, where it could be taken for something else.
 fn text(text: &str) -> String {
     let plain = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/'))
-        && matches!(super::locate::scalar(text), config::ValueKind::String(_));
-    if plain { text.to_owned() } else { Value::from(text).to_string() }
+        && matches!(super::locate::scalar(text), config::ValueKind::String(_))
+        && !SWITCHES.contains(&text.to_ascii_lowercase().as_str());
+    if plain {
+        return text.to_owned();
+    }
+    // JSON's quotes are YAML's, but JSON leaves characters as they are on which a terminal acts.
+    let quoted = Value::from(text).to_string();
+    let mut shown = String::with_capacity(quoted.len());
+    for c in quoted.chars() {
+        match acts(c) {
+            true => drop(write!(shown, "\\U{:08x}", u32::from(c))),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// A key as it may be shown.
+fn key_text(key: &str) -> String {
+    text(&mask_value(key, What::Text))
 }

@@ -7,8 +7,11 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use super::error::{Class, Problem, listed, nearest};
-use super::locate::{KeyPath, Step, scalar};
+use super::locate::{Document, KeyPath, Step, scalar};
+use super::scan;
+use super::secrets::{is_secret_key, may_be_secret_key};
 use super::sources::{At, Sources};
+use crate::secret::noting;
 
 /// What other tools, and people, call our keys.
 const HABITS: [(&str, &[&str]); 22] = [
@@ -67,7 +70,7 @@ pub(crate) struct Read<C> {
 /// Where problems are collected while a tree is read.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
-    pub(crate) sources: &'a Sources,
+    pub(crate) sources: &'a mut Sources,
     pub(crate) problems: Vec<Problem>,
 }
 
@@ -80,21 +83,26 @@ impl Reader<'_> {
 
     /// Reports a problem in words that may quote the value, unless that is secret; nothing where a variable is unset.
     pub(crate) fn report_quoting(&mut self, problem: Problem, path: &KeyPath) {
+        self.report_of(problem, path, path);
+    }
+
+    /// The same in words that may quote any value of the part at `scope`.
+    pub(crate) fn report_of(&mut self, mut problem: Problem, path: &KeyPath, scope: &KeyPath) {
         if self.sources.is_placeholder(path) {
             return;
         }
-        let secrets = &self.sources.secrets;
-        let mut problem = problem;
-        problem.message = secrets.mask(&problem.message);
-        problem.help = problem.help.map(|help| secrets.mask(&help));
-        let texts = [Some(problem.message.as_str()), problem.help.as_deref()];
-        let tells = texts.into_iter().flatten().any(|text| secrets.tells(text));
-        if tells {
-            let expected = problem.message.split(", found ").next().filter(|text| !secrets.tells(text));
-            let message =
-                expected.filter(|text| text.starts_with("expected ")).unwrap_or("the value is not accepted");
-            problem = Problem::new(problem.class, message).help("it may be secret, so it is not shown");
-        }
+        let told = |text: &str| self.sources.secrets.told(text, scope);
+        let help = problem.help.take();
+        problem.help = help.as_deref().and_then(told);
+        problem.message = match told(&problem.message) {
+            Some(message) => message,
+            None => {
+                problem.help.get_or_insert_with(|| "it may be secret, so it is not shown".to_owned());
+                let expected = problem.message.split(", found ").next().and_then(told);
+                let expected = expected.filter(|text| text.starts_with("expected "));
+                expected.unwrap_or_else(|| "the value is not accepted".to_owned())
+            }
+        };
         self.report(problem, path, At::Value);
     }
 
@@ -114,7 +122,6 @@ impl Reader<'_> {
     }
 
     /// Reads `value`, which stands at `base`. `known` gives the keys that may stand at a path below it.
-    ///
     pub(crate) fn read<C: DeserializeOwned>(
         &mut self,
         mut value: Value,
@@ -125,26 +132,29 @@ impl Reader<'_> {
         let mut pruned = BTreeSet::new();
         let mut missing = BTreeSet::new();
         let read = loop {
-            let mut track = serde_path_to_error::Track::new();
-            let deserializer = serde_path_to_error::Deserializer::new(&value, &mut track);
-            let result = serde_ignored::deserialize(deserializer, |path| {
-                unknown.insert(below(base, &ignored_steps(&path)));
-            });
-            let error: serde_json::Error = match result {
+            let (result, secrets) = noting(|| attempt::<C>(&value, base, &mut unknown));
+            if !secrets.is_empty() {
+                self.sources.keep_typed(base, &value, &|text| {
+                    secrets.iter().any(|secret| text == secret || (secret.len() > 3 && text.contains(secret)))
+                });
+            }
+            let (message, steps) = match result {
                 Ok(read) => break Some(read),
                 Err(error) => error,
             };
-            let steps = error_steps(&track.path());
             let path = below(base, &steps);
-            if self.sources.is_variable(&path) && make_scalar(&mut value, &steps) {
+            if self.sources.is_variable(&path) && unquote(&mut value, &steps) {
                 continue;
             }
-            let message = error.to_string();
             if let Some(field) = quoted(&message, "missing field `") {
                 missing.insert(path.key(field));
                 break None;
             }
-            self.serde_error(&message, &path, known);
+            let same = self.sources.secrets.same_for_others(&message, &path, |others| {
+                let other = with(&value, base, others);
+                attempt::<C>(&other, base, &mut BTreeSet::new()).err().map(|(message, _)| message)
+            });
+            self.serde_error(&message, same, &path, known);
             match prune(&mut value, &steps) {
                 Some(length) => pruned.insert(below(base, steps.get(..length).unwrap_or_default())),
                 None => break None,
@@ -155,7 +165,18 @@ impl Reader<'_> {
             let parent = path.parent().unwrap_or_default();
             let keys = known(&parent);
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            let problem = unknown_key(path.last_key().unwrap_or_default(), &keys);
+            let key = path.last_key().unwrap_or_default();
+            let problem = unknown_key(key, &keys);
+            let meant = problem.help.as_deref().and_then(|help| quoted(help, "did you mean `"));
+            let is_missing = match meant {
+                Some(meant) => missing.contains(&parent.key(meant)),
+                None => !missing.is_empty(),
+            };
+            // What is missing may be it, and secret.
+            if !is_secret_key(key) && (is_missing || may_be_secret_key(key, meant)) {
+                let steps = path.steps().get(base.steps().len()..).unwrap_or_default();
+                self.sources.keep_unread(&path, get(&value, steps).unwrap_or(&Value::Null));
+            }
             // the key that was meant is not missing as well
             missing.retain(|path| *problem.help.as_deref().unwrap_or_default() != did_you_mean(path));
             self.report(problem, &path, At::Key);
@@ -166,7 +187,14 @@ impl Reader<'_> {
         Read { read, value, complete }
     }
 
-    fn serde_error(&mut self, message: &str, path: &KeyPath, known: &dyn Fn(&KeyPath) -> Vec<String>) {
+    /// Reports what serde said. `same` is what can be shown of it because it would be said of any other secret as well.
+    fn serde_error(
+        &mut self,
+        message: &str,
+        same: Option<String>,
+        path: &KeyPath,
+        known: &dyn Fn(&KeyPath) -> Vec<String>,
+    ) {
         if let Some(field) = quoted(message, "unknown field `") {
             // the error is at the map or at the key, as the deserializer likes
             let (path, parent) = match path.last_key() == Some(field) {
@@ -178,33 +206,14 @@ impl Reader<'_> {
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
             return self.report(unknown_key(field, &keys), &path, At::Key);
         }
-        let problem = if let Some(word) = quoted(message, "unknown variant `") {
-            let words = expected_words(message);
-            let problem = Problem::new(Class::Enum, format!("`{word}` is not one of {}", or(&words)));
-            problem.nearest(word, words.iter().map(String::as_str))
-        } else if let Some((found, expected)) = invalid(message, "invalid type: ") {
-            let problem = Problem::new(Class::Type, format!("expected {expected}, found {found}"));
-            match expected == "a text" && found.starts_with('`') {
-                true => problem.help("put it in quotes"),
-                false => problem,
-            }
-        } else if let Some((found, expected)) =
-            invalid(message, "invalid value: ").or_else(|| invalid(message, "invalid length "))
-        {
-            Problem::new(Class::Range, format!("expected {expected}, found {found}"))
-        } else {
-            let (message, help) = message.split_once("; ").map_or((message, None), |(m, h)| (m, Some(h)));
-            let key = path.last_key().unwrap_or_default();
-            let problem = match message.starts_with("must ") {
-                true => Problem::new(Class::Range, format!("`{key}` {message}")),
-                false => Problem::new(Class::Type, message),
-            };
-            match help {
-                Some(help) => problem.help(help),
-                None => problem,
-            }
-        };
-        self.report_quoting(problem, path);
+        let mut problem = serde_problem(same.as_deref().unwrap_or(message), path);
+        if problem.message.starts_with("expected a list") && self.sources.is_variable(path) {
+            problem.help.get_or_insert_with(|| "in a variable a list is written like `[a, b]`".to_owned());
+        }
+        match same {
+            Some(_) if !self.sources.is_placeholder(path) => self.report(problem, path, At::Value),
+            _ => self.report_quoting(problem, path),
+        }
     }
 
     /// Reports a required key that is not there, or stands there with nothing behind it.
@@ -220,6 +229,64 @@ impl Reader<'_> {
         }
         self.problems.push(problem);
     }
+}
+
+/// What serde said, in plain words.
+fn serde_problem(message: &str, path: &KeyPath) -> Problem {
+    if let Some(word) = quoted(message, "unknown variant `") {
+        let words = expected_words(message);
+        let problem = Problem::new(Class::Enum, format!("`{word}` is not one of {}", or(&words)));
+        problem.nearest(word, words.iter().map(String::as_str))
+    } else if let Some((found, expected)) = invalid(message, "invalid type: ") {
+        let problem = Problem::new(Class::Type, format!("expected {expected}, found {found}"));
+        match expected == "a text" && found.starts_with('`') {
+            true => problem.help("put it in quotes"),
+            false => problem,
+        }
+    } else if let Some((found, expected)) =
+        invalid(message, "invalid value: ").or_else(|| invalid(message, "invalid length "))
+    {
+        Problem::new(Class::Range, format!("expected {expected}, found {found}"))
+    } else {
+        let (message, help) = message.split_once("; ").map_or((message, None), |(m, h)| (m, Some(h)));
+        let key = path.last_key().unwrap_or_default();
+        let problem = match message.starts_with("must ") {
+            true => Problem::new(Class::Range, format!("`{key}` {message}")),
+            false => Problem::new(Class::Type, message),
+        };
+        match help {
+            Some(help) => problem.help(help),
+            None => problem,
+        }
+    }
+}
+
+/// What was read, or the error and where it is; and the keys that nobody reads.
+fn attempt<C: DeserializeOwned>(
+    value: &Value,
+    base: &KeyPath,
+    unknown: &mut BTreeSet<KeyPath>,
+) -> Result<C, (String, Vec<Step>)> {
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+    let result = serde_ignored::deserialize(deserializer, |path| {
+        unknown.insert(below(base, &ignored_steps(&path)));
+    });
+    result.map_err(|error: serde_json::Error| (error.to_string(), error_steps(&track.path())))
+}
+
+/// The value, which stands at `base`, with other texts at some paths.
+pub(crate) fn with(value: &Value, base: &KeyPath, others: &[(KeyPath, String)]) -> Value {
+    let mut value = value.clone();
+    for (path, text) in others {
+        let steps = path.steps().get(base.steps().len()..).unwrap_or_default();
+        match get_mut(&mut value, steps) {
+            Some(Value::String(there)) => there.clone_from(text),
+            Some(there @ Value::Number(_)) => *there = serde_json::from_str(text).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    value
 }
 
 /// The keys that a struct reads, as its `Deserialize` asks for them; none if it is not a struct.
@@ -266,11 +333,10 @@ impl<'de> de::Deserializer<'de> for Fields<'_> {
 /// Known keys by path, from a value that has them all.
 pub(crate) fn keys_of(example: &Value, base: &KeyPath, path: &KeyPath) -> Vec<String> {
     let steps = path.steps().get(base.steps().len()..).unwrap_or_default();
-    let found = steps.iter().try_fold(example, |value, step| match step {
-        Step::Key(key) => value.get(key),
-        Step::Index(index) => value.get(index),
-    });
-    found.and_then(Value::as_object).map(|map| map.keys().cloned().collect()).unwrap_or_default()
+    get(example, steps)
+        .and_then(Value::as_object)
+        .map(|map| map.keys().cloned().collect())
+        .unwrap_or_default()
 }
 
 fn below(base: &KeyPath, steps: &[Step]) -> KeyPath {
@@ -310,17 +376,41 @@ fn get_mut<'a>(value: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
     })
 }
 
-/// Turns a text into the number or boolean it stands for; `false` if it stands for none.
-fn make_scalar(value: &mut Value, steps: &[Step]) -> bool {
+fn get<'a>(value: &'a Value, steps: &[Step]) -> Option<&'a Value> {
+    steps.iter().try_fold(value, |value, step| match step {
+        Step::Key(key) => value.get(key),
+        Step::Index(index) => value.get(index),
+    })
+}
+
+/// Turns a text into the number, boolean or list it stands for; `false` if it stands for none.
+fn unquote(value: &mut Value, steps: &[Step]) -> bool {
     let Some(found) = get_mut(value, steps) else { return false };
     let Some(text) = found.as_str() else { return false };
     *found = match scalar(text) {
         config::ValueKind::Boolean(value) => value.into(),
         config::ValueKind::I64(value) => value.into(),
         config::ValueKind::Float(value) => value.into(),
-        _ => return false,
+        _ => match list(text) {
+            Some(items) => items,
+            None => return false,
+        },
     };
     true
+}
+
+/// The list that a text from a variable stands for, written as in a file: `[a, b]`.
+pub(crate) fn list(text: &str) -> Option<Value> {
+    let text = text.trim();
+    if !text.starts_with('[') {
+        return None;
+    }
+    let text = format!("list: {text}");
+    if !scan::scan("", &text).is_empty() {
+        return None;
+    }
+    let read: Value = Document::read("", text).root.try_deserialize().ok()?;
+    read.get("list").filter(|list| list.is_array()).cloned()
 }
 
 /// Takes a wrong value out, so that the rest can be read; of a list, the whole. Returns how much of the path is left.

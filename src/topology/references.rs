@@ -69,11 +69,11 @@ impl Check<'_> {
     }
 
     fn sink_exists(&mut self, name: &str, path: &KeyPath) -> bool {
-        let sinks = self.merged.value.get("sinks").and_then(Value::as_object);
-        if sinks.is_some_and(|sinks| sinks.contains_key(name)) || self.merged.sources.is_placeholder(path) {
+        let sinks = self.declared.get("sinks").and_then(Value::as_object);
+        if sinks.is_some_and(|sinks| sinks.contains_key(name)) || self.reader.sources.is_placeholder(path) {
             return true;
         }
-        let problem = if self.merged.disabled.contains(name) {
+        let problem = if self.disabled.contains(name) {
             Problem::new(Class::Ref, format!("the sink `{name}` is not enabled"))
                 .help("name another, or enable it")
         } else {

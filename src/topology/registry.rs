@@ -22,14 +22,17 @@ use crate::sinks::{FileConfig, TerminalConfig};
 
 use super::error::{Class, Problem};
 use super::locate::KeyPath;
-use super::read::{Reader, fields_of};
+use super::read::{Read, Reader, fields_of, with};
 use super::secrets::is_address_key;
+use super::sources::At;
 
 /// The kinds that a topology can name. [`Default`] holds the built-in ones.
 ///
 /// A kind's configuration is any type with `Deserialize`. What is wrong in it is reported with its place, unknown keys
 /// too, without `deny_unknown_fields`. It is read once when the topology is checked, and again for each incarnation.
 /// A message of your own like `must be at most 5; write 5` is shown as a message and what would mend it.
+///
+/// What is secret in it has the type [`Secret`](crate::Secret): then it shows nowhere, whatever its key is called.
 #[derive(Clone)]
 pub struct Registry {
     sinks: BTreeMap<String, SinkKind>,
@@ -90,15 +93,13 @@ impl Registry {
         let fields = fields_of::<C>();
         let make = Arc::new(make);
         let check: Check<SinkFactory> = Arc::new(move |reader, value, base| {
-            let value = config::<C>(reader, value, base)?;
-            if let Err(why) = build(&*make, &value) {
-                refused(reader, &why, &value, base);
-                return None;
-            }
-            let make = make.clone();
+            let value = built(reader, &*make, value, base)?;
+            let (make, secrets, base) = (make.clone(), reader.sources.secrets.clone(), base.clone());
             Some(Arc::new(move || match build(&*make, &value) {
                 Ok(sink) => Box::new(sink) as Box<dyn DynSink>,
-                Err(why) => Box::new(Unbuildable(why)),
+                Err(why) => Box::new(Unbuildable(secrets.told(&why, &base).unwrap_or_else(|| {
+                    "its kind refuses its configuration, in words that may show a secret".to_owned()
+                }))),
             }) as SinkFactory)
         });
         let (batch, placement) = (BatchPolicy::default(), Placement::default());
@@ -150,11 +151,7 @@ impl Registry {
     {
         let make = Arc::new(make);
         let check: Check<Step> = Arc::new(move |reader, value, base| {
-            let value = config::<C>(reader, value, base)?;
-            if let Err(why) = build(&*make, &value) {
-                refused(reader, &why, &value, base);
-                return None;
-            }
+            let value = built(reader, &*make, value, base)?;
             let make = make.clone();
             Some(Step::Processor(Arc::new(move || match build(&*make, &value) {
                 Ok(processor) => Box::new(processor) as Box<dyn Processor>,
@@ -182,8 +179,8 @@ impl Registry {
     {
         let make = Arc::new(make);
         let check: Check<Step> = Arc::new(move |reader, value, base| {
-            let value = config::<C>(reader, value, base)?;
-            again::<C>(&value)?;
+            let read = config::<C>(reader, value, base);
+            let value = (read.complete && read.read.is_some()).then_some(read.value)?;
             let make = make.clone();
             Some(Step::Actor(Arc::new(move |next: Recipient<Batch>| match again::<C>(&value) {
                 Some(config) => make(next, config).start().recipient(),
@@ -229,7 +226,7 @@ impl Default for Registry {
         );
         kinds
             .sink("terminal", |config: TerminalConfig| config.build())
-            .sink("file", |config: FileConfig| config.build())
+            .try_sink("file", |config: FileConfig| config.check().map(|()| config.build()))
             .try_processor("coalesce", |config: CoalesceConfig| config.build())
             .try_processor("filter", |config: FilterConfig| config.build())
             .try_processor("redact", |config: RedactConfig| config.build())
@@ -244,15 +241,41 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// Reads a kind's configuration; the value is returned, to read it again for each incarnation.
-fn config<C: DeserializeOwned>(reader: &mut Reader<'_>, value: Value, base: &KeyPath) -> Option<Value> {
+/// Reads a kind's configuration.
+fn config<C: DeserializeOwned>(reader: &mut Reader<'_>, value: Value, base: &KeyPath) -> Read<C> {
     let value = if value.is_null() { Value::Object(serde_json::Map::new()) } else { value };
     let known = |path: &KeyPath| match path == base {
         true => fields_of::<C>().iter().map(|field| (*field).to_owned()).collect(),
         false => Vec::new(),
     };
     let read = reader.read::<C>(value, base, &known);
-    (read.complete && read.read.is_some()).then_some(read.value)
+    // Not even its keys are known.
+    if !(read.complete && read.read.is_some()) && fields_of::<C>().is_empty() {
+        reader.sources.keep_unread(base, &read.value);
+    }
+    read
+}
+
+/// Reads a kind's configuration and has it built, to find out what its kind says of it. The value is returned, to read it
+/// again for each incarnation.
+fn built<C: DeserializeOwned, S>(
+    reader: &mut Reader<'_>,
+    make: &dyn Fn(C) -> Result<S, String>,
+    value: Value,
+    base: &KeyPath,
+) -> Option<Value> {
+    let Read { read, value, complete } = config::<C>(reader, value, base);
+    let Err(why) = make(read?) else { return complete.then_some(value) };
+    let key = why.split_once(": ").map(|(key, _)| key).filter(|key| value.get(key).is_some());
+    // Of what could not be read, a default is there instead: only what is said of another key is true.
+    if complete || key.is_some() {
+        let same = reader
+            .sources
+            .secrets
+            .same_for_others(&why, base, |others| build(make, &with(&value, base, others)).err());
+        refused(reader, &why, same, key, base);
+    }
+    None
 }
 
 /// Reads a configuration that has been read before, so that nothing can be wrong with it.
@@ -265,20 +288,21 @@ fn build<C: DeserializeOwned, S>(make: &dyn Fn(C) -> Result<S, String>, value: &
 }
 
 /// Reports what a kind itself says about its configuration, at the key that its message begins with.
-fn refused(reader: &mut Reader<'_>, why: &str, value: &Value, base: &KeyPath) {
+fn refused(reader: &mut Reader<'_>, why: &str, same: Option<String>, key: Option<&str>, base: &KeyPath) {
     if reader.sources.is_placeholder(base) {
         return; // any of its values may be at fault
     }
-    let (key, message) = match why.split_once(": ").filter(|(key, _)| value.get(key).is_some()) {
-        Some((key, message)) => (Some(key), message),
-        None => (None, why),
-    };
+    let said = same.as_deref().unwrap_or(why);
+    let message = key.and_then(|key| said.strip_prefix(key)?.strip_prefix(": ")).unwrap_or(said);
     let path = key.map_or(base.clone(), |key| base.key(key));
     let class = if is_address_key(key.unwrap_or_default()) { Class::Url } else { Class::Range };
     let (message, help) = message.split_once("; ").map_or((message, None), |(m, help)| (m, Some(help)));
     let mut problem = Problem::new(class, message);
     problem.help = help.map(str::to_owned);
-    reader.report_quoting(problem, &path);
+    match same {
+        Some(_) => reader.report(problem, &path, At::Value),
+        None => reader.report_of(problem, &path, base),
+    }
 }
 
 /// Stands in for a sink whose constructor refuses what it took when the topology was checked.

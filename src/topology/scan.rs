@@ -7,6 +7,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::error::{Class, Problem, TopologyError};
 use super::locate::{Spot, place};
+use super::secrets::mask_argument;
 
 /// Largest file, in bytes. A topology of a hundred sinks has 50 KB.
 pub(crate) const MAX_BYTES: u64 = 1 << 20;
@@ -207,7 +208,7 @@ impl Scan<'_> {
                     }
                     Some((key, _)) if !keys.insert(key.to_owned()) => (
                         Class::Duplicate,
-                        format!("the key `{key}` stands twice in this map"),
+                        format!("the key `{}` stands twice in this map", mask_argument(key)),
                         "keep one of them",
                     ),
                     Some(_) => return true,

@@ -1,6 +1,6 @@
 //! What may stand in a topology: one documented field per YAML key, with its default and its unit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -305,6 +305,22 @@ pub(crate) struct Batch {
     pub(crate) max_size: Option<Size>,
     /// How long to wait for more before a batch leaves. Default `0s`.
     pub(crate) linger: Option<Period>,
+}
+
+/// The keys of a topology and of every sink, at any depth, but for those whose values people name as they like.
+pub(crate) fn words() -> BTreeSet<String> {
+    fn collect(value: &serde_json::Value, words: &mut BTreeSet<String>) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            words.insert(key.clone());
+            collect(value, words);
+        }
+    }
+    let mut words = BTreeSet::from(["fallback".to_owned()]);
+    let top = serde_json::to_value(Settings::default());
+    let sink = serde_json::to_value(SinkSettings::default());
+    top.iter().chain(&sink).for_each(|settings| collect(settings, &mut words));
+    words.remove("token");
+    words
 }
 
 #[cfg(test)]

@@ -1,43 +1,91 @@
-//! Keeps secrets out of everything people read: masks source lines, and messages of code that is not ours.
+//! Keeps secrets out of everything people read: which keys stand before one, source lines, and messages of others.
 
-use super::variables::{Part, parts};
+use super::error::nearest;
+use super::locate::KeyPath;
+use super::mask::{What, mask, pad, squeeze};
+use super::schema;
 
-/// Keys in front of a secret, or of an address that may hold one.
-const SECRET: [&str; 13] = [
-    "url",
-    "urls",
-    "uri",
-    "dsn",
+/// Keys in front of a secret.
+const SECRET: [&str; 16] = [
     "password",
     "passwd",
     "passphrase",
+    "pwd",
+    "pass",
     "token",
     "secret",
     "key",
+    "apikey",
     "credentials",
+    "credential",
     "auth",
     "authorization",
+    "bearer",
+    "cookie",
+    "signature",
 ];
+/// Keys in front of an address, which may hold one.
+const ADDRESS: [&str; 6] = ["url", "urls", "uri", "uris", "dsn", "webhook"];
 /// `…_key` is a secret, but for these, which name a place.
 const NAMING_KEYS: [&str; 5] = ["stream_key", "routing_key", "partition_key", "ordering_key", "group_key"];
+/// The place of what no problem is about.
+const NOWHERE: &str = "\0";
 /// A message that shares this many characters with a secret is not shown.
 const TELLING: usize = 4;
 
+/// The last word of a key, in small letters: `password` of `DB_PASSWORD`, `db-password` and `dbPassword`.
+fn last_word(key: &str) -> String {
+    let part = key.rsplit(['_', '-', '.']).next().unwrap_or_default();
+    let camel = part.char_indices().rev().find(|(at, c)| {
+        c.is_ascii_uppercase()
+            && part.get(..*at).is_some_and(|before| before.ends_with(|c: char| c.is_ascii_lowercase()))
+    });
+    camel.map_or(part, |(at, _)| part.split_at(at).1).to_ascii_lowercase()
+}
+
 /// Whether the value of `key` may be a secret.
 pub(crate) fn is_secret_key(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    let last = key.rsplit('_').next().unwrap_or_default();
-    !NAMING_KEYS.contains(&key.as_str()) && SECRET.contains(&last)
+    let last = last_word(key);
+    !NAMING_KEYS.contains(&key.to_ascii_lowercase().as_str())
+        && (SECRET.contains(&last.as_str()) || is_address_key(key))
 }
 
 /// Whether the value of `key` is an address.
 pub(crate) fn is_address_key(key: &str) -> bool {
-    ["url", "urls", "uri", "dsn"].iter().any(|word| key.to_ascii_lowercase().ends_with(word))
+    let key = key.to_ascii_lowercase();
+    ADDRESS.iter().any(|word| key.ends_with(word))
+}
+
+/// Whether a key that nobody knows was probably meant to stand in front of a secret; `meant` is what is there instead.
+pub(crate) fn may_be_secret_key(key: &str, meant: Option<&str>) -> bool {
+    let words = SECRET.into_iter().filter(|word| word.len() > 4);
+    match meant {
+        Some(meant) => is_secret_key(meant),
+        None => nearest(&key.to_ascii_lowercase(), words).is_some(),
+    }
+}
+
+/// What stands behind a key.
+pub(crate) fn behind(key: &str) -> What {
+    match (is_address_key(key), is_secret_key(key)) {
+        (true, _) => What::Address,
+        (_, true) => What::Secret,
+        _ => What::Text,
+    }
 }
 
 /// A value as it may be shown: the text of the file, with everything secret in it as `***`.
-pub(crate) fn mask_value(key: &str, text: &str) -> String {
-    squeeze(&mask(key, text))
+pub(crate) fn mask_value(text: &str, what: What) -> String {
+    squeeze(&mask(text, what))
+}
+
+/// An argument of the command line, or a name that a person gave, as it may be shown.
+pub(crate) fn mask_argument(text: &str) -> String {
+    let what = if text.contains("://") || !text.contains(':') { What::Text } else { What::Address };
+    match text.contains("://") || text.contains('@') {
+        true => mask_value(text, what),
+        false => text.to_owned(),
+    }
 }
 
 /// A source line as it may be shown; of the same width, so that carets stay right.
@@ -47,100 +95,91 @@ pub(crate) fn mask_line(line: &str) -> String {
     while let Some((before, key, value)) = next_secret(rest) {
         let end = value_end(value, in_flow(line, rest, before));
         let (value, after) = value.split_at(end);
-        shown.push_str(&mask_address(before, false));
-        shown.push_str(&pad(&mask(key, value)));
+        shown.push_str(&pad(&mask(before, What::Text)));
+        shown.push_str(&pad(&mask(value, behind(key))));
         rest = after;
     }
-    shown + &pad(&mask_address(rest, false))
+    shown + &pad(&mask(rest, What::Text))
 }
 
-/// Masked characters become `\0`, so that the width stays known until the end.
-fn mask(key: &str, text: &str) -> String {
-    if is_address_key(key) || !is_secret_key(key) {
-        return mask_address(text, is_address_key(key));
-    }
-    parts(text).map(|part| mask_part(&part)).collect()
-}
-
-fn mask_part(part: &Part<'_>) -> String {
-    match part {
-        Part::Text(text) => hidden_word(text),
-        Part::Variable { source, default: Some(default), .. } => match source.rfind(default) {
-            Some(at) => {
-                let (before, after) = source.split_at(at);
-                format!("{before}{}{}", hidden(default), after.get(default.len()..).unwrap_or_default())
-            }
-            None => hidden(source),
-        },
-        Part::Variable { source, .. } => (*source).to_owned(),
-        Part::Broken { source, .. } => hidden(source),
-    }
-}
-
-/// Hides a text but for the quotes around it and the blanks at its ends.
-fn hidden_word(text: &str) -> String {
-    text.chars().map(|c| if matches!(c, '"' | '\'' | ' ') { c } else { '\0' }).collect()
-}
-
-fn hidden(text: &str) -> String {
-    text.chars().map(|_| '\0').collect()
-}
-
-/// Hides user, password and query of every address in the text; an address without `://` only where one is `due`.
-fn mask_address(text: &str, due: bool) -> String {
-    let begin = match text.find("://") {
-        Some(at) => at + 3,
-        None if due => 0,
-        None => return text.to_owned(),
-    };
-    let (scheme, rest) = text.split_at(begin);
-    let end = rest.find([' ', '"', '\'']).filter(|_| begin > 0).unwrap_or(rest.len());
-    let (address, after) = rest.split_at(end);
-    let (user, host) = address.rfind('@').map_or(("", address), |at| address.split_at(at));
-    let user: String = parts(user)
-        .map(|part| match part {
-            Part::Text(text) => {
-                text.chars().map(|c| if matches!(c, ':' | '"' | '\'') { c } else { '\0' }).collect()
-            }
-            part => mask_part(&part),
-        })
-        .collect();
-    let host = match host.find('?').filter(|_| !host.contains("${")) {
-        Some(at) => {
-            let (host, query) = host.split_at(at + 1);
-            format!("{host}{}", hidden(query))
+/// Line `number` of a text as it may be shown, also where it goes on with a secret that begins further up.
+pub(crate) fn mask_line_of(text: &str, number: usize) -> String {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut before = text.lines().take(number).collect::<Vec<_>>();
+    let Some(line) = before.pop() else { return String::new() };
+    let mut depth = indent(line) + usize::from(line.trim_start().starts_with("- "));
+    for above in before.into_iter().rev().filter(|line| !line.trim().is_empty()) {
+        if indent(above) >= depth {
+            continue;
         }
-        None => host.to_owned(),
-    };
-    format!("{scheme}{user}{host}{}", mask_address(after, false))
-}
-
-/// `***`, then blanks for the rest of what was masked.
-fn pad(masked: &str) -> String {
-    let mut run = 0;
-    masked
-        .chars()
-        .map(|c| {
-            run = if c == '\0' { run + 1 } else { 0 };
-            match run {
-                0 => c,
-                1..=3 => '*',
-                _ => ' ',
-            }
-        })
-        .collect()
-}
-
-fn squeeze(masked: &str) -> String {
-    let mut shown = String::new();
-    for c in masked.chars() {
-        match c {
-            '\0' if shown.ends_with("***") => {}
-            '\0' => shown.push_str("***"),
-            c => shown.push(c),
+        depth = indent(above);
+        let key = above.trim_start().trim_start_matches("- ").split(':').next().unwrap_or_default();
+        let key = key.trim_matches(['"', '\'', ' ']);
+        if is_secret_key(key) {
+            return pad(&mask(line, behind(key)));
+        }
+        if depth == 0 {
+            break;
         }
     }
-    shown
+    mask_line(line)
+}
+
+/// A line of a file that could not be read, whose types nobody knows: letters and digits stay only in keys, and behind
+/// those of a topology itself.
+pub(crate) fn mask_unread_line(line: &str) -> String {
+    let known = schema::words();
+    let chars: Vec<char> = line.chars().collect();
+    let mut masked = String::with_capacity(line.len());
+    // Nothing goes on at the begin of a line.
+    let begins = !line.starts_with([' ', '\t']);
+    let (mut key_is_next, mut is_known, mut in_flow, mut quote) = (true, begins, false, None);
+    let ours: Vec<char> = mask(line, What::Secret).chars().collect();
+    let mut at = 0;
+    while let Some(c) = chars.get(at).copied() {
+        let rest = chars.get(at..).unwrap_or_default();
+        let is_mark = c.is_whitespace() || (c == '-' && rest.get(1) == Some(&' '));
+        if key_is_next && !is_mark {
+            key_is_next = false;
+            if let Some(key) = key(rest) {
+                let word = key.trim_matches(['"', '\'']);
+                // a line is masked already behind a key that says that a secret follows
+                is_known = known.contains(word) || is_secret_key(word);
+                at += key.chars().count();
+                masked.push_str(&key);
+                continue;
+            }
+        }
+        match (quote, c) {
+            (Some(end), c) if c == end => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '{') => (key_is_next, in_flow) = (true, true),
+            (None, ',') => key_is_next = in_flow,
+            (None, '}' | '#') => is_known = false,
+            _ => {}
+        }
+        let is_hidden = c.is_alphanumeric() && !is_known && ours.get(at) == Some(&'\0');
+        masked.push(if is_hidden { '\0' } else { c });
+        at += 1;
+    }
+    pad(&masked)
+}
+
+/// The key, with its quotes, that a text begins with.
+fn key(text: &[char]) -> Option<String> {
+    let quote = text.first().filter(|c| matches!(c, '"' | '\''));
+    let begin = usize::from(quote.is_some());
+    let word =
+        text.get(begin..)?.iter().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.')).count();
+    let end = match quote {
+        Some(quote) => (text.get(begin + word) == Some(quote)).then_some(begin + word + 1)?,
+        None => word,
+    };
+    let is_key = word > 0
+        && text.get(end) == Some(&':')
+        && (quote.is_some() || text.get(end + 1).is_none_or(|c| c.is_whitespace()));
+    is_key.then(|| text.iter().take(end).collect())
 }
 
 /// The first secret key of a line: what stands before its value, the key, the value and all that follows.
@@ -148,10 +187,13 @@ fn next_secret(line: &str) -> Option<(&str, &str, &str)> {
     let mut from = 0;
     while let Some(colon) = line.get(from..)?.find(':').map(|at| at + from) {
         let (before, after) = (line.get(..colon)?, line.get(colon + 1..)?);
+        let quoted = before.ends_with(['"', '\'']);
         let key = before.trim_end_matches(['"', '\'', ' ']);
-        let key = key.rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+        let key =
+            key.rsplit(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').next().unwrap_or_default();
         let blanks = after.len() - after.trim_start().len();
-        if is_secret_key(key) && blanks > 0 && !after.trim().is_empty() {
+        let is_key = blanks > 0 || quoted;
+        if is_secret_key(key) && is_key && !after.trim().is_empty() {
             return Some((line.get(..colon + 1 + blanks)?, key, after.get(blanks..)?));
         }
         from = colon + 1;
@@ -183,8 +225,13 @@ pub(crate) struct Secrets(Vec<Secret>);
 
 #[derive(Clone)]
 struct Secret {
+    path: KeyPath,
+    /// The path as problems tell it.
+    place: String,
     text: String,
     shown: String,
+    /// The text with other letters and digits where `shown` hides some.
+    stranger: String,
     /// The characters that `shown` hides, in runs.
     hidden: Vec<Vec<char>>,
 }
@@ -196,34 +243,141 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Remembers the value of `key`. Of an address only what [`mask_value`] hides is secret, unless it came `whole`
-    /// from a variable and is none.
-    pub(crate) fn add(&mut self, key: &str, text: &str, whole: bool) {
-        let address = text.contains("://") || (is_address_key(key) && !whole);
-        let masked = if address { mask_address(text, is_address_key(key)) } else { hidden(text) };
+    /// Remembers what a value at `path` hides.
+    pub(crate) fn add(&mut self, path: &KeyPath, text: &str, what: What) {
+        self.add_at(path, path.to_string(), text, what);
+    }
+
+    /// Remembers what the last key of a path hides: an address that came to a wrong place.
+    pub(crate) fn add_key(&mut self, path: &KeyPath) {
+        self.add_at(path, NOWHERE.to_owned(), path.last_key().unwrap_or_default(), What::Text);
+    }
+
+    fn add_at(&mut self, path: &KeyPath, place: String, text: &str, what: What) {
+        let masked = mask(text, what);
         let pairs: Vec<(char, char)> = masked.chars().zip(text.chars()).collect();
         let runs = pairs.split(|(shown, _)| *shown != '\0').filter(|run| !run.is_empty());
         let hidden: Vec<Vec<char>> = runs.map(|run| run.iter().map(|(_, c)| *c).collect()).collect();
         if !hidden.is_empty() {
-            self.0.push(Secret { text: text.to_owned(), shown: squeeze(&masked), hidden });
+            let stranger =
+                pairs.iter().map(|(shown, c)| if *shown == '\0' { other(*c) } else { *c }).collect();
+            let (path, text, shown) = (path.clone(), text.to_owned(), squeeze(&masked));
+            self.0.push(Secret { path, place, text, shown, stranger, hidden });
         }
     }
 
-    /// A message with every secret value that it quotes as it may be shown.
-    pub(crate) fn mask(&self, message: &str) -> String {
-        let long = self.0.iter().filter(|secret| secret.text.len() >= TELLING);
-        long.fold(message.to_owned(), |message, secret| message.replace(&secret.text, &secret.shown))
+    fn at<'a>(&'a self, scope: &'a KeyPath) -> impl Iterator<Item = &'a Secret> {
+        self.0.iter().filter(move |secret| secret.path.starts_with(scope) || scope.starts_with(&secret.path))
     }
 
-    /// Whether a text shows so much of a secret that it must not be shown.
-    pub(crate) fn tells(&self, message: &str) -> bool {
+    /// What can be said of the part at `scope`: a message with every secret that it quotes as it may be shown. `None`
+    /// if it shows too much of one all the same.
+    pub(crate) fn told(&self, message: &str, scope: &KeyPath) -> Option<String> {
+        let long = self.at(scope).filter(|secret| secret.text.len() >= TELLING);
+        let message =
+            long.fold(message.to_owned(), |message, secret| message.replace(&secret.text, &secret.shown));
+        (!self.tells(&message, scope)).then_some(message)
+    }
+
+    /// Whether a text shows so much of a secret at `scope` that it must not be shown.
+    fn tells(&self, message: &str, scope: &KeyPath) -> bool {
         let word = |run: &[char]| {
             message.split(|c: char| !c.is_alphanumeric()).any(|word| word.chars().eq(run.iter().copied()))
         };
-        self.0.iter().flat_map(|secret| &secret.hidden).any(|run| match run.len() < TELLING {
+        self.at(scope).flat_map(|secret| &secret.hidden).any(|run| match run.len() < TELLING {
             true => word(run),
             false => run.windows(TELLING).any(|piece| message.contains(&piece.iter().collect::<String>())),
         })
+    }
+
+    /// What can be said of the part at `scope` because it would be said of any other secrets as well: `again` says what
+    /// the message were if others stood there. Its own words may then look like a secret, which no comparison of texts
+    /// can tell: `redis` in `must begin with redis://` is no part of `redis//:…`.
+    pub(crate) fn same_for_others(
+        &self,
+        message: &str,
+        scope: &KeyPath,
+        again: impl FnOnce(&[(KeyPath, String)]) -> Option<String>,
+    ) -> Option<String> {
+        let secrets: Vec<&Secret> = self.at(scope).collect();
+        if secrets.iter().any(|secret| secret.text == secret.stranger || !secret.path.starts_with(scope)) {
+            return None;
+        }
+        let others: Vec<_> =
+            secrets.iter().map(|secret| (secret.path.clone(), secret.stranger.clone())).collect();
+        let other = again(&others)?;
+        if other == message {
+            return Some(other);
+        }
+        let (mut own, mut others) = (message.to_owned(), other);
+        for secret in secrets {
+            own = own.replace(&secret.text, &secret.shown);
+            others = others.replace(&secret.stranger, &secret.shown);
+        }
+        (own == others).then_some(own)
+    }
+
+    /// A text that may quote a secret from anywhere, with each that it quotes whole as it may be shown. What is said of the
+    /// part at `place` itself has been looked at when it was said.
+    pub(crate) fn hide(&self, text: &str, place: &str) -> String {
+        let mut shown = text.to_owned();
+        let quoted = |secret: &&Secret| secret.text.len() >= TELLING && text.contains(&secret.text);
+        for secret in
+            self.0.iter().filter(quoted).filter(|secret| place.is_empty() || !secret.place.starts_with(place))
+        {
+            shown = replace_word(&shown, &secret.text, &secret.shown);
+        }
+        shown
+    }
+
+    /// A masked line in which no secret shows whole, of the same width.
+    pub(crate) fn hide_in_line(&self, line: &str) -> String {
+        let mut shown = line.to_owned();
+        for secret in
+            self.0.iter().filter(|secret| secret.text.len() >= TELLING && line.contains(&secret.text))
+        {
+            let hidden: String = secret
+                .text
+                .chars()
+                .zip(secret.stranger.chars())
+                .map(|(c, other)| if c == other { c } else { '\0' })
+                .collect();
+            shown = replace_word(&shown, &secret.text, &pad(&hidden));
+        }
+        shown
+    }
+}
+
+/// Replaces a text where it stands by itself, and is not the middle of another word.
+fn replace_word(text: &str, word: &str, by: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(word) {
+        let grows = |c: Option<char>, end: Option<char>| {
+            c.is_some_and(char::is_alphanumeric) && end.is_some_and(char::is_alphanumeric)
+        };
+        let is_part = grows(
+            before.chars().next_back().or(shown.chars().next_back().filter(|_| before.is_empty())),
+            word.chars().next(),
+        ) || grows(after.chars().next(), word.chars().next_back());
+        shown.push_str(before);
+        shown.push_str(if is_part { word } else { by });
+        rest = after;
+    }
+    shown + rest
+}
+
+/// Another character of the same sort, so that a text of them is read in the same way.
+fn other(c: char) -> char {
+    match c {
+        '7' => '8',
+        'x' => 'y',
+        'X' => 'Y',
+        c if c.is_ascii_digit() => '7',
+        c if c.is_lowercase() => 'x',
+        c if c.is_uppercase() => 'X',
+        c if c.is_alphanumeric() => 'x',
+        c => c,
     }
 }
 
@@ -236,6 +390,7 @@ mod tests {
         for (line, shown) in [
             ("url: redis://:hunter2@host/0", "url: redis://:***    @host/0"),
             ("url: localhost", "url: localhost"),
+            ("url: hunter2", "url: ***"),
             ("url: user:hunter2@localhost", "url: *** :***    @localhost"),
             ("seeds: amqp://user:hunter2@a,amqp://b", "seeds: amqp://*** :***    @a,amqp://b"),
             ("url: ${URL:?the broker}", "url: ${URL:?the broker}"),
@@ -247,8 +402,12 @@ mod tests {
             ("password: ${PW}", "password: ${PW}"),
             ("password: ${PW:-hunter2}", "password: ${PW:-***    }"),
             ("{ password: hunter2, max: lots }", "{ password: ***    , max: lots }"),
+            ("{\"password\":\"hunter2\", max: lots }", "{\"password\":\"***    \", max: lots }"),
             ("stream_key: events", "stream_key: events"),
             ("api_key: hunter2", "api_key: ***"),
+            ("api-key: hunter2", "api-key: ***"),
+            ("apiKey: hunter2", "apiKey: ***"),
+            ("hook: https://h/services/hunter2", "hook: https://h/***"),
             (
                 "seeds: [amqp://u:hunter2@a, amqp://u:hunter2@b]",
                 "seeds: [amqp://*:***    @a, amqp://*:***    @b]",
@@ -261,13 +420,66 @@ mod tests {
     }
 
     #[test]
+    fn of_a_file_that_cannot_be_read_only_keys_and_our_own_values_show() {
+        for (line, shown) in [
+            ("    pin: hunter2", "    pin: ***"),
+            ("    pin: \"hunter2: x", "    pin: \"***    : *"),
+            ("    hunter2", "    ***"),
+            ("  - pin: hunter2", "  - pin: ***"),
+            (
+                "  a: { type: hook, pin: hunter2, \"x\":\"hunter2\" } # hunter2",
+                "  a: { type: hook, pin: ***    , \"x\":\"***    \" } # ***",
+            ),
+            ("service: \"x", "service: \"x"),
+            ("\talert_after: 5s", "\talert_after: **"),
+        ] {
+            assert_eq!(mask_unread_line(line).trim_end(), shown, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_goes_on_with_a_secret_is_masked() {
+        for (text, number, shown) in [
+            ("a:\n  password:\n    \"hunter2\n  b: c", 3, "    \"***"),
+            ("a:\n  password: |\n    hunter2\n    hunter3\n  b: c", 4, "    ***"),
+            ("a:\n  tokens_of:\n  password:\n  - hunter2", 4, "  *"),
+            ("a:\n  urls:\n  - redis://:hunter2@h", 3, "  - redis://:***    @h"),
+            ("a:\n  password: x\n  b: hunter", 3, "  b: hunter"),
+        ] {
+            let masked = mask_line_of(text, number);
+            assert!(masked.starts_with(shown) && !masked.contains("hunter2"), "{masked}");
+        }
+    }
+
+    #[test]
     fn a_message_that_quotes_a_piece_of_a_secret_is_noticed() {
+        let (here, there) = (KeyPath::of(["a", "url"]), KeyPath::of(["b"]));
         let mut secrets = Secrets::default();
-        secrets.add("url", "redis://:hunter2@host/0", true);
-        assert_eq!(secrets.mask("`redis://:hunter2@host/0` is bad"), "`redis://:***@host/0` is bad");
-        assert!(secrets.tells("bad password unter2"));
-        assert!(!secrets.tells("redis://host/0 is no address"));
-        secrets.add("max_len", "no", true);
-        assert!(secrets.tells("expected a number, found `no`") && !secrets.tells("nothing"));
+        secrets.add(&here, "redis://:hunter2@host/0", What::Address);
+        let told = |text| secrets.told(text, &here);
+        assert_eq!(told("`redis://:hunter2@host/0` is bad").as_deref(), Some("`redis://:***@host/0` is bad"));
+        assert_eq!(told("bad password unter2"), None);
+        assert!(told("redis://host/0 is no address").is_some());
+        assert!(secrets.told("bad password unter2", &there).is_some(), "it is of another part");
+        assert_eq!(secrets.hide("x redis://:hunter2@host/0", "b"), "x redis://:***@host/0");
+        secrets.add(&there, "no", What::Secret);
+        assert_eq!(secrets.told("expected a number, found `no`", &there), None);
+        assert!(secrets.told("nothing", &there).is_some());
+    }
+
+    #[test]
+    fn what_is_said_of_any_secret_can_be_said_of_this_one() {
+        let path = KeyPath::of(["url"]);
+        let mut secrets = Secrets::default();
+        secrets.add(&path, "redis//:pw", What::Secret);
+        let same = |says: &dyn Fn(&str) -> String| {
+            secrets.same_for_others(&says("redis//:pw"), &path, |others| Some(says(&others[0].1)))
+        };
+        assert_eq!(
+            same(&|_| "must begin with redis://".to_owned()).as_deref(),
+            Some("must begin with redis://")
+        );
+        assert_eq!(same(&|url| format!("`{url}` is bad")).as_deref(), Some("`***` is bad"));
+        assert_eq!(same(&|url| format!("bad password {}", &url[8..])), None);
     }
 }

@@ -1,12 +1,13 @@
 //! Where each merged value came from: places for problems, origins for people, and what is secret.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use config::{Value, ValueKind};
 
 use super::error::Problem;
-use super::locate::{Document, KeyPath, Step, place};
-use super::secrets::{Secrets, is_secret_key, mask_value};
+use super::locate::{Document, KeyPath, Spot, Step, place};
+use super::mask::{What, mask, pad};
+use super::secrets::{Secrets, behind, is_secret_key, mask_value};
 
 /// Where the values came from.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub(crate) struct Sources {
     pub(crate) substituted: BTreeMap<KeyPath, bool>,
     /// Every text that may be secret.
     pub(crate) secrets: Secrets,
+    /// Values of which their type says that they are secret.
+    pub(crate) typed: BTreeSet<KeyPath>,
 }
 
 /// Which part of an entry a problem points at.
@@ -53,22 +56,33 @@ impl Sources {
         }
     }
 
-    /// The variable that overrides a value, or something in it that no file says.
-    fn variable(&self, path: &KeyPath) -> Option<&str> {
-        let exact = self.overrides.get(path);
-        let below = || {
-            let in_a_file = self.documents.iter().any(|document| document.places.contains_key(path));
-            self.overrides
-                .iter()
-                .find(|(key, _)| !in_a_file && key.starts_with(path))
-                .map(|(_, variable)| variable)
+    /// The variable that overrides a value, or what it stands in.
+    fn overridden(&self, path: &KeyPath) -> Option<&str> {
+        let steps = |length| {
+            path.steps().iter().take(length).fold(KeyPath::default(), |path, step| path.step(step.clone()))
         };
-        exact.or_else(below).map(String::as_str)
+        let mut around = (0..=path.steps().len()).rev().map(steps);
+        around.find_map(|path| self.overrides.get(&path)).map(String::as_str)
     }
 
-    /// Whether a value is text that came from the environment, and may stand for a number.
+    /// The variable that overrides a value, or something in it that no file says.
+    fn variable(&self, path: &KeyPath) -> Option<&str> {
+        let below = || {
+            let in_a_file = self.documents.iter().any(|document| document.places.contains_key(path));
+            let variable = self.overrides.iter().find(|(key, _)| !in_a_file && key.starts_with(path));
+            variable.map(|(_, variable)| variable.as_str())
+        };
+        self.overridden(path).or_else(below)
+    }
+
+    /// Whether a value is text that came from the environment, and may stand for a number or a list.
     pub(crate) fn is_variable(&self, path: &KeyPath) -> bool {
-        self.substituted.contains_key(path) || self.overrides.contains_key(path)
+        self.substituted.contains_key(path) || self.is_override(path)
+    }
+
+    /// Whether a value came from a `STREAMLL__…` variable.
+    pub(crate) fn is_override(&self, path: &KeyPath) -> bool {
+        !self.overrides.is_empty() && self.overridden(path).is_some()
     }
 
     /// Whether an unset variable stands at `path` or below it.
@@ -76,29 +90,110 @@ impl Sources {
         self.substituted.iter().any(|(at, unset)| *unset && at.starts_with(path))
     }
 
-    /// Whether the value at `path` must not be quoted.
-    pub(crate) fn is_secret(&self, path: &KeyPath) -> bool {
-        self.is_variable(path) || is_secret(path)
+    /// What may be hidden in the value at `path`.
+    pub(crate) fn what(&self, path: &KeyPath) -> What {
+        match self.typed.contains(path) {
+            true => What::Secret,
+            false => keys(path).filter(|key| is_secret_key(key)).last().map_or(What::Text, behind),
+        }
+    }
+
+    /// Remembers what of a value must not be quoted: all that came from a variable, but for an address.
+    pub(crate) fn keep_secret(&mut self, path: &KeyPath, text: &str) {
+        let what = match self.what(path) {
+            What::Text | What::Address if self.is_variable(path) => match text.contains("://") {
+                true => What::Address,
+                false => What::Secret,
+            },
+            what => what,
+        };
+        self.secrets.add(path, text, what);
+    }
+
+    /// Remembers which texts and numbers of a value are secret by what is known of their type.
+    pub(crate) fn keep_typed(
+        &mut self,
+        path: &KeyPath,
+        value: &serde_json::Value,
+        is_secret: &dyn Fn(&str) -> bool,
+    ) {
+        use serde_json::Value;
+        match value {
+            Value::Object(map) => {
+                map.iter().for_each(|(key, value)| self.keep_typed(&path.key(key), value, is_secret));
+            }
+            Value::Array(items) => {
+                items
+                    .iter()
+                    .enumerate()
+                    .for_each(|(n, value)| self.keep_typed(&path.index(n), value, is_secret));
+            }
+            Value::Null => {}
+            single => {
+                let text = single.as_str().map_or_else(|| single.to_string(), str::to_owned);
+                if is_secret(&text) && self.typed.insert(path.clone()) {
+                    self.keep_secret(path, &text);
+                }
+            }
+        }
+    }
+
+    /// The same of a part whose kind is not known: all of it may be.
+    pub(crate) fn keep_unread(&mut self, path: &KeyPath, value: &serde_json::Value) {
+        self.keep_typed(path, value, &|_| true);
     }
 
     /// The value at `path` as it may be shown: as it stands in its file.
     pub(crate) fn shown(&self, path: &KeyPath, value: &serde_json::Value) -> serde_json::Value {
-        let key = path.last_key().unwrap_or_default();
-        if self.overrides.contains_key(path) {
+        if self.is_override(path) {
             return "***".into();
         }
+        let what = self.what(path);
         let in_file = self.documents.iter().rev().find_map(|document| lookup(&document.root, path.steps()));
         match in_file.map(|value| &value.kind) {
-            Some(ValueKind::String(text)) if is_secret(path) => mask_value(key, text).into(),
-            Some(ValueKind::String(text)) => mask_value("", text).into(),
-            _ if is_secret(path) => "***".into(),
+            Some(ValueKind::String(text)) => mask_value(text, what).into(),
+            _ if what != What::Text => "***".into(),
             _ => value.clone(),
         }
     }
 
+    /// The values that stand in some lines, of which a file and a number are given.
+    pub(crate) fn spots<'a>(&'a self, lines: &BTreeSet<(&'a str, usize)>) -> Spots<'a> {
+        let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for document in &self.documents {
+            let file = document.file.as_str();
+            for (path, spot) in document.places.iter().filter_map(|(path, place)| Some((path, place.value?)))
+            {
+                for line in lines.range((file, spot.start.0)..=(file, spot.end.0.max(spot.start.0))) {
+                    found.entry(*line).or_default().push((path, spot));
+                }
+            }
+        }
+        found
+    }
+
+    /// A masked line of a file, with what is known of the values that stand there.
+    pub(crate) fn masked(&self, number: usize, line: &str, spots: &[(&KeyPath, Spot)]) -> String {
+        let mut chars: Vec<char> = line.chars().collect();
+        for (path, spot) in spots {
+            let what = match self.what(path) {
+                What::Secret => What::Secret,
+                // of an address the line has been masked already, unless it stands on several
+                What::Address if spot.start.0 != spot.end.0 => What::Address,
+                _ => continue,
+            };
+            let from = if spot.start.0 == number { spot.start.1 - 1 } else { 0 };
+            let to = if spot.end.0 == number { spot.end.1 - 1 } else { chars.len() };
+            let Some(part) = chars.get_mut(from..to.max(from)) else { continue };
+            let masked = pad(&mask(&part.iter().collect::<String>(), what));
+            part.iter_mut().zip(masked.chars()).for_each(|(c, masked)| *c = masked);
+        }
+        self.secrets.hide_in_line(&chars.into_iter().collect::<String>())
+    }
+
     /// `file:line`, or the variable, that a value came from.
     pub(crate) fn origin(&self, path: &KeyPath) -> Option<String> {
-        if let Some(variable) = self.overrides.get(path) {
+        if let Some(variable) = self.overridden(path) {
             return Some(format!("${variable}"));
         }
         let documents = self.documents.iter().rev();
@@ -120,15 +215,21 @@ impl Sources {
     }
 }
 
-/// Whether a key of this path says that its value is secret. Names that users give are no such keys.
-fn is_secret(path: &KeyPath) -> bool {
+/// The keys of a path. Names that users give are none.
+fn keys(path: &KeyPath) -> impl Iterator<Item = &str> {
     let steps = match path.steps() {
         [Step::Key(top), ..] if top == "classes" || top == "tags" => &[],
         [Step::Key(top), Step::Key(_), rest @ ..] if top == "sinks" => rest,
         all => all,
     };
-    steps.iter().any(|step| matches!(step, Step::Key(key) if is_secret_key(key)))
+    steps.iter().filter_map(|step| match step {
+        Step::Key(key) => Some(key.as_str()),
+        Step::Index(_) => None,
+    })
 }
+
+/// The values that stand in a line, by file and number.
+pub(crate) type Spots<'a> = BTreeMap<(&'a str, usize), Vec<(&'a KeyPath, Spot)>>;
 
 pub(crate) fn lookup<'a>(value: &'a Value, steps: &[Step]) -> Option<&'a Value> {
     let Some((step, rest)) = steps.split_first() else { return Some(value) };

@@ -1,19 +1,21 @@
 //! Checks a merged topology as a whole: every problem at once, in file order, and the warnings.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
-use streamll_actors::route::{Template, TopicPattern};
+use streamll_actors::route::{Field, Fields, Template, TopicPattern};
 use streamll_actors::sink::{BatchPolicy, Placement, SinkFactory};
 
 use super::error::{Class, Problem, Severity, TopologyError, listed};
 use super::layers::{Merged, is_name};
 use super::locate::KeyPath;
-use super::read::{Reader, keys_of, unknown_key};
+use super::read::{Reader, keys_of, list, unknown_key};
 use super::registry::{Keeps, Registry, Step};
 use super::schema::{BufferKind, Fsync, SINK_KEYS, Settings, SinkSettings};
 use super::sources::At;
-use crate::units::{Period, Size};
+use crate::units::{Period, Size, check_path};
 
 /// A topology in which nothing is wrong.
 #[derive(Clone)]
@@ -39,11 +41,12 @@ pub(crate) struct CheckedSink {
 }
 
 /// Checks everything.
-pub(crate) fn validate(merged: &Merged, kinds: &Registry) -> Result<Checked, TopologyError> {
-    let reader = Reader { sources: &merged.sources, problems: merged.problems.clone() };
-    let mut check = Check { reader, merged, kinds, complete: true };
+pub(crate) fn validate(merged: &mut Merged, kinds: &Registry) -> Result<Checked, TopologyError> {
+    let Merged { sources, value: declared, disabled, problems } = merged;
+    let reader = Reader { sources, problems: std::mem::take(problems) };
+    let mut check = Check { reader, declared, disabled, kinds, complete: true };
     let root = KeyPath::default();
-    let mut value = merged.value.clone();
+    let mut value = check.declared.clone();
     let sinks = take_map(&mut value, "sinks");
     let processors = take(&mut value, "processors");
     let settings: Settings = check.settings(value, &root);
@@ -58,12 +61,13 @@ pub(crate) fn validate(merged: &Merged, kinds: &Registry) -> Result<Checked, Top
     for sink in &sinks {
         check.sink(sink, shape.as_ref());
     }
-    let problems = merged.sources.in_file_order(check.reader.problems);
+    let Check { reader: Reader { sources, problems }, complete, .. } = check;
+    let problems = sources.sealed(sources.in_file_order(problems));
     if problems.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(TopologyError { problems });
     }
-    let placeholders = merged.sources.is_placeholder(&root);
-    let complete = check.complete && !placeholders && sinks.iter().all(|sink| sink.factory.is_some());
+    let placeholders = sources.is_placeholder(&root);
+    let complete = complete && !placeholders && sinks.iter().all(|sink| sink.factory.is_some());
     Ok(Checked { settings, processors, sinks, warnings: problems, complete })
 }
 
@@ -81,7 +85,9 @@ fn take_map(map: &mut Value, key: &str) -> Result<Map<String, Value>, Value> {
 
 pub(crate) struct Check<'a> {
     pub(crate) reader: Reader<'a>,
-    pub(crate) merged: &'a Merged,
+    /// The merged topology.
+    pub(crate) declared: &'a Value,
+    pub(crate) disabled: &'a BTreeSet<String>,
     kinds: &'a Registry,
     complete: bool,
 }
@@ -127,10 +133,10 @@ impl Check<'_> {
         let misspelt = |problem: &Problem| problem.help.as_deref() == Some("did you mean `sinks`?");
         if sinks.is_empty() && !self.reader.problems.iter().any(misspelt) {
             let problem = Problem::new(Class::Missing, "there are no sinks");
-            let help = match self.merged.disabled.is_empty() {
+            let help = match self.disabled.is_empty() {
                 true => "declare one, such as `sinks: { console: { type: terminal } }`".to_owned(),
                 false => {
-                    format!("{} not enabled", is_or_are(self.merged.disabled.iter().map(String::as_str)))
+                    format!("{} not enabled", is_or_are(self.disabled.iter().map(String::as_str)))
                 }
             };
             self.reader.report(problem.help(help), &KeyPath::of(["sinks"]), At::Key);
@@ -157,6 +163,7 @@ impl Check<'_> {
         // what is wrong with the type has been said
         if kind.is_none() {
             own.shift_remove("type");
+            self.reader.sources.keep_unread(&base, &Value::Object(all.clone()));
         }
         let settings = self.settings(Value::Object(own), &base);
         let path = base.key("processors");
@@ -221,9 +228,11 @@ impl Check<'_> {
     }
 
     /// Reads a list of `- kind: { its keys }`.
-    fn processors(&mut self, list: Value, path: &KeyPath) -> Vec<(String, Step)> {
+    fn processors(&mut self, processors: Value, path: &KeyPath) -> Vec<(String, Step)> {
         const EXAMPLE: &str = "write `- redact: { fields: [data.api_key] }`";
-        let items = match list {
+        let from_variable =
+            processors.as_str().filter(|_| self.reader.sources.is_variable(path)).and_then(list);
+        let items = match from_variable.unwrap_or(processors) {
             Value::Null => return Vec::new(),
             Value::Array(items) => items,
             other => return self.expected("a list of processors", &other, path),
@@ -250,6 +259,7 @@ impl Check<'_> {
                     steps.extend(step.map(|step| (kind, step)));
                 }
                 None => {
+                    self.reader.sources.keep_unread(&path, &value);
                     let problem =
                         Problem::new(Class::Enum, format!("there is no kind of processor `{kind}`"));
                     let near = problem.nearest(&kind, self.kinds.processors());
@@ -280,6 +290,10 @@ impl Check<'_> {
             ("lifecycle", &settings.classes.lifecycle),
         ] {
             self.patterns(patterns, topics, &KeyPath::of(["classes", class]));
+        }
+        if let Some(why) = settings.data_dir.as_deref().and_then(|folder| check_path(folder).err()) {
+            let (message, help) = why.split_once("; ").unwrap_or((&why, "name a folder"));
+            self.report(Class::Range, message, help, &root.key("data_dir"));
         }
         self.range(settings.alert_after, Period::secs(1)..=Period::secs(86_400), &root.key("alert_after"));
         self.range(
@@ -327,7 +341,7 @@ impl Check<'_> {
         self.range(breaker.recovery_max, recovery, &at(["circuit_breaker", "recovery_max"]));
         // a default gives way
         let max = at(["circuit_breaker", "recovery_max"]);
-        if breaker.recovery_max < breaker.recovery_timeout && self.merged.sources.origin(&max).is_some() {
+        if breaker.recovery_max < breaker.recovery_timeout && self.reader.sources.origin(&max).is_some() {
             let message = format!(
                 "`recovery_max` ({}) is below `recovery_timeout` ({})",
                 breaker.recovery_max, breaker.recovery_timeout
@@ -393,12 +407,65 @@ impl Check<'_> {
         let shape: Vec<Option<&str>> = words.iter().map(Option::as_deref).collect();
         let system = [Some("ai"), Some("streamll"), None];
         if !pattern.could_match(&shape) && !pattern.could_match(&system) {
-            let problem = Problem::new(Class::Template, format!("`{pattern}` can never match"));
-            let mut problem = problem.help(format!("topics look like `{}`", topics.as_str()));
-            problem.severity = Severity::Warning;
-            self.reader.report_quoting(problem, path);
+            self.never(pattern, format!("topics look like `{}`", topics.as_str()), path);
+        } else if let Some(meant) = in_snake_case(pattern, topics, &system) {
+            self.never(pattern, format!("names of modules are written in snake case there: `{meant}`"), path);
         }
     }
+
+    fn never(&mut self, pattern: &TopicPattern, help: String, path: &KeyPath) {
+        let mut problem = Problem::new(Class::Template, format!("`{pattern}` can never match")).help(help);
+        problem.severity = Severity::Warning;
+        self.reader.report_quoting(problem, path);
+    }
+}
+
+/// What a pattern was probably meant to be that only names of modules could match which are none: `ai.RagPipeline.*`.
+fn in_snake_case(pattern: &TopicPattern, topics: &Template, system: &[Option<&str>]) -> Option<String> {
+    struct Module<'a>(&'a str);
+    impl Fields for Module<'_> {
+        fn field(&self, field: &Field) -> Option<Cow<'_, str>> {
+            (*field == Field::ModuleName).then_some(Cow::Borrowed(self.0))
+        }
+    }
+    let alone = Template::parse("{module_name}").ok()?;
+    // What is cut or escaped can be written in a pattern, too.
+    let snake = |word: &str| match word.contains(['%', '~', '*', '#']) {
+        true => word.to_owned(),
+        false => alone.render(&Module(word)),
+    };
+    let meant: Vec<String> = pattern.as_str().split('.').map(snake).collect();
+    let meant = meant.join(".");
+    if meant == pattern.as_str() || pattern.could_match(system) {
+        return None;
+    }
+    let segments = topics.segments();
+    let modules = module_segments(topics.as_str());
+    // Each event has one module: a name that is one, or one that stands in no pattern.
+    let names = pattern.as_str().split('.').filter(|word| snake(word) == **word).chain(["\u{1}"]);
+    let matches = |name: &str| {
+        let shape = segments.iter().enumerate().map(|(n, segment)| match modules.contains(&n) {
+            true => Some(name),
+            false => segment.as_deref(),
+        });
+        pattern.could_match(&shape.collect::<Vec<_>>())
+    };
+    let mut names = names;
+    (!names.any(matches)).then_some(meant)
+}
+
+/// Which segments of a template are the name of the module and nothing else.
+fn module_segments(template: &str) -> Vec<usize> {
+    let mut depth = 0_usize;
+    let segments = template.split(|c| {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == '.' && depth == 0
+    });
+    segments.enumerate().filter(|(_, segment)| *segment == "{module_name}").map(|(n, _)| n).collect()
 }
 
 fn is_or_are<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {

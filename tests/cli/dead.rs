@@ -138,3 +138,23 @@ fn a_sink_that_is_not_there_is_told_of_those_that_are() {
     let (_, _, said) = dead(&folder, &["replay", "processors"]);
     assert!(said.contains("streamll dead show processors --events | streamll run"), "{said}");
 }
+
+#[test]
+fn the_environment_may_be_named_before_or_behind_the_action() {
+    let folder = with_letters(&[letter(1, "rejected", "bad")]);
+    for args in [["dead", "--env", "test", "list"], ["dead", "list", "--env", "test"]] {
+        let output = feed(streamll(&folder.path(""), &args), b"");
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", err(&output));
+        assert!(out(&output).contains("log: 1"), "{}", out(&output));
+    }
+}
+
+#[test]
+fn control_characters_of_letters_reach_no_terminal() {
+    let folder = with_letters(&[letter(1, "rejected", "bad \u{9b}31m").replace("ai.rag", "ai.\u{9d}rag")]);
+    for action in [&["list"][..], &["show", "log"]] {
+        let args: Vec<&str> = ["dead", "--env", "test"].into_iter().chain(action.iter().copied()).collect();
+        let text = out(&feed(streamll(&folder.path(""), &args), b""));
+        assert!(text.contains("bad") && !text.contains(['\u{9b}', '\u{9d}']), "{text:?}");
+    }
+}

@@ -281,3 +281,20 @@ fn a_long_end_says_who_still_delivers() {
     assert!(err(&output).contains("streamll: still delivering: log 1\n"), "{}", err(&output));
     assert!(err(&output).contains("left in memory 1"), "{}", err(&output));
 }
+
+#[test]
+fn too_few_open_files_are_one_line_and_no_backtrace() {
+    let folder = Folder::with("data_dir: '{dir}'\nsinks: { log: { type: file, path: '{dir}/x' } }\n");
+    for limit in ["12", "16", "20", "24", "28", "32", "40"] {
+        let mut command = std::process::Command::new("sh");
+        let run = format!("ulimit -n {limit}; exec \"$0\" run --env test");
+        command
+            .args(["-c", &run, env!("CARGO_BIN_EXE_streamll")])
+            .env("STREAMLL_TOPOLOGIES", folder.path(""));
+        command.env("RUST_BACKTRACE", "1").env("HOME", folder.path(""));
+        let output = command.stdin(std::process::Stdio::null()).output().expect("a shell");
+        let said = err(&output);
+        assert!(!said.contains("panicked") && !said.contains("stack backtrace"), "{limit}: {said}");
+        assert!(output.status.code() == Some(0) || said.contains("ulimit -n"), "{limit}: {said}");
+    }
+}

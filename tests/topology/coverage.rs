@@ -9,7 +9,8 @@ use super::folder;
 fn said(lines: &str) -> Option<String> {
     let text = format!("sinks:\n  records:\n    type: rabbitmq\n    url: amqp://localhost\n{lines}");
     let folder = folder(&[("env", &text)]);
-    let loaded = Topology::load_with(folder.path(), "env", &Registry::default(), &LoadOptions::default());
+    let options = LoadOptions { vars: super::vars(&[("HOME", "/home/u")]), ..LoadOptions::default() };
+    let loaded = Topology::load_with(folder.path(), "env", &Registry::default(), &options);
     let loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
     let warnings = loaded.warnings();
     assert!(warnings.len() < 2, "{warnings:?}");

@@ -19,7 +19,8 @@ fn every_topology_in_the_tree_loads_without_a_warning() {
     let names = environments(TREE);
     assert_eq!(names, ["development", "production", "reference", "staging"]);
     for name in names {
-        let urls = [("REDIS_URL", "redis://localhost"), ("RABBITMQ_URL", "amqp://localhost")];
+        let urls =
+            [("REDIS_URL", "redis://localhost"), ("RABBITMQ_URL", "amqp://localhost"), ("HOME", "/home/u")];
         let vars = urls.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let options = LoadOptions { vars, ..LoadOptions::default() };
         let loaded = Topology::load_with(TREE, &name, &Registry::default(), &options);
@@ -186,6 +187,155 @@ fn without_a_data_dir_it_is_the_users_state_directory() {
 }
 
 #[test]
+fn without_a_home_it_is_said_where_the_state_goes() {
+    let text = "service: s\nsinks:\n  a: { type: terminal }\n";
+    for (environment, count) in [
+        (vec![], 1),
+        (vec![("HOME", "")], 1),
+        (vec![("HOME", "relative")], 1),
+        (vec![("HOME", "/home/u")], 0),
+    ] {
+        let loaded = topology(&[("env", text)], &environment).expect("loads");
+        assert_eq!(loaded.warnings().len(), count, "{environment:?}");
+        for warning in loaded.warnings() {
+            assert_eq!(warning.path, "data_dir");
+            assert!(warning.to_string().contains("`./streamll`"), "{warning}");
+        }
+    }
+    let text = format!("data_dir: /data\n{text}");
+    assert_eq!(topology(&[("env", &text)], &[]).expect("loads").warnings(), []);
+}
+
+#[test]
+fn a_pattern_for_a_module_that_is_not_in_snake_case_is_a_warning() {
+    let wrong = |key: &str, pattern: &str| {
+        let text = format!(
+            "routing_key: \"{key}\"\nsinks: {{ a: {{ type: terminal, topics: [\"{pattern}\"] }} }}\n"
+        );
+        let loaded = topology(&[("env", &text)], &[("HOME", "/home/u")]).expect("loads");
+        loaded.warnings().iter().map(|warning| warning.help.clone().unwrap_or_default()).collect::<Vec<_>>()
+    };
+    let key = "ai.{module_name}.{event_type}";
+    for (pattern, meant) in [
+        ("ai.RagPipeline.*", "ai.rag_pipeline.*"),
+        ("ai.R.*", "ai.r.*"),
+        ("#.RAGPipeline.start", "#.rag_pipeline.start"),
+        ("ai.rag_Pipeline.#", "ai.rag_pipeline.#"),
+    ] {
+        let warnings = wrong(key, pattern);
+        assert!(
+            warnings.len() == 1 && warnings[0].contains(&format!("`{meant}`")),
+            "{pattern}: {warnings:?}"
+        );
+    }
+    for (key, pattern) in [
+        (key, "ai.rag_pipeline.*"),
+        (key, "ai.*.Start"),
+        (key, "#.Start"),
+        (key, "ai.a%2E.*"),
+        ("ai.{event_type}.{module_name}", "ai.Start.*"),
+        ("{data.a.b}.{module_name}", "Acme.*"),
+        ("x{module_name}.{event_type}", "xA.*"),
+        ("{tags.team}.{module_name}.{event_type}", "Search.*.end"),
+    ] {
+        assert!(wrong(key, pattern).is_empty(), "{key}: {pattern}");
+    }
+}
+
+#[test]
+fn a_folder_is_neither_empty_nor_begins_with_a_tilde() {
+    for folder in ["\"\"", "~/x", "${NONE:-}", "~user"] {
+        let text = format!("data_dir: {folder}\nsinks: {{ a: {{ type: terminal }} }}\n");
+        assert!(super::errors(&text, &[]).contains("env.yaml:1:11"), "{folder}");
+    }
+    for path in ["\"\"", "~/x.ndjson", "logs/"] {
+        let text = format!("sinks:\n  a:\n    type: file\n    path: {path}\n");
+        let folder = super::folder(&[("env", &text)]);
+        let error = Topology::load_with(folder.path(), "env", &Registry::default(), &LoadOptions::default());
+        assert!(error.expect_err(path).to_string().contains("env.yaml:4:11"), "{path}");
+    }
+    let built = Topology::builder("s").data_dir("~/x").sink("a", streamll::sinks::file("~/y")).build();
+    assert_eq!(built.expect_err("two wrong paths").problems.len(), 2);
+}
+
+#[test]
+fn a_file_that_ends_in_yml_is_a_topology_too() {
+    let text = "sinks: { a: { type: terminal } }\n";
+    let folder = super::folder(&[("dev", text)]);
+    std::fs::write(folder.path().join("prod.yml"), format!("extends: base\n{text}")).expect("a file");
+    std::fs::write(folder.path().join("base.yml"), "service: s\n").expect("a file");
+    assert_eq!(environments(folder.path()), ["dev", "prod"]);
+    let loaded = super::load(folder.path(), "prod", &[]).unwrap_or_else(|error| panic!("{error}"));
+    assert!(loaded.render().contains("base.yml:1"), "{}", loaded.render());
+    std::fs::write(folder.path().join("prod.yaml"), text).expect("a file");
+    let error = super::load(folder.path(), "prod", &[]).expect_err("two files").to_string();
+    assert!(error.contains("prod.yaml") && error.contains("prod.yml"), "{error}");
+    let error = super::load(folder.path(), "stage", &[]).expect_err("no file").to_string();
+    assert!(error.contains("`dev` and `prod`"), "{error}");
+}
+
+#[test]
+fn what_is_printed_is_read_back_as_it_was() {
+    let texts = [
+        "NO",
+        "yes",
+        "On",
+        "off",
+        "y",
+        "n",
+        "True",
+        "~",
+        "null",
+        "1_000",
+        "12:30",
+        "0x1f",
+        "1e3",
+        ".inf",
+        " a",
+        "",
+        "a: b",
+        "a #b",
+        "\u{9b}31mX",
+        "\u{202e}x",
+        "\u{e0041}",
+        "tab\there",
+        "plain",
+        "\"q\"",
+        "*a",
+        "&a",
+        "!a",
+        "${",
+    ];
+    let tags: String = texts
+        .iter()
+        .enumerate()
+        .map(|(n, text)| format!("  t{n}: {}\n", serde_json::json!(text.replace("${", "$${"))))
+        .collect();
+    let text = format!("tags:\n{tags}sinks: {{ a: {{ type: terminal }} }}\n");
+    let first = topology(&[("env", &text)], &[]).unwrap_or_else(|error| panic!("{error}"));
+    for word in ["NO", "yes", "On", "y"] {
+        assert!(
+            first.render().contains(&format!("\"{word}\"")),
+            "{word} stands without quotes: {}",
+            first.render()
+        );
+    }
+    assert!(!first.render().contains(['\u{9b}', '\u{202e}', '\u{e0041}']), "{}", first.render());
+    let again = topology(&[("env", first.render())], &[]).unwrap_or_else(|error| panic!("{error}"));
+    let tags = |topology: &Topology| {
+        topology
+            .plan()
+            .expect("complete")
+            .tags
+            .iter()
+            .map(|(_, value)| value.clone())
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(tags(&first), texts.iter().map(|text| (*text).to_owned()).collect());
+    assert_eq!(tags(&again), tags(&first));
+}
+
+#[test]
 fn a_topology_built_in_code_is_checked_too() {
     let built =
         Topology::builder("s").tag("a", "b").sink("live", SinkSpec::new("", || Null)).build().expect("right");
@@ -213,7 +363,7 @@ fn a_file_with_a_byte_order_mark_or_crlf_loads() {
 #[test]
 fn a_pattern_that_can_never_match_is_a_warning() {
     let text = "routing_key: \"ai.{module_name}.{event_type}\"\nsinks:\n  a:\n    type: terminal\n    topics: [\"ai.#\", \"logs.#\"]\n    except: [\"ai.streamll.*\", \"ai.token\"]\n";
-    let loaded = topology(&[("env", text)], &[]).expect("loads");
+    let loaded = topology(&[("env", text)], &[("HOME", "/home/u")]).expect("loads");
     let warnings: Vec<_> =
         loaded.warnings().iter().map(|warning| (warning.path.as_str(), warning.message.as_str())).collect();
     assert_eq!(
@@ -229,7 +379,7 @@ fn a_pattern_that_can_never_match_is_a_warning() {
 #[test]
 fn a_pattern_for_the_events_of_the_system_can_always_match() {
     let text = "routing_key: \"x.{event_type}\"\nsinks: { a: { type: terminal, topics: [\"ai.streamll.*\", \"x.#\"] } }\n";
-    assert_eq!(topology(&[("env", text)], &[]).expect("loads").warnings(), []);
+    assert_eq!(topology(&[("env", text)], &[("HOME", "/home/u")]).expect("loads").warnings(), []);
 }
 
 #[test]

@@ -117,6 +117,39 @@ fn a_variable_overrides_a_value_in_a_file() {
 }
 
 #[test]
+fn a_list_can_come_from_a_variable() {
+    let base = BASE.replace("[\"ai.#\", \"ai.*.end\"]", "${TOPICS}");
+    let environment = [
+        ("TOPICS", "[ai.#, \"ai.x.start\"]"),
+        ("STREAMLL__SINKS__CONSOLE__TOPICS", "[\"ai.*.error\"]"),
+        ("STREAMLL__CLASSES__AUDIT", "[ai.a.b]"),
+        ("STREAMLL__PROCESSORS", r#"[{"redact": {"fields": ["data.a"]}}]"#),
+        ("STREAMLL__TAGS__TEAM", "[a]"),
+    ];
+    let plan = plan(&base, &environment);
+    let topics =
+        |n: usize| plan.sinks[n].topics.iter().flatten().map(|topic| topic.as_str()).collect::<Vec<_>>();
+    assert_eq!((topics(0), topics(1)), (vec!["ai.#", "ai.x.start"], vec!["ai.*.error"]));
+    assert_eq!((plan.classes[0].0.as_str(), plan.stages.len()), ("ai.a.b", 1));
+    assert!(plan.tags.contains(&("team".to_owned(), "[a]".to_owned())), "a text stays one: {:?}", plan.tags);
+}
+
+#[test]
+fn a_list_in_a_variable_that_cannot_be_read_is_told_how_to_write_it() {
+    for (value, says) in [
+        ("hunter2", "like `[a, b]`"),
+        ("[hunter2", "like `[a, b]`"),
+        ("[&a hunter2]", "like `[a, b]`"),
+        ("[ai..hunter2]", "write `*`"),
+    ] {
+        let error = errors(BASE, &[("STREAMLL__SINKS__LIVE__TOPICS", value)]);
+        assert!(error.contains("STREAMLL__SINKS__LIVE__TOPICS"), "{error}");
+        assert!(error.contains(says), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
 fn a_variable_that_changes_the_type_replaces_the_sink() {
     let error = topology(&[("env", BASE)], &[("STREAMLL__SINKS__LIVE__TYPE", "file")])
         .expect_err("no path")

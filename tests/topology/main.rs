@@ -4,6 +4,7 @@ mod bad;
 mod bombs;
 #[cfg(all(feature = "redis", feature = "rabbitmq"))]
 mod brokers;
+mod canary;
 #[cfg(feature = "rabbitmq")]
 mod coverage;
 mod environment;

@@ -33,7 +33,7 @@ fn every_unset_variable_is_reported_at_its_place() {
     let error = errors(text, &[("B", "")]);
     assert!(error.contains("A is not set") && error.contains("env.yaml:1:10"), "{error}");
     assert!(
-        error.contains("B is not set: what dashboards read") && error.contains("env.yaml:3:27"),
+        error.contains("B is set, but empty: what dashboards read") && error.contains("env.yaml:3:27"),
         "{error}"
     );
 }

@@ -1,4 +1,4 @@
-//! The wire format: one JSON object per event. Keys are public surface; `tests/wire.rs` holds them.
+//! The wire format: one JSON object per event. Keys are public surface; `tests/path/wire.rs` holds them.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

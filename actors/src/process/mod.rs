@@ -28,7 +28,8 @@ use crate::event::Event;
 /// Every `FnMut(Event) -> Option<Event>` is one:
 ///
 /// ```
-/// use streamll_actors::{event::{Event, Step}, testkit};
+/// # mod streamll { pub use streamll_actors::{event::{Event, Step}, testkit}; }
+/// use streamll::{Event, Step, testkit};
 ///
 /// let no_pings = |event: Event| (event.kind().as_str() != "ping").then_some(event);
 /// let step = Step::new("Health");

@@ -171,11 +171,8 @@ impl fmt::Display for DeliveryError {
     }
 }
 
-impl StdError for DeliveryError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.source)
-    }
-}
+/// Without a `source`: what prints a chain of errors would say the causes twice.
+impl StdError for DeliveryError {}
 
 /// An I/O error of a sink that says no more is taken as [`ErrorClass::Unavailable`].
 impl From<io::Error> for DeliveryError {
@@ -255,5 +252,18 @@ mod tests {
         // Not a name at all: no server is asked.
         let error = std::net::ToSocketAddrs::to_socket_addrs(&("no such name", 1)).map(drop).unwrap_err();
         costs(error.into(), Cost::Nothing);
+    }
+
+    #[test]
+    fn what_prints_a_chain_of_errors_says_each_cause_once() {
+        let inner = std::io::Error::other(DeliveryError::fatal("no route"));
+        let error = DeliveryError::unavailable(std::io::Error::other(inner));
+        let mut said = error.to_string();
+        let mut next = StdError::source(&error);
+        while let Some(cause) = next {
+            said = format!("{said}: {cause}");
+            next = cause.source();
+        }
+        assert_eq!(said.matches("no route").count(), 1, "{said}");
     }
 }

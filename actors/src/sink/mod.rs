@@ -54,7 +54,8 @@ use futures_util::future::LocalBoxFuture;
 /// `deliver_timeout` (30 s by default) is dropped, and counts as `Unknown`.
 ///
 /// ```
-/// use streamll_actors::sink::{Deliveries, DeliveryError, Sink};
+/// # mod streamll { pub use streamll_actors::sink::{Deliveries, DeliveryError, Sink}; }
+/// use streamll::{Deliveries, DeliveryError, Sink};
 ///
 /// struct Stdout;
 ///

@@ -13,7 +13,7 @@ use super::super::addresses::Addresses;
 use super::declare::{Declared, QueuePlan};
 use super::place::Target;
 use super::sink::RabbitMqSink;
-use crate::units::Period;
+use crate::units::{Period, check_path};
 
 /// The exchange where the configuration names none.
 const EXCHANGE: &str = "ai_events";
@@ -277,6 +277,9 @@ impl RabbitMqConfig {
         if self.url.iter().next().is_none() {
             return Err("url: is missing; write `amqp://user:password@host:5672/vhost`".to_owned());
         }
+        if let Some(Err(why)) = self.ca_file.as_deref().map(check_path) {
+            return Err(format!("ca_file: {why}"));
+        }
         let targets = self.url.iter().map(|url| Target::parse(url, heartbeat));
         let targets = targets.collect::<Result<_, _>>()?;
         Ok(RabbitMqSink::new(
@@ -454,6 +457,8 @@ mod tests {
         }
         refused(json!({ "url": ["amqp://h", "amqp://u:canary@h/a/b"] }), "url: ");
         refused(json!({ "url": "amqp://u:canary@h?heartbeat=soon" }), "url: ");
+        refused(json!({ "ca_file": "~/ca.pem" }), "ca_file: `~`");
+        refused(json!({ "ca_file": "" }), "ca_file: an empty path");
         refused(json!({ "exchange": "x".repeat(256) }), "exchange: the name `xxxx");
         refused(json!({ "exchange": "" }), "exchange: a name is empty");
         refused(json!({ "queue": "q", "exchange": "x" }), "queue: takes everything");

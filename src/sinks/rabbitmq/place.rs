@@ -4,7 +4,11 @@ use std::fmt;
 
 use lapin::uri::{AMQPScheme, AMQPUri};
 
+use crate::sinks::addresses::is_several;
 use crate::sinks::words::ENCODE;
+
+/// What may be set behind a `?`; the client knows others and does nothing with them.
+const PARAMETERS: [&str; 4] = ["heartbeat", "frame_max", "channel_max", "auth_mechanism"];
 
 /// One address of a broker.
 #[derive(Clone)]
@@ -25,6 +29,23 @@ impl Target {
         if rest.contains('#') || behind.contains('@') {
             return Err(format!(
                 "url: neither a `#` nor an `@` behind the host may stand in it; {HELP}; {ENCODE}"
+            ));
+        }
+        let (authority, query) = match rest.split_once('?') {
+            Some((before, query)) => (before, query),
+            None => (rest, ""),
+        };
+        if is_several(authority.split('/').next().unwrap_or_default()) {
+            return Err(format!(
+                "url: each of several addresses needs its own scheme; write `amqp://h1:5672,amqp://h2:5672`; in the \
+                 password write `,` as `%2C`; {ENCODE}"
+            ));
+        }
+        let names = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next());
+        if !names.flatten().all(|name| PARAMETERS.contains(&name)) {
+            return Err(format!(
+                "url: has a parameter that nobody reads; behind the `?` there may be {}, and TLS is `amqps://`",
+                PARAMETERS.map(|name| format!("`{name}`")).join(", ")
             ));
         }
         let mut uri: AMQPUri = url.parse().map_err(|_| {
@@ -107,6 +128,27 @@ mod tests {
             let target = Target::parse(url, 10).expect(url);
             assert_eq!((target.to_string().as_str(), target.vhost()), (shown, vhost));
             assert_eq!(target.uri.query.heartbeat, Some(heartbeat), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_that_nobody_reads_is_refused_with_those_that_are() {
+        for url in
+            ["amqp://h?ssl=true", "amqp://u:p@h/v?heartbeat=5&hunter2", "amqps://h/?connection_timeout=5"]
+        {
+            let error = Target::parse(url, 10).expect_err(url);
+            assert!(error.contains("`heartbeat`") && error.contains("amqps://"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        Target::parse("amqp://h/v?heartbeat=5&frame_max=8192&channel_max=16&auth_mechanism=plain", 10)
+            .expect("all are known");
+    }
+
+    #[test]
+    fn several_places_each_need_a_scheme() {
+        for url in ["amqp://h1:5672,h2:5672", "amqp://u:p@h1,h2/v", "amqps://u:p@h1:1,u:p@h2:1"] {
+            let error = Target::parse(url, 10).expect_err(url);
+            assert!(error.contains("each of several addresses needs its own scheme"), "{error}");
         }
     }
 

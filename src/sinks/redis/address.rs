@@ -4,6 +4,7 @@ use std::fmt;
 
 use redis::{ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo};
 
+use crate::sinks::addresses::is_several;
 use crate::sinks::words::ENCODE;
 
 const EXAMPLE: &str = "write it like `redis://user:password@host:6379/0`";
@@ -35,10 +36,22 @@ impl Address {
                 name the authority that signed the server's in `ca_file`"
                 .to_owned());
         }
-        if let Some(what) = ["#", "?"].into_iter().find(|sign| rest.contains(sign)) {
-            return Err(format!("nothing may follow a `{what}`; leave it out, and {ENCODE}"));
+        if rest.contains('#') {
+            return Err(format!("nothing may follow a `#`; leave it out, and {ENCODE}"));
+        }
+        if rest.contains('?') {
+            return Err(format!(
+                "nothing may follow a `?`, there are no parameters: TLS is `rediss://`, and the database stands behind the \
+                 last `/`; leave it out, and {ENCODE}"
+            ));
         }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if is_several(authority) {
+            return Err(format!(
+                "is not an address: each of several needs its own scheme; write `redis://h1:6379,redis://h2:6379`; \
+                 in the password write `,` as `%2C`; {ENCODE}"
+            ));
+        }
         let place = authority.rsplit('@').next().unwrap_or_default();
         let port = place.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
         if port.is_some_and(|port| !port.is_empty() && port.parse::<u16>().is_err()) {
@@ -135,7 +148,9 @@ mod tests {
             ("redis://", "is not an address"),
             ("redis://:hunter2@/0", "is not an address"),
             ("redis://:hunter2@h h", "is not an address"),
-            ("redis://:hunter2@a:7000,b:7000", "is not an address"),
+            ("redis://:hunter2@a:7000,b:7000", "is not an address: each of several needs its own scheme"),
+            ("redis://:hunter2@a:7000,b", "each of several needs its own scheme"),
+            ("redis://:hunter2@h?ssl=true", "there are no parameters: TLS is `rediss://`"),
         ] {
             let error = Address::parse(url).expect_err(url);
             assert!(error.contains(what), "{url}: {error}");

@@ -12,7 +12,7 @@ use super::RedisSink;
 use super::address::Address;
 use super::sink::Settings;
 use super::transaction::{Entry, Keys};
-use crate::units::Period;
+use crate::units::{Period, check_path};
 
 /// The limits of one delivery, where nothing is said of them: 1024 events make a round trip cheap.
 pub(crate) const BATCH: BatchPolicy =
@@ -164,6 +164,9 @@ impl RedisConfig {
         if expire == Some(0) {
             return Err("expire: must be at least 1ms; leave it out to keep streams".to_owned());
         }
+        if let Some(Err(why)) = self.ca_file.as_deref().map(check_path) {
+            return Err(format!("ca_file: {why}"));
+        }
         if self.ca_file.is_some() && !addresses.iter().all(|address| address.tls) {
             return Err("ca_file: is for TLS alone; begin `url` with `rediss://`".to_owned());
         }
@@ -211,6 +214,8 @@ mod tests {
             (good.clone().max_len(0), "max_len: "),
             (good.clone().expire(Duration::from_micros(999)), "expire: "),
             (good.clone().ca_file("ca.pem"), "ca_file: "),
+            (RedisConfig::new("rediss://h").ca_file("~/ca.pem"), "ca_file: "),
+            (RedisConfig::new("rediss://h").ca_file(""), "ca_file: "),
         ] {
             let error = bad.build().expect_err(key);
             assert!(error.starts_with(key) && error.contains("; ") | (key == "stream_key: "), "{error}");

@@ -46,6 +46,8 @@ use super::flow::{self, Flow};
 use crate::pipes::Outlet;
 use render::Renderer;
 
+pub(crate) use self::sanitize::{acts, harmless};
+
 /// Most bytes of one write, give or take a line: what a pipe takes without blocking once it is ready (`PIPE_BUF`).
 const CHUNK: usize = 4096 - 512;
 

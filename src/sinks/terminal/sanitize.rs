@@ -6,7 +6,7 @@ use unicode_width::UnicodeWidthChar;
 
 /// Whether a terminal might act on `c`, reorder text for it, or not show it at all. The joiners (U+200C, U+200D) stay, as
 /// in routing keys: Persian words and many emoji are spelt with them.
-fn acts(c: char) -> bool {
+pub(crate) fn acts(c: char) -> bool {
     matches!(c,
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'              // C0, DEL, C1 (8-bit CSI and OSC among them)
         | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' // zero width, marks of direction
@@ -22,6 +22,12 @@ fn picture(c: char) -> char {
         '\u{7f}' => '␡',
         _ => '\u{fffd}',
     }
+}
+
+/// `text` for people, with its line breaks and tabs, and a picture of each other character that acts.
+pub(crate) fn harmless(text: &str) -> String {
+    let shown = |c| if acts(c) && !matches!(c, '\n' | '\t') { picture(c) } else { c };
+    text.chars().map(shown).collect()
 }
 
 /// Whether all of `text` is one column wide per byte and can be copied.
