@@ -3,6 +3,7 @@
 mod check;
 mod dead;
 mod demo;
+mod missing;
 mod overlap;
 mod run;
 
