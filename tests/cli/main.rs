@@ -4,6 +4,7 @@ mod check;
 mod dead;
 mod demo;
 mod exact;
+mod missing;
 mod overlap;
 #[cfg(unix)]
 mod pipes;

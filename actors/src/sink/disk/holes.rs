@@ -144,7 +144,7 @@ fn any_segments_that_are_missing_or_emptied_or_cut_are_counted_once_and_have_a_g
             ])
             .collect();
         for set in sets {
-            for cut in [None, Some(0), Some(20), Some(64), Some(100), Some(30_000)] {
+            for cut in [None, Some(0), Some(20), Some(64), Some(30_000)] {
                 let files = Arc::new(Power::with(&whole.all()));
                 for i in &set {
                     let bytes = content(&files, &names[*i]);

@@ -9,6 +9,7 @@ mod head;
 mod holes;
 mod log;
 mod marks;
+mod mend;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -60,7 +61,7 @@ pub(crate) struct Disk {
 enum Hand {
     Thread(OnceLock<Thread>),
     /// Whoever changes the buffer, at once: for tests that see the same every time.
-    Caller(Mutex<Worker>),
+    Caller(Box<Mutex<Worker>>),
 }
 
 /// What to do after one turn.
@@ -86,7 +87,7 @@ pub(crate) fn open(buffer: &Arc<Buffer>, path: &Path, with_thread: bool) -> Resu
     }
     let sent = AtomicU64::new(worker.sent);
     if !with_thread {
-        let hand = Hand::Caller(Mutex::new(worker));
+        let hand = Hand::Caller(Box::new(Mutex::new(worker)));
         buffer.put_on_disk(&recovered, Disk { files, sent, hand, closed });
         return Ok(());
     }

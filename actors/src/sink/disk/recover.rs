@@ -1,5 +1,5 @@
 //! Reads a log at the start, whatever has become of its files. What is whole goes on; what is not there and should be is
-//! counted once, named, and has a gap in its place from then on.
+//! counted and named.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,10 +12,9 @@ use tracing::{error, warn};
 
 use super::files::Files;
 use super::head::{self, HEAD, Head};
-use super::log::{FRESH, Recovered, SEGMENT, Segment, Stored, file_name, keep_unread, replace, set_aside};
+use super::log::{FRESH, Recovered, SEGMENT, Segment, Stored, file_name, keep_unread, set_aside};
 use super::marks::{self, Note};
-use super::record::{Found, Kind, Record, Scan};
-use crate::event::Gap;
+use super::record::{Found, Kind, Scan};
 
 /// How often a file is read that cannot be, before it is given up, and how long that is put off.
 const READS: u32 = 3;
@@ -28,35 +27,35 @@ pub(super) struct Opened {
 }
 
 /// One segment that is there.
-struct Seen {
-    segment: Segment,
-    head: Option<Head>,
+pub(super) struct Seen {
+    pub(super) segment: Segment,
+    pub(super) head: Option<Head>,
     /// The number behind its last record.
-    end: u64,
+    pub(super) end: u64,
     /// All events in it.
-    events: u64,
+    pub(super) events: u64,
     /// Those that are not done, up to the last record that the marks know.
-    noted: u64,
+    pub(super) noted: u64,
     /// What is not done, and all that is there.
-    fresh: Stored,
-    all: Stored,
+    pub(super) fresh: Stored,
+    pub(super) all: Stored,
     /// Where something is that is no record: the least number that it can have had.
-    damaged: Vec<u64>,
-    is_torn: bool,
+    pub(super) damaged: Vec<u64>,
+    pub(super) is_torn: bool,
 }
 
 /// What may be missing in front of one segment, or at the end: in the segments before, or with whole files.
-struct Hole {
+pub(super) struct Hole {
     /// The segments that it may be in.
-    segments: Range<usize>,
+    pub(super) segments: Range<usize>,
     /// The last segment of those that are not there.
-    file: Option<u64>,
+    pub(super) file: Option<u64>,
     /// How many events are missing as the heads count; some of them may have been done.
-    counted: Option<u64>,
+    pub(super) counted: Option<u64>,
     /// How many of them were not done.
-    lost: u64,
+    pub(super) lost: u64,
     /// The last number that can be missing.
-    to: u64,
+    pub(super) to: u64,
 }
 
 pub(super) struct Recovery<'a> {
@@ -285,131 +284,10 @@ impl Recovery<'_> {
                 ),
                 0 => {}
                 lost => error!(
-                    sink = %self.name, file, from, to = hole.to, lost, exact = hole.counted.is_some() || note.is_some(),
+                    sink = %self.name, file, from, to = hole.to, missing = lost, exact = hole.counted.is_some() || note.is_some(),
                     "events that the buffer on disk held are missing; a gap stands in their place"
                 ),
             }
-        }
-    }
-
-    /// Puts gaps where something is missing, so that the next start finds a log that is whole.
-    fn mend(
-        &mut self,
-        log: u64,
-        done: u64,
-        mut seen: Vec<Seen>,
-        holes: &[Hole],
-        stored: impl Fn(&Seen) -> Stored,
-    ) -> Vec<Stored> {
-        let mut fillers: Vec<(u64, Stored)> = Vec::new();
-        for hole in holes {
-            let mut gaps: Vec<(usize, u64)> = Vec::new();
-            for i in hole.segments.clone() {
-                gaps.extend(seen.get(i).iter().flat_map(|seen| &seen.damaged).map(|number| (i, *number)));
-            }
-            let (damaged, mut lost) = (gaps.len(), hole.lost);
-            let at_the_end =
-                hole.segments.clone().last().filter(|_| hole.file.is_none() && damaged == 0 && lost > 0);
-            gaps.extend(at_the_end.and_then(|i| Some((i, seen.get(i)?.end))));
-            // What is missing at the end and was done does not count as written any more.
-            let is_at_the_end = hole.segments.end == seen.len();
-            let mut gone = hole.counted.filter(|_| !is_at_the_end).map_or(lost, |counted| counted.max(lost));
-            let mut of: BTreeMap<usize, (Vec<(u64, u64)>, u64)> = BTreeMap::new();
-            for (k, (i, number)) in gaps.iter().enumerate() {
-                // One for each place, and the rest in the last.
-                let is_last = k + 1 == gaps.len() && hole.file.is_none();
-                let (share, share_gone) = if is_last { (lost, gone) } else { (lost.min(1), gone.min(1)) };
-                (lost, gone) = (lost - share, gone - share_gone);
-                let (gaps, all_gone) = of.entry(*i).or_default();
-                *all_gone += share_gone;
-                // What was done before the gap is no part of it.
-                gaps.push(((*number).max(done), share));
-            }
-            for (i, (gaps, gone)) in of {
-                let previous =
-                    i.checked_sub(1).and_then(|i| seen.get(i)).map_or(0, |seen| seen.segment.first);
-                let before = before(&seen, i, holes);
-                if let Some(seen) = seen.get_mut(i) {
-                    self.rewrite(log, seen, &gaps, gone, previous, before);
-                }
-            }
-            if let Some(first) = hole.file.filter(|_| lost > 0) {
-                let last = hole.segments.clone().last().and_then(|i| seen.get(i));
-                let next = seen.get(hole.segments.end).and_then(|seen| seen.head);
-                let before =
-                    next.map_or_else(|| total(&seen, &[], None), |next| next.before.saturating_sub(gone));
-                let head = Head {
-                    log,
-                    first,
-                    previous: last.map_or(0, |last| last.segment.first),
-                    before,
-                    gone,
-                    is_front: last.is_none(),
-                };
-                let record = Record::gap(first.max(done), &Gap::missing(lost), self.name);
-                match replace(self.files, first, Some(&head), std::slice::from_ref(&record)) {
-                    Ok(segment) => {
-                        let mut filler = Stored { segment, from: u64::MAX, ..Stored::default() };
-                        filler.add(&record);
-                        fillers.push((first, filler));
-                    }
-                    Err(error) => self.not_mended(first, &error),
-                }
-            }
-        }
-        let mut segments: Vec<Stored> =
-            seen.iter().map(stored).chain(fillers.into_iter().map(|(_, filler)| filler)).collect();
-        segments.sort_by_key(|stored| stored.segment.first);
-        segments
-    }
-
-    fn not_mended(&self, first: u64, error: &io::Error) {
-        warn!(sink = %self.name, file = file_name(first), %error, "a gap cannot be written in the place of what is missing");
-    }
-
-    /// Writes a segment anew: without what is no record, with gaps in its place, and a head that tells of them.
-    fn rewrite(
-        &mut self,
-        log: u64,
-        seen: &mut Seen,
-        gaps: &[(u64, u64)],
-        gone: u64,
-        previous: u64,
-        before: Option<u64>,
-    ) {
-        let first = seen.segment.first;
-        let Ok(bytes) = self.files.read(&file_name(first)) else { return };
-        let (head, found, _) = head::split(&bytes);
-        let mut records: Vec<Record> = Scan::new(found)
-            .filter_map(|found| if let Found::Record(record) = found { Some(record) } else { None })
-            .collect();
-        let mut added = Vec::new();
-        for (number, lost) in gaps.iter().filter(|(_, lost)| *lost > 0) {
-            // A number that is in use cannot be had; then the number in the report is all that tells of it.
-            if records.iter().all(|record| record.number != *number) {
-                let record = Record::gap(*number, &Gap::missing(*lost), self.name);
-                let place = records.partition_point(|record| record.number < *number);
-                added.push(record.clone());
-                records.insert(place, record);
-            }
-        }
-        let made =
-            before.map(|before| Head { log, first, previous, before, gone: 0, is_front: previous == 0 });
-        let head = head.or(made).map(|head| Head { gone: head.gone + gone, ..head });
-        match replace(self.files, first, head.as_ref(), &records) {
-            Ok(segment) => {
-                (seen.segment, seen.fresh.segment, seen.all.segment, seen.head) =
-                    (segment, segment, segment, head);
-                for record in &added {
-                    seen.end = seen.end.max(record.number + 1);
-                    for stored in [&mut seen.fresh, &mut seen.all] {
-                        let last = stored.last.max(record.number);
-                        stored.from = stored.from.min(record.number);
-                        (stored.notices, stored.last) = (stored.notices + 1, last);
-                    }
-                }
-            }
-            Err(error) => self.not_mended(first, &error),
         }
     }
 }
@@ -458,22 +336,8 @@ fn holes(seen: &[Seen], note: Option<Note>) -> Vec<Hole> {
     holes
 }
 
-/// How many events had been written before one segment, where its head does not say so.
-fn before(seen: &[Seen], i: usize, holes: &[Hole]) -> Option<u64> {
-    let start = (0..i).rev().find_map(|start| Some((start, seen.get(start)?.head?)));
-    if let Some((start, head)) = start {
-        let events: u64 = seen.get(start..i)?.iter().map(|seen| seen.events).sum();
-        return Some(head.before + head.gone + events);
-    }
-    let next = (i + 1..seen.len()).find_map(|next| Some((next, seen.get(next)?.head?)));
-    let (next, head) = next?;
-    let events: u64 = seen.get(i..next)?.iter().map(|seen| seen.events).sum();
-    let lost: u64 = holes.iter().filter(|hole| hole.segments.contains(&i)).map(|hole| hole.lost).sum();
-    Some(head.before.saturating_sub(events + lost))
-}
-
 /// How many events were written to the log so far, those included that are told of by a gap at its end.
-fn total(seen: &[Seen], holes: &[Hole], note: Option<Note>) -> u64 {
+pub(super) fn total(seen: &[Seen], holes: &[Hole], note: Option<Note>) -> u64 {
     let head = seen.iter().enumerate().rev().find_map(|(i, seen)| Some((i, seen.head?)));
     let lost = holes.last().map_or(0, |hole| hole.lost);
     match head {
