@@ -1,8 +1,14 @@
 //! Descriptors that may stand still (pipes, terminals, sockets, devices): "not now" is no error and no end, and nobody's
 //! flags are changed, as a descriptor that was handed to this process belongs to others, too.
 
+#[cfg(all(unix, feature = "cli"))]
+mod patient;
+
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) use patient::{Patient, stderr, stdout};
+
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,55 +25,6 @@ pub(crate) trait AsFd {}
 impl<T> AsFd for T {}
 #[cfg(unix)]
 pub(crate) use std::os::fd::AsFd;
-
-/// Reads and writes on where a descriptor that never blocks has nothing, or takes nothing, just now.
-#[derive(Debug)]
-pub(crate) struct Patient<T>(pub(crate) T);
-
-impl<T> Patient<T> {
-    fn go_on<R>(&mut self, want: Want, mut act: impl FnMut(&mut T) -> io::Result<R>) -> io::Result<R>
-    where
-        T: AsFd,
-    {
-        loop {
-            match act(&mut self.0) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    is_ready(&self.0, want, None)?;
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                done => return done,
-            }
-        }
-    }
-}
-
-impl<T: Read + AsFd> Read for Patient<T> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.go_on(Want::Read, |from| from.read(into))
-    }
-}
-
-impl<T: Write + AsFd> Write for Patient<T> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.go_on(Want::Write, |to| to.write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.go_on(Want::Write, Write::flush)
-    }
-}
-
-/// Standard output, for commands: what it does not take now is waited for.
-#[cfg(feature = "cli")]
-pub(crate) fn stdout() -> Patient<io::StdoutLock<'static>> {
-    Patient(io::stdout().lock())
-}
-
-/// Standard error, likewise.
-#[cfg(feature = "cli")]
-pub(crate) fn stderr() -> Patient<io::Stderr> {
-    Patient(io::stderr())
-}
 
 /// A way out that is written as far as it takes something, and never waited for inside of a write.
 #[derive(Debug)]
@@ -128,12 +85,12 @@ impl Outlet {
 
     /// Whether it takes something now; also true where a write would fail, so that the write says why.
     pub(crate) fn is_ready(&self) -> bool {
-        is_ready(&self.file, Want::Write, Some(Duration::ZERO)).unwrap_or(true)
+        takes(&self.file, Duration::ZERO).unwrap_or(true)
     }
 
     /// Waits a moment for it to take something.
     pub(crate) fn look(&self) {
-        let _ = is_ready(&self.file, Want::Write, Some(LOOK));
+        let _ = takes(&self.file, LOOK);
     }
 
     /// Writes as much as it takes now; `WouldBlock`, where that is nothing.
@@ -194,77 +151,34 @@ pub(crate) fn is_without_reader(_: &io::Error) -> bool {
     false
 }
 
-/// For what a descriptor is to be ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Want {
-    Read,
-    Write,
+/// Whether a descriptor takes something within so long, or would say what is wrong with it.
+#[cfg(unix)]
+fn takes(fd: &impl AsFd, limit: Duration) -> io::Result<bool> {
+    wait(fd, rustix::event::PollFlags::OUT, Some(limit))
+}
+
+#[cfg(not(unix))]
+fn takes(_: &impl AsFd, limit: Duration) -> io::Result<bool> {
+    std::thread::sleep(limit);
+    Ok(true)
 }
 
 /// Whether a descriptor is ready within so long (`None`: however long it takes), or would say what is wrong with it.
 #[cfg(unix)]
-fn is_ready(fd: &impl AsFd, want: Want, limit: Option<Duration>) -> io::Result<bool> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let flags = if want == Want::Read { PollFlags::IN } else { PollFlags::OUT };
+fn wait(fd: &impl AsFd, want: rustix::event::PollFlags, limit: Option<Duration>) -> io::Result<bool> {
+    use rustix::event::{PollFd, Timespec, poll};
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     loop {
-        match poll(&mut [PollFd::new(fd, flags)], limit.as_ref()) {
+        match poll(&mut [PollFd::new(fd, want)], limit.as_ref()) {
             Err(rustix::io::Errno::INTR) => {}
             ready => return Ok(ready? > 0),
         }
     }
 }
 
-#[cfg(not(unix))]
-fn is_ready(_: &impl AsFd, _: Want, limit: Option<Duration>) -> io::Result<bool> {
-    if limit != Some(Duration::ZERO) {
-        std::thread::sleep(limit.unwrap_or(LOOK));
-    }
-    Ok(true)
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::thread;
-
     use super::*;
-
-    /// Both ends of a pipe, of which this process and the others that have them never wait.
-    fn non_blocking_pipe() -> (io::PipeReader, io::PipeWriter) {
-        let (reader, writer) = io::pipe().unwrap();
-        for end in [reader.as_fd(), writer.as_fd()] {
-            rustix::io::ioctl_fionbio(end, true).unwrap();
-        }
-        (reader, writer)
-    }
-
-    #[test]
-    fn an_empty_pipe_that_never_blocks_is_waited_for_and_its_end_is_its_end() {
-        let (reader, writer) = non_blocking_pipe();
-        let read = thread::spawn(move || io::read_to_string(Patient(reader)).unwrap());
-        for word in ["one ", "two"] {
-            thread::park_timeout(Duration::from_millis(50));
-            (&writer).write_all(word.as_bytes()).unwrap();
-        }
-        drop(writer);
-        assert_eq!(read.join().unwrap(), "one two");
-    }
-
-    #[test]
-    fn a_full_pipe_that_never_blocks_is_waited_for_and_nothing_is_lost() {
-        let (mut reader, writer) = non_blocking_pipe();
-        let text = "x".repeat(300_000);
-        let written = thread::spawn({
-            let text = text.clone();
-            move || Patient(File::from(std::os::fd::OwnedFd::from(writer))).write_all(text.as_bytes())
-        });
-        let mut read = String::new();
-        Patient(&mut reader).0.read_to_string(&mut read).ok();
-        let mut rest = String::new();
-        Patient(reader).read_to_string(&mut rest).unwrap();
-        written.join().unwrap().unwrap();
-        assert_eq!((read + &rest).len(), text.len());
-    }
 
     #[test]
     fn a_shared_pipe_that_blocks_keeps_its_flags_and_is_never_waited_for() {
