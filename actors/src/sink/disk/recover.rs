@@ -85,7 +85,9 @@ impl Recovery<'_> {
         // By the word of a later segment; it is on disk before any of those before it goes.
         if let Some(front) = seen.iter().rposition(|seen| seen.head.is_some_and(|head| head.is_front)) {
             for over in seen.drain(..front) {
-                let _ = self.files.remove(&file_name(over.segment.first));
+                let file = file_name(over.segment.first);
+                let removed = self.files.remove(&file).is_ok();
+                warn!(sink = %self.name, file, removed, "a part of the buffer on disk was done, and is still there");
             }
         }
         let floor = seen.first().filter(|seen| seen.head.is_some_and(|head| head.is_front));
