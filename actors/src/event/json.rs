@@ -40,6 +40,9 @@ impl<'a> Cursor<'a> {
 
     /// Takes the blanks that stand here.
     pub(super) fn blanks(&mut self) {
+        if self.first().is_none_or(|byte| byte > b' ') {
+            return;
+        }
         let is_blank = |byte: &&u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
         let blanks = self.0.as_bytes().iter().take_while(is_blank).count();
         self.take(blanks);
@@ -80,8 +83,8 @@ impl<'a> Cursor<'a> {
     pub(super) fn value(&mut self) -> &'a str {
         let bytes = self.0.as_bytes();
         let len = match self.first() {
-            Some(b'"') => string_len(bytes),
-            Some(b'{' | b'[') => nested_len(bytes),
+            Some(b'"') => string_len(self.0),
+            Some(b'{' | b'[') => nested_len(self.0),
             _ => {
                 let ends =
                     |byte: &u8| matches!(byte, b',' | b'}' | b']' | b':' | b' ' | b'\n' | b'\r' | b'\t');
@@ -191,25 +194,26 @@ impl<'a> Iterator for Items<'a> {
     }
 }
 
-fn string_len(bytes: &[u8]) -> usize {
+/// The bytes of the string that begins here. Looks for quotes alone, which the standard library does many bytes at a time.
+fn string_len(text: &str) -> usize {
     let mut at = 1;
-    loop {
-        let rest = bytes.get(at..).unwrap_or_default();
-        match rest.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
-            None => return bytes.len(),
-            Some(step) if rest.get(step) == Some(&b'"') => return at + step + 1,
-            // The escaped character is none of both.
-            Some(step) => at += step + 2,
+    while let Some(step) = text.get(at..).and_then(|rest| rest.find('"')) {
+        let before = text.as_bytes().get(..at + step).unwrap_or_default();
+        at += step + 1;
+        // One behind an odd number of backslashes is escaped.
+        if before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 0 {
+            return at;
         }
     }
+    text.len()
 }
 
-fn nested_len(bytes: &[u8]) -> usize {
-    let (mut at, mut depth) = (0, 0_usize);
+fn nested_len(text: &str) -> usize {
+    let (bytes, mut at, mut depth) = (text.as_bytes(), 0, 0_usize);
     while let Some(byte) = bytes.get(at) {
         match byte {
             b'"' => {
-                at += string_len(bytes.get(at..).unwrap_or_default());
+                at += string_len(text.get(at..).unwrap_or_default()).max(1);
                 continue;
             }
             b'{' | b'[' => depth += 1,

@@ -1,5 +1,6 @@
 //! JSON text with changes: what is not changed stays to the letter.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
@@ -53,10 +54,10 @@ fn patch_object(cursor: &mut Cursor<'_>, new: &Map<String, Value>, depth: usize,
         return;
     }
     let mut known = HashSet::new();
-    let mut is_empty = !members(cursor, out, |key, cursor, out| match new.get(key) {
+    let mut is_empty = !members(cursor, out, |key, cursor, out| match new.get(&*key) {
         Some(value) => {
             patch(cursor, value, depth + 1, out);
-            known.insert(key.to_owned());
+            known.insert(key);
             true
         }
         None => {
@@ -64,7 +65,7 @@ fn patch_object(cursor: &mut Cursor<'_>, new: &Map<String, Value>, depth: usize,
             false
         }
     });
-    for (key, value) in new.iter().filter(|(key, _)| !known.contains(*key)) {
+    for (key, value) in new.iter().filter(|(key, _)| !known.contains(&***key)) {
         add(is_empty, key, value, out);
         is_empty = false;
     }
@@ -77,7 +78,10 @@ fn patch(cursor: &mut Cursor<'_>, new: &Value, depth: usize, out: &mut String) {
         (Some(b'['), Value::Array(new)) if depth < DEPTH => patch_list(cursor, new, depth, out),
         _ => {
             let before = *cursor;
-            let is_same = cursor.parse(depth) == *new;
+            let is_same = match (cursor.first(), new) {
+                (Some(b'"'), Value::String(new)) => unquoted(cursor.value()) == *new,
+                _ => cursor.parse(depth) == *new,
+            };
             match is_same {
                 true => out.push_str(cursor.since(before)),
                 false => out.push_str(&new.to_string()),
@@ -135,10 +139,10 @@ fn align(list: &str, new: &[Value], depth: usize, out: &mut String) {
 
 /// Copies an object up to its closing bracket, and says whether a member is in it. `each` writes the value of one and
 /// says that it stays.
-fn members(
-    cursor: &mut Cursor<'_>,
+fn members<'a>(
+    cursor: &mut Cursor<'a>,
     out: &mut String,
-    mut each: impl FnMut(&str, &mut Cursor<'_>, &mut String) -> bool,
+    mut each: impl FnMut(Cow<'a, str>, &mut Cursor<'a>, &mut String) -> bool,
 ) -> bool {
     out.push('{');
     let mut any = false;
@@ -150,7 +154,7 @@ fn members(
         }
         let key = unquoted(cursor.key());
         out.push_str(cursor.since(before));
-        match each(&key, cursor, out) {
+        match each(key, cursor, out) {
             true => {
                 copy_blanks(cursor, out);
                 any = true;

@@ -51,7 +51,8 @@ impl<'a> Line<'a> {
     /// Checks a part of the text: its depth, the range of its numbers. Where a key stands twice in one object, returns the
     /// part with the last of them alone, the one that parsers take.
     pub(super) fn check(&self, part: &str) -> Result<Option<String>, String> {
-        let mut checker = Checker { cursor: Cursor::new(part), keys: Vec::new(), repeats: false, depth: 0 };
+        let mut checker =
+            Checker { cursor: Cursor::new(part), keys: Vec::with_capacity(16), repeats: false, depth: 0 };
         let Err(flaw) = checker.value() else {
             return Ok(checker.repeats.then(|| unique(part)));
         };
@@ -88,7 +89,7 @@ pub fn read_json(json: &str) -> Option<Value> {
 fn whole(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let (mut out, mut copied, mut at) = (String::new(), 0, 0);
-    while let Some(step) = bytes.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == b'\\')) {
+    while let Some(step) = text.get(at..).and_then(|rest| rest.find('\\')) {
         at += step;
         at += match (code_unit(bytes, at), code_unit(bytes, at + 6)) {
             (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
@@ -98,7 +99,8 @@ fn whole(text: &str) -> Cow<'_, str> {
                 copied = at + 6;
                 6
             }
-            _ => 2,
+            // The escaped character; its first byte alone may be a part of it.
+            _ => 1 + text.get(at + 1..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8),
         };
     }
     if copied == 0 {
@@ -147,7 +149,7 @@ impl Checker<'_> {
 
     fn nested(&mut self, is_object: bool) -> Result<(), String> {
         self.depth += 1;
-        let (from, mut many) = (self.keys.len(), HashSet::new());
+        let (from, mut many) = (self.keys.len(), None::<HashSet<_>>);
         let mut more = self.cursor.opens();
         while more {
             if is_object {
@@ -157,7 +159,7 @@ impl Checker<'_> {
                     self.repeats |= own.contains(&key);
                     self.keys.push(key);
                 } else {
-                    self.repeats |= own.contains(&key) || !many.insert(key);
+                    self.repeats |= own.contains(&key) || !many.get_or_insert_default().insert(key);
                 }
             } else {
                 self.cursor.blanks();
@@ -175,7 +177,8 @@ impl Checker<'_> {
 fn is_in_range(number: &str) -> bool {
     /// The digits of the largest double.
     const DIGITS: usize = 309;
-    number.len() < DIGITS && !number.contains(['e', 'E']) || number.parse::<f64>().is_ok_and(f64::is_finite)
+    let has_power = || number.bytes().any(|byte| matches!(byte, b'e' | b'E'));
+    number.len() < DIGITS && !has_power() || number.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 /// The same value with each key once in its object.
