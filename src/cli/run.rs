@@ -69,7 +69,7 @@ impl Run {
             Err(error) => return refuse(&error),
         };
         for warning in topology.warnings() {
-            let _ = write!(pipes::stderr(), "{}", warning.render(false));
+            let _ = writeln!(pipes::stderr(), "{}\n", warning.render(false).trim_end());
         }
         if let Some(path) = &self.status_file
             && let Err(error) = report::write(path, "{}\n")

@@ -35,11 +35,7 @@ pub struct FileConfig {
 impl FileConfig {
     /// Says what is wrong with `path`, as far as that can be known without looking at the disk.
     pub(crate) fn check(&self) -> Result<(), String> {
-        check_path(&self.path).map_err(|why| format!("path: {why}"))?;
-        match self.path.as_os_str().to_string_lossy().ends_with('/') {
-            true => Err("path: names a folder; write a file, such as `events.ndjson`, behind it".to_owned()),
-            false => Ok(()),
-        }
+        check_path(&self.path).map_err(|why| format!("path: {why}"))
     }
 
     /// Makes the sink; the file is opened when the sink is.

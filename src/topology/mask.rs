@@ -262,7 +262,7 @@ mod tests {
                 ("redis://:hun ter@2@host/0", "redis://:***@host/0"),
                 ("amqp://u:hunter2@a,amqp://u:hunter2@b/v", "amqp://***:***@a,amqp://***:***@b/v"),
                 ("amqp://u:hunter2@a, amqp://b:5672", "amqp://***:***@a, amqp://b:5672"),
-                ("redis://:a://hunter2@b", "redis://:***@b"),
+                ("redis://:a://hunter2@b", "redis://:***:***@b"),
                 ("redis://h?password=hunter2", "redis://h?***"),
                 ("redis://user:hunter2", "redis://user:***"),
                 ("redis://:hunter2", "redis://:***"),

@@ -431,7 +431,7 @@ mod tests {
                 "  a: { type: hook, pin: ***    , \"x\":\"***    \" } # ***",
             ),
             ("service: \"x", "service: \"x"),
-            ("\talert_after: 5s", "\talert_after: **"),
+            ("\talert_after: 5s", "\talert_after: 5s"),
         ] {
             assert_eq!(mask_unread_line(line).trim_end(), shown, "{line}");
         }
