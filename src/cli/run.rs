@@ -84,12 +84,7 @@ impl Run {
         served.unwrap_or_else(|error| super::fail(&error, INCOMPLETE))
     }
 
-    async fn serve(
-        &self,
-        handle: &Handle,
-        whose: Whose<'_>,
-        signals: &mut Signals,
-    ) -> io::Result<ExitCode> {
+    async fn serve(&self, handle: &Handle, whose: Whose<'_>, signals: &mut Signals) -> io::Result<ExitCode> {
         let stop = Arc::new(AtomicBool::new(false));
         let (mut reader, printed) = self.start_reader(handle, stop.clone())?;
         let mut status = tokio::time::interval(EVERY);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{timeout};
+use tokio::time::timeout;
 use tracing::{error, warn};
 
 use super::{GraphHandle, Member, StartError, Threads};

@@ -15,9 +15,7 @@ use super::attempt::{Attempt, End};
 use super::breaker::{Circuit, CircuitState, Force, Outcome, Permit};
 use super::fence::Fenced;
 use super::status::{Change, Signal};
-use super::{
-    BatchPolicy, Buffer, DeadLetters, ErrorClass, SinkContext, SinkFactory, SinkState, StatusCell,
-};
+use super::{BatchPolicy, Buffer, DeadLetters, ErrorClass, SinkContext, SinkFactory, SinkState, StatusCell};
 use crate::supervise::{Backoff, DeathWatch, Exit, Observer, RestartPolicy};
 
 /// How long `close` may take.

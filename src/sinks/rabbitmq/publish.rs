@@ -349,7 +349,10 @@ impl RabbitMqSink {
         let Some(delivery) = batch.as_slice().get(i) else { return false };
         let Some(since) = self.unroutable.came_back(&self.declared.way(delivery), Instant::now()) else {
             let key = self.declared.key(delivery).to_owned();
-            batch.retry_because(i, format!("no queue takes events with the key `{key}`: they are tried again"));
+            batch.retry_because(
+                i,
+                format!("no queue takes events with the key `{key}`: they are tried again"),
+            );
             return true;
         };
         let vhost = self.vhost();
