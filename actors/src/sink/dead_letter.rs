@@ -163,7 +163,7 @@ impl DeadLetters {
         }
         let Told { others: count, reason, .. } = std::mem::take(&mut *told);
         told.last = Some(now);
-        warn!(%sink, count, latest_reason = reason, "further events were dead-lettered");
+        warn!(%sink, count, reason, "further events were dead-lettered");
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
