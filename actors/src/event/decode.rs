@@ -74,7 +74,10 @@ impl Decoder {
         let keys = Keys::read(&line)?;
         let kind = Kind::from(keys.event_type.as_deref().unwrap_or_default());
         let data = keys.data.map_or("{}", RawValue::get);
-        let body = token(&kind, data).map_or_else(|| Body::Raw(Raw::new(data)), Body::Token);
+        // One that an older version has kept may have a key twice.
+        let unique = line.check(data).ok().flatten();
+        let body = token(&kind, data)
+            .map_or_else(|| Body::Raw(Raw::new(unique.as_deref().unwrap_or(data))), Body::Token);
         let timestamp = keys.timestamp.as_deref().and_then(|text| Timestamp::parse(text).ok());
         let step = self.step(&keys);
         let stamp = self.stamp(&step, keys.topic().as_deref());

@@ -53,11 +53,11 @@ fn patch_object(cursor: &mut Cursor<'_>, new: &Map<String, Value>, depth: usize,
     if new.is_empty() && copied_empty(cursor, out) {
         return;
     }
-    let mut known = HashSet::new();
+    let (before, mut kept) = (*cursor, 0);
     let mut is_empty = !members(cursor, out, |key, cursor, out| match new.get(&*key) {
         Some(value) => {
             patch(cursor, value, depth + 1, out);
-            known.insert(key);
+            kept += 1;
             true
         }
         None => {
@@ -65,9 +65,12 @@ fn patch_object(cursor: &mut Cursor<'_>, new: &Map<String, Value>, depth: usize,
             false
         }
     });
-    for (key, value) in new.iter().filter(|(key, _)| !known.contains(&***key)) {
-        add(is_empty, key, value, out);
-        is_empty = false;
+    if kept < new.len() {
+        let known: HashSet<_> = json::members(cursor.since(before)).map(|(key, _)| unquoted(key)).collect();
+        for (key, value) in new.iter().filter(|(key, _)| !known.contains(&***key)) {
+            add(is_empty, key, value, out);
+            is_empty = false;
+        }
     }
     out.push('}');
 }

@@ -32,9 +32,10 @@ impl<'a> Line<'a> {
             rest = behind.trim_ascii_start();
         }
         let skipped = json.len() - rest.len();
-        let text = match String::from_utf8_lossy(rest) {
-            Cow::Borrowed(text) => whole(text),
-            Cow::Owned(text) => Cow::Owned(whole(&text).into_owned()),
+        // Looked at first: `from_utf8_lossy` takes byte by byte.
+        let text = match std::str::from_utf8(rest) {
+            Ok(text) => whole(text),
+            Err(_) => Cow::Owned(whole(&String::from_utf8_lossy(rest)).into_owned()),
         };
         Line { text, skipped }
     }
