@@ -178,8 +178,12 @@ impl Checker<'_> {
 fn is_in_range(number: &str) -> bool {
     /// The digits of the largest double.
     const DIGITS: usize = 309;
+    // Also where it is no number: `true` has an `e`.
+    let is_word = number.starts_with(['t', 'f', 'n']);
     let has_power = || number.bytes().any(|byte| matches!(byte, b'e' | b'E'));
-    number.len() < DIGITS && !has_power() || number.parse::<f64>().is_ok_and(f64::is_finite)
+    is_word
+        || number.len() < DIGITS && !has_power()
+        || number.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 /// The same value with each key once in its object.
@@ -273,7 +277,8 @@ mod tests {
         assert_eq!(refused(r#"{"a":[1, 1e400]}"#), "number out of range at column 10");
         assert_eq!(refused("\u{feff}[\n 0,\n -1e999]"), "number out of range at line 3 column 2");
         assert_eq!(refused(&"9".repeat(310)), "number out of range at column 1");
-        for fine in ["1e308", "1e-400", "0e999", &"9".repeat(308), "18446744073709551617"] {
+        let words = r#"[true,false,null,{"e":true}]"#;
+        for fine in ["1e308", "1e-400", "0e999", &"9".repeat(308), "18446744073709551617", "true", words] {
             assert_eq!(strict_json(fine.as_bytes()).unwrap(), fine);
         }
     }
