@@ -42,7 +42,11 @@ const REALTIME: std::ops::RangeInclusive<i32> = 34..=64;
 const REALTIME: std::ops::Range<i32> = 0..0;
 
 /// Those that ask for an end; without those that were ignored when the process started (`nohup`, `&` of a script).
-pub(super) struct Signals(Vec<(u8, Signal)>);
+pub(super) struct Signals {
+    signals: Vec<(u8, Signal)>,
+    /// One has asked for the end.
+    asked: bool,
+}
 
 impl Signals {
     /// From now on they are heard. To be called before anything is started that could be lost.
@@ -59,28 +63,35 @@ impl Signals {
         if !dispositions.is_ignored(Name::XFSZ.as_raw()) {
             let _ = signal(SignalKind::from_raw(Name::XFSZ.as_raw()))?;
         }
-        Ok(Signals(signals))
+        Ok(Signals { signals, asked: false })
     }
 
     /// Waits for the next one; returns the exit code of a process that it ends.
     pub(super) fn next(&mut self) -> impl Future<Output = u8> + '_ {
         poll_fn(|cx| {
             let heard = |(code, signal): &mut (u8, Signal)| signal.poll_recv(cx).is_ready().then_some(*code);
-            self.0.iter_mut().find_map(heard).map_or(Poll::Pending, Poll::Ready)
+            let heard = self.signals.iter_mut().find_map(heard);
+            self.asked |= heard.is_some();
+            heard.map_or(Poll::Pending, Poll::Ready)
         })
     }
 
-    /// Drains a topology, within its `shutdown.timeout`; where a signal cuts that off, with the exit code for it.
+    /// Drains a topology, within its `shutdown.timeout`; where a second signal cuts that off, with the exit code for it. The
+    /// first may come after the end of the input: a pipeline that is stopped gets it as a whole.
     pub(super) async fn drain(&mut self, handle: &Handle, mut every: impl FnMut()) -> (Drained, Option<u8>) {
         let shutdown = handle.shutdown(handle.shutdown_timeout());
         tokio::pin!(shutdown);
         let (mut status, mut progress) = (tokio::time::interval(EVERY), tokio::time::interval(PROGRESS));
         progress.reset();
         loop {
+            let asked = self.asked;
             tokio::select! {
                 drained = &mut shutdown => return (drained, None),
                 code = self.next() => {
-                    return (Drained { status: handle.status(), complete: false }, Some(code));
+                    if asked {
+                        return (Drained { status: handle.status(), complete: false }, Some(code));
+                    }
+                    let _ = writeln!(pipes::stderr(), "streamll: still delivering; another signal ends it at once");
                 }
                 _ = status.tick() => every(),
                 _ = progress.tick() => {

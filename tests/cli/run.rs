@@ -236,6 +236,32 @@ fn a_second_signal_ends_at_once_and_says_what_is_left() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn one_signal_after_the_end_of_the_input_does_not_cut_the_delivery_off() {
+    let folder = Folder::with(
+        "sinks: { log: { type: file, path: '{dir}/log.ndjson', circuit_breaker: { recovery_timeout: 1s } } }\n\
+         shutdown: { timeout: 1m }\n",
+    );
+    std::fs::create_dir(folder.path("log.ndjson")).unwrap();
+    let mut child = streamll(&folder.path(""), &["run", "--env", "test"]).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "{}", line(0)).unwrap();
+    drop(stdin);
+    wait_until("the input was read to its end", || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
+        let names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+        let names: Vec<_> = names.collect();
+        names.iter().any(|name| name.starts_with("actix"))
+            && !names.iter().any(|name| name.contains("-input"))
+    });
+    signal(&child, "TERM");
+    std::fs::remove_dir(folder.path("log.ndjson")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert_eq!(folder.read("log.ndjson").lines().count(), 1);
+}
+
+#[test]
 fn wrong_usage_ends_with_2_and_a_wrong_topology_with_78() {
     let folder = Folder::with("sinks: { log: { type: fiel, path: x } }\n");
     let usage = feed(streamll(&folder.path(""), &["run", "--colour"]), b"");

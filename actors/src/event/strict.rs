@@ -181,9 +181,7 @@ fn is_in_range(number: &str) -> bool {
     // Also where it is no number: `true` has an `e`.
     let is_word = number.starts_with(['t', 'f', 'n']);
     let has_power = || number.bytes().any(|byte| matches!(byte, b'e' | b'E'));
-    is_word
-        || number.len() < DIGITS && !has_power()
-        || number.parse::<f64>().is_ok_and(f64::is_finite)
+    is_word || number.len() < DIGITS && !has_power() || number.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 /// The same value with each key once in its object.
