@@ -105,10 +105,15 @@ pub(crate) fn mask_line(line: &str) -> String {
 /// Line `number` of a text as it may be shown, also where it goes on with a secret that begins further up.
 pub(crate) fn mask_line_of(text: &str, number: usize) -> String {
     let indent = |line: &str| line.len() - line.trim_start().len();
-    let mut before = text.lines().take(number).collect::<Vec<_>>();
-    let Some(line) = before.pop() else { return String::new() };
+    let Some(line) = number.checked_sub(1).and_then(|number| text.lines().nth(number)) else {
+        return String::new();
+    };
+    let begin = line.as_ptr().addr().saturating_sub(text.as_ptr().addr());
     let mut depth = indent(line) + usize::from(line.trim_start().starts_with("- "));
-    for above in before.into_iter().rev().filter(|line| !line.trim().is_empty()) {
+    let above = text.get(..begin).unwrap_or_default().lines().rev();
+    for above in
+        above.take_while(|_| line.starts_with([' ', '\t', '-'])).filter(|line| !line.trim().is_empty())
+    {
         if indent(above) >= depth {
             continue;
         }
@@ -264,6 +269,10 @@ impl Secrets {
             let (path, text, shown) = (path.clone(), text.to_owned(), squeeze(&masked));
             self.0.push(Secret { path, place, text, shown, stranger, hidden });
         }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     fn at<'a>(&'a self, scope: &'a KeyPath) -> impl Iterator<Item = &'a Secret> {
