@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use crate::sinks::terminal::harmless;
 
 use super::error::{Problem, TopologyError};
+use super::lines::mask_unread_line;
 use super::mask::{What, mask, squeeze};
-use super::secrets::mask_unread_line;
 use super::sources::Sources;
 
 /// Most secrets that are looked for one by one in each text; no topology that people write has a tenth of it.
