@@ -7,7 +7,7 @@ use config::{Map, Value, ValueKind};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
 
 use super::error::{Excerpt, Location, Problem};
-use super::secrets;
+use super::lines;
 
 /// Where something stands: lines and columns in characters, both from 1; the end is exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(crate) fn place(mut problem: Problem, file: &str, text: &str, spot: Spot) ->
         text.lines().nth(line - 1).filter(|source| source.len() <= LONGEST_LINE).map(|source| {
             let rest = source.chars().count().saturating_sub(column - 1);
             let width = if end.0 == line { end.1.saturating_sub(column) } else { rest };
-            Excerpt { line: secrets::mask_line_of(text, line), width: width.clamp(1, rest.max(1)) }
+            Excerpt { line: lines::mask_line_of(text, line), width: width.clamp(1, rest.max(1)) }
         });
     problem
 }

@@ -21,8 +21,9 @@ use crate::sinks::RedisConfig;
 use crate::sinks::{FileConfig, TerminalConfig};
 
 use super::error::{Class, Problem};
+use super::fields::fields_of;
 use super::locate::KeyPath;
-use super::read::{Read, Reader, fields_of, with};
+use super::read::{Read, Reader, with};
 use super::secrets::is_address_key;
 use super::sources::At;
 

@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 use crate::sinks::terminal::harmless;
 
 use super::error::{Problem, TopologyError};
+use super::lines::mask_unread_line;
 use super::mask::{What, mask, squeeze};
-use super::secrets::mask_unread_line;
 use super::sources::Sources;
+
+/// Most secrets that are looked for one by one in each text; no topology that people write has a tenth of it.
+const MOST: usize = 1_000;
 
 impl Problem {
     /// With texts that can be shown to anybody. `line` and `text` mask a source line and any other text.
@@ -44,7 +47,15 @@ impl TopologyError {
 
 impl Sources {
     /// Problems with what stands in files that could be read.
-    pub(crate) fn sealed(&self, problems: Vec<Problem>) -> Vec<Problem> {
+    pub(crate) fn sealed(&self, mut problems: Vec<Problem>) -> Vec<Problem> {
+        if self.secrets.len() > MOST {
+            problems.iter_mut().for_each(|problem| problem.excerpt = None);
+            let text = |text: &str, _: &str| squeeze(&mask(text, What::Text));
+            return problems
+                .into_iter()
+                .map(|problem| problem.sealed(&|_, line| line.to_owned(), &text))
+                .collect();
+        }
         let lines = problems.iter().filter(|problem| problem.excerpt.is_some()).filter_map(|problem| {
             let at = problem.at.as_ref()?;
             Some((at.file.clone(), at.line))

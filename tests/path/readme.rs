@@ -23,7 +23,9 @@ fn block(language: &str) -> String {
 fn load(yaml: &str) -> Result<Topology, TopologyError> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("production.yaml"), yaml).unwrap();
-    Topology::load_with(folder.path(), "production", &Registry::default(), &LoadOptions::default())
+    let vars = [("HOME".to_owned(), "/home/u".to_owned())].into();
+    let options = LoadOptions { vars, ..LoadOptions::default() };
+    Topology::load_with(folder.path(), "production", &Registry::default(), &options)
 }
 
 #[test]

@@ -363,3 +363,16 @@ fn what_a_kind_says_comes_with_everything_else() {
         assert!(shown.contains(says), "{says}: {shown}");
     }
 }
+
+#[test]
+fn of_thousands_of_secrets_none_shows_and_none_takes_long() {
+    let lines = |begin: &str| {
+        (0..5_000).map(|n| format!("{begin}{n}: \"https://h/{CANARY}{n}\"\n")).collect::<String>()
+    };
+    let text = format!("sinks: {{ a: {{ type: terminal }} }}\n{}tags:\n{}", lines("x"), lines("  t"));
+    let dir = folder(&[("env", &text)]);
+    let error =
+        Topology::load_with(dir.path(), "env", &kinds(), &LoadOptions::default()).expect_err("unknown keys");
+    assert_eq!(error.problems.len(), 5_000);
+    assert!(!error.to_string().contains(CANARY));
+}
