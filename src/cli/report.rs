@@ -1,7 +1,7 @@
 //! What became of everything: for people, and as JSON.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -161,6 +161,9 @@ fn text(drained: &Drained, cut: Option<&str>) -> String {
     let mut out = String::new();
     let kept = status.sinks().iter().chain(status.removed()).any(|sink| sink.balance.on_disk > 0);
     let verdict = match (drained.complete, kept, cut) {
+        (true, _, None) if drained.lacks_only_locks() => {
+            "everything arrived, but another process has a disk buffer to the end"
+        }
         (true, false, None) => "everything arrived",
         (true, true, None) => "everything arrived or is kept on disk",
         (true, _, Some(_)) => "not everything was read; what was read arrived or is kept",
@@ -198,7 +201,10 @@ fn text(drained: &Drained, cut: Option<&str>) -> String {
         ];
         let _ = write!(out, "  {}: {}", sink.name, listed(&numbers));
         if let Some(reason) = last_reason(sink) {
-            let _ = write!(out, "; {}: {reason}", sink.state.as_str());
+            let state = sink.state.as_str();
+            let reason =
+                reason.strip_prefix(state).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(reason);
+            let _ = write!(out, "; {state}: {reason}");
         }
         out.push('\n');
         for warning in &sink.warnings {
@@ -220,8 +226,13 @@ fn listed(numbers: &[(&str, u64)]) -> String {
     first.chain(rest).map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
 }
 
-/// Replaces a file, so that a reader never sees half of one.
-pub(super) fn write(path: &Path, text: &str) -> std::io::Result<()> {
+/// Replaces a file, so that a reader never sees half of one. A device, a pipe or a folder is not replaced.
+pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
+    // What a link leads to, and not the link.
+    let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(io::Error::other("it is there, and no file: name one that can be replaced"));
+    }
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let fresh = path.with_file_name(name);

@@ -170,6 +170,12 @@ fn a_status_file_that_cannot_be_written_is_wrong_usage() {
         feed(streamll(&folder.path(""), &["run", "--env", "test", "--status-file", "/nonexistent/s"]), b"");
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).contains("--status-file /nonexistent/s: "), "{}", err(&output));
+    // A pipe stands for devices here: root could replace those.
+    let pipe = folder.path("pipe").display().to_string();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let output = feed(streamll(&folder.path(""), &["run", "--env", "test", "--status-file", &pipe]), b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("no file: name one that can be replaced"), "{}", err(&output));
 }
 
 #[test]
