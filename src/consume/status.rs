@@ -113,12 +113,11 @@ impl ConsumerStatus {
     }
 }
 
-/// For people: `open (not receiving since 03:12: connection refused)`, `consuming (1,204 behind)`.
+/// For people: `open (not receiving since 03:12 UTC: connection refused)`, `consuming (1,204 behind)`.
 impl fmt::Display for ConsumerStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.state.as_str())?;
-        let since = self.since.to_string();
-        let since = since.get(11..16).unwrap_or_default();
+        let since = self.since.for_people(Timestamp::now());
         match (self.state, &self.reason) {
             (ConsumerState::Open, reason) => {
                 write!(f, " (not receiving since {since}: {})", reason.as_deref().unwrap_or("connecting"))

@@ -188,7 +188,7 @@ impl Handle {
     /// ```
     /// # let handle = streamll::Topology::builder("doc").sink("live", streamll::sinks::file("/dev/null")).start()?;
     /// for sink in handle.status().sinks() {
-    ///     println!("{} {}", sink.name, sink); // live open (not sending since 03:12: connection refused; 1,204 waiting)
+    ///     println!("{} {}", sink.name, sink); // live open (not sending since 03:12 UTC: connection refused; 1,204 waiting)
     ///     println!("running {}, circuit open {}", sink.running, sink.circuit_open);
     ///     println!("{} failures in a row, {} waiting", sink.failures, sink.balance.waiting);
     /// }

@@ -43,6 +43,14 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// For people, as seen at `now`: `03:12 UTC` of the same day, else `2026-11-21 03:12 UTC`.
+    #[must_use]
+    pub fn for_people(self, now: Timestamp) -> String {
+        let (at, now) = (self.to_string(), now.to_string());
+        let (day, time) = (at.get(..10).unwrap_or_default(), at.get(11..16).unwrap_or_default());
+        if now.starts_with(day) { format!("{time} UTC") } else { format!("{day} {time} UTC") }
+    }
+
     /// Reads RFC 3339 of the years 0000 to 9999; a blank may stand for the `T`, as Python writes it. A time without an
     /// offset is refused: it may be of any zone.
     ///
@@ -136,6 +144,14 @@ mod tests {
         }
         assert_eq!(Timestamp::from_micros(i64::MAX).to_string(), "9999-12-31T23:59:59.999999Z");
         assert_eq!(Timestamp::from_micros(i64::MIN).to_string(), "0000-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn people_read_the_day_where_it_is_another_one() {
+        let at = |text: &str| Timestamp::parse(text).unwrap();
+        let since = at("2026-11-21T23:50:15Z");
+        assert_eq!(since.for_people(at("2026-11-21T23:59:59Z")), "23:50 UTC");
+        assert_eq!(since.for_people(at("2026-11-22T00:10:00Z")), "2026-11-21 23:50 UTC");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::sink::{SinkState, SinkStatus};
 /// ```no_run
 /// # fn show(handle: &streamll_actors::graph::GraphHandle) {
 /// for sink in handle.status().sinks() {
-///     println!("{}: {sink}", sink.name); // open (not sending since 03:12: connection refused; 1,204 waiting)
+///     println!("{}: {sink}", sink.name); // open (not sending since 03:12 UTC: connection refused; 1,204 waiting)
 /// }
 /// # }
 /// ```

@@ -203,7 +203,7 @@ impl Processed {
     }
 }
 
-/// For people: `open (not sending since 03:12: connection refused; 1,204 waiting)`, or `closed (no confirm within 10s,
+/// For people: `open (not sending since 03:12 UTC: connection refused; 1,204 waiting)`, or `closed (no confirm within 10s,
 /// 1 failure, retrying; 1,204 waiting)`.
 impl fmt::Display for SinkStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -226,8 +226,7 @@ impl fmt::Display for SinkStatus {
                 _ => write!(f, "closed ({doing}; {waiting} waiting{disk})"),
             };
         }
-        let since = self.since.to_string();
-        let since = since.get(11..16).unwrap_or_default();
+        let since = self.since.for_people(Timestamp::now());
         let reason = self.reason.as_deref().unwrap_or("no reason known");
         write!(f, "{} (not sending since {since}: {reason}; {waiting} waiting{disk})", self.state.as_str())
     }
