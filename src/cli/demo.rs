@@ -92,6 +92,8 @@ impl Demo {
             while handle.status().sink("broker").is_some_and(|sink| sink.balance.waiting > 0) {
                 sleep(Duration::from_millis(50)).await;
             }
+            // The console hears that it delivers again within a quarter of `alert_after`.
+            sleep(Duration::from_millis(600)).await;
             say(handle, &format!("the broker holds {} events, in order", broker.held.load(Ordering::SeqCst)));
         };
         tokio::join!(chat.play(), outage);
