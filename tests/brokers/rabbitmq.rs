@@ -161,6 +161,7 @@ fn again(batch: &Deliveries) -> Deliveries {
 fn marks(batch: &Deliveries) -> Vec<String> {
     let text = format!("{batch:?}");
     let (_, marks) = text.rsplit_once("marks: [").unwrap();
+    let (marks, _) = marks.rsplit_once("], why: ").unwrap();
     let names = ["Open", "Delivered", "Retry", "Unsent", "Poison"];
     let mut found: Vec<(usize, &str)> = names.iter().flat_map(|name| marks.match_indices(name)).collect();
     found.sort_unstable();

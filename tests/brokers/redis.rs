@@ -67,7 +67,8 @@ fn again(batch: &Deliveries) -> Deliveries {
 fn marks(batch: &Deliveries) -> String {
     let text = format!("{batch:?}");
     let (_, marks) = text.rsplit_once("marks: [").unwrap();
-    let mut words: Vec<&str> = marks.trim_end_matches(&[']', '}', ' '][..]).split(", ").collect();
+    let (marks, _) = marks.rsplit_once("], why: ").unwrap();
+    let mut words: Vec<&str> = marks.split(", ").collect();
     if words.iter().all(|word| *word == words[0]) {
         words.truncate(1);
     }
