@@ -40,7 +40,7 @@ pub struct Plan {
     /// How long a sink may be open before the other sinks hear of it; 30 s by default.
     pub alert_after: Duration,
     /// A sink's own thread that has not moved for this long is given up, and so is a processor that has not come back from
-    /// one call; 30 s by default, at least 3 s.
+    /// one call, or an actor of one's own from one batch; 30 s by default, at least 3 s.
     pub watchdog: Duration,
     /// How many events the way in holds; 65,536 by default.
     pub ingress_capacity: usize,
@@ -156,9 +156,12 @@ impl Stage {
     /// An actor of one's own, on a thread of its own. `start` starts it and gives its address as a recipient of batches;
     /// it hands every batch on to the recipient that it gets.
     ///
-    /// It gets the next batch when its handler has returned from the one before. Should it panic, or its thread not move for
-    /// the plan's [`watchdog`](Plan::watchdog), a fresh one gets the batch that it was handling once more, event by event:
-    /// the event that ends it again becomes a dead letter, and nothing else is lost.
+    /// It gets the next batch when its handler has returned from the one before. Should it panic, or its thread or its handler
+    /// not move for the plan's [`watchdog`](Plan::watchdog), a fresh one gets the batch that it was handling once more, event
+    /// by event: the event that ends it again becomes a dead letter, and nothing else is lost. What it awaits counts, in the
+    /// handler or by `ctx.wait`; to wait for room in the next stage does not. A handler that needs long for a batch shows
+    /// that it moves each time it looks at the batch ([`Batch::events`] and the like) or hands one on. Batches that it keeps
+    /// after its handler has returned are its own affair, all but the last one.
     #[must_use]
     pub fn actor(
         name: &str,

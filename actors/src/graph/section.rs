@@ -73,9 +73,10 @@ impl Section {
     /// Gives up a thread that is stuck, and has another one started. Called on a thread of the graph's `System`.
     pub(super) fn watch(&self, patience: Duration, supervisor: &Addr<GraphSupervisor>) {
         if self.watched.condemn(patience, Instant::now()) {
-            self.place.abandon();
+            // First, as a thread that only awaits ends at once, and reports that.
             let abandon = Abandon(self.child.id.clone(), Exit::Failed("a processor hung".to_owned()));
             let abandoned = supervisor.send(abandon);
+            self.place.abandon();
             actix_rt::spawn(async move { abandoned.await.unwrap_or_default() });
         }
     }

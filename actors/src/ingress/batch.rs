@@ -1,6 +1,7 @@
 //! Events on their way between two stages: the only data message of the spine, with its own account.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use actix::prelude::Message;
@@ -31,6 +32,8 @@ pub struct Batch {
 pub(crate) struct Ticket {
     pub(crate) number: u64,
     pub(crate) originals: Weak<dyn Originals>,
+    /// How often somebody looked at the copy: so its actor shows that it is at it, and that it moves.
+    pub(crate) looks: Arc<AtomicUsize>,
 }
 
 /// Keeps the originals of copies.
@@ -119,17 +122,20 @@ impl Batch {
     /// The events, in order.
     #[must_use]
     pub fn events(&self) -> &[Event] {
+        self.look();
         &self.events
     }
 
     /// Whether it is the last one of the graph's life; it may be empty, and must be handed on all the same.
     #[must_use]
     pub fn is_last(&self) -> bool {
+        self.look();
         self.last
     }
 
     /// Takes out the events for which `keep` is false; they are counted as filtered.
     pub fn retain(&mut self, mut keep: impl FnMut(&Event) -> bool) {
+        self.look();
         let before = self.events.len();
         self.events.retain(|event| event.is_system() || keep(event));
         self.tally.filtered += (before - self.events.len()) as u64;
@@ -137,13 +143,21 @@ impl Batch {
 
     /// Changes every event that is not the machine's own.
     pub fn for_each(&mut self, change: impl FnMut(&mut Event)) {
+        self.look();
         self.events.iter_mut().filter(|event| !event.is_system()).for_each(change);
     }
 
     /// Adds a new event at the end, counted as created.
     pub fn push(&mut self, event: Event) {
+        self.look();
         self.tally.created += 1;
         self.events.push(event);
+    }
+
+    fn look(&self) {
+        if let Some(ticket) = &self.ticket {
+            ticket.looks.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Enters its account; its events are with the buffers, or counted elsewhere.

@@ -68,9 +68,9 @@ impl<S: Source> LineActor<S> {
     fn advance(&mut self) -> Result<bool, Superseded> {
         while let Some(turn) = self.line.turn(self.incarnation)? {
             match turn {
-                Turn::Process { stage: place, inputs, next } => {
+                Turn::Process { stage: place, inputs, next, pulse } => {
                     if let Some(stage) = self.stages.get_mut(place) {
-                        self.line.process(self.incarnation, place, stage, &inputs, next)?;
+                        self.line.process(self.incarnation, place, stage, &inputs, next, &pulse)?;
                     }
                 }
                 Turn::Finish { stage } => self.aside(stage, Stage::finish)?,

@@ -1,25 +1,23 @@
 //! An actor of somebody's own in the path, on a thread of its own: what it was given outlives it.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use actix::prelude::{
-    Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient,
-    ResponseFuture, WrapFuture as _,
-};
+use actix::prelude::Recipient;
 use tokio::time::Instant;
 use tracing::error;
 
+use super::feeder::HEARTBEAT;
 use super::watch::{Record, Silence, Watched, named};
 use super::{OnFailed, ProcessorStatus};
 use crate::event::{Confirmation, Event};
 use crate::ingress::{Batch, Inbox, Originals, Ticket};
-use crate::supervise::{DeathWatch, Exit, Observer};
+use crate::supervise::{Exit, Observer};
 
-/// How often the actor's thread shows that it moves.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Two beats may be missed.
+const BEATS: Duration = Duration::from_millis(2 * HEARTBEAT.as_millis() as u64 + 500);
 
 /// Starts an actor that takes batches and hands them on to the given next stage.
 pub type ActorFactory = Arc<dyn Fn(Recipient<Batch>) -> Recipient<Batch> + Send + Sync>;
@@ -27,7 +25,7 @@ pub type ActorFactory = Arc<dyn Fn(Recipient<Batch>) -> Recipient<Batch> + Send 
 /// One actor of somebody's own, over all its incarnations.
 ///
 /// It gets copies, whose events are shared; the batches themselves stay here until the copies arrive at the next stage.
-/// After its end they are given to the next incarnation: the one that it was handling event by event, so that the event
+/// After its end they are given to the next incarnation: the one that it was [at](State::at) event by event, so that the event
 /// that ends it again is known.
 pub(crate) struct Custom {
     start: ActorFactory,
@@ -41,11 +39,17 @@ struct State {
     incarnation: u64,
     tickets: u64,
     lent: VecDeque<Lent>,
-    /// To be given before what is in the inbox, and how often each vanished from the mailbox.
-    again: VecDeque<(Batch, u32)>,
+    /// The batch that it was given last, until its handler has returned.
+    handling: Option<u64>,
+    /// How much has come out of it.
+    arrived: u64,
+    /// To be given before what is in the inbox, and whether each was under suspicion already.
+    again: VecDeque<(Batch, bool)>,
     /// How often its thread showed that it moves; `None` while there is none.
     beats: Option<u64>,
     silence: Silence,
+    /// Of its handler: it may await for ever on a thread that moves.
+    waiting: Silence,
     record: Record,
     stuck: Vec<u64>,
 }
@@ -54,15 +58,16 @@ struct State {
 struct Lent {
     number: u64,
     batch: Batch,
-    /// The actor's handler has returned.
-    handled: bool,
+    /// How often the actor looked at the copy.
+    looks: Arc<AtomicUsize>,
     /// The copy was dropped, and not by a panic.
     dropped: bool,
-    vanished: u32,
+    /// An incarnation ended with it, and whether because of it nobody can tell.
+    suspect: bool,
 }
 
 /// Another incarnation has taken over.
-struct Superseded;
+pub(super) struct Superseded;
 
 impl Custom {
     pub(crate) fn new(
@@ -76,9 +81,12 @@ impl Custom {
             incarnation: 0,
             tickets: 0,
             lent: VecDeque::new(),
+            handling: None,
+            arrived: 0,
             again: VecDeque::new(),
             beats: None,
             silence: Silence::default(),
+            waiting: Silence::default(),
             record: Record::new(name),
             stuck: Vec::new(),
         };
@@ -89,27 +97,29 @@ impl Custom {
         self.lock().incarnation
     }
 
-    fn beat(&self, incarnation: u64) -> Result<(), Superseded> {
+    pub(super) fn beat(&self, incarnation: u64) -> Result<(), Superseded> {
         let mut state = self.current(incarnation)?;
         state.beats = Some(state.beats.map_or(0, |beats| beats + 1));
         Ok(())
     }
 
     /// The next batch for the actor, as a copy, and its number; where it was given up, batches become dead letters.
-    fn lend(self: &Arc<Self>, incarnation: u64) -> Result<Option<(u64, Batch)>, Superseded> {
+    pub(super) fn lend(self: &Arc<Self>, incarnation: u64) -> Result<Option<(u64, Batch)>, Superseded> {
         let (events, why) = {
             let mut state = self.current(incarnation)?;
             if state.again.is_empty() && !self.next.has_room() {
                 return Ok(None);
             }
-            let next = state.again.pop_front().or_else(|| Some((self.inbox.take()?, 0)));
-            let Some((batch, vanished)) = next else { return Ok(None) };
+            let next = state.again.pop_front().or_else(|| Some((self.inbox.take()?, false)));
+            let Some((batch, suspect)) = next else { return Ok(None) };
             let Some(why) = state.record.refuses() else {
                 state.tickets += 1;
                 let number = state.tickets;
                 let originals: Weak<dyn Originals> = Arc::downgrade(&(self.clone() as Arc<dyn Originals>));
-                let copy = batch.copy(Ticket { number, originals });
-                state.lent.push_back(Lent { number, batch, handled: false, dropped: false, vanished });
+                let looks = Arc::<AtomicUsize>::default();
+                let copy = batch.copy(Ticket { number, originals, looks: looks.clone() });
+                state.lent.push_back(Lent { number, batch, looks, dropped: false, suspect });
+                state.handling = Some(number);
                 return Ok(Some((number, copy)));
             };
             (self.pass_empty(batch), why)
@@ -119,22 +129,31 @@ impl Custom {
     }
 
     /// Whether there may be a batch to lend.
-    async fn ready(&self) {
+    pub(super) async fn ready(&self) {
         if self.lock().again.is_empty() {
             self.inbox.passable(&self.next).await;
         }
     }
 
     /// The actor's handler has returned.
-    fn handled(&self, incarnation: u64, number: u64) -> Result<(), Superseded> {
+    pub(super) fn handled(&self, incarnation: u64, number: u64) -> Result<(), Superseded> {
         let mut state = self.current(incarnation)?;
-        if let Some(lent) = state.lent.iter_mut().find(|lent| lent.number == number) {
-            lent.handled = true;
-            if lent.dropped {
-                self.swallowed(&mut state, number);
-            }
+        state.handling = None;
+        if state.lent.iter().any(|lent| lent.number == number && lent.dropped) {
+            self.swallowed(&mut state, number);
         }
         Ok(())
+    }
+
+    /// Waits until what it hands on has room.
+    pub(super) async fn room(&self) {
+        self.next.room().await;
+    }
+
+    /// What starts it; `None` once it was given up.
+    pub(super) fn factory(&self) -> Option<&ActorFactory> {
+        let given_up = self.lock().record.refuses().is_some();
+        (!given_up).then_some(&self.start)
     }
 
     /// It dropped what it was to hand on.
@@ -161,12 +180,13 @@ impl Custom {
     }
 
     /// Something came out of the actor: a copy, or a batch that it made.
-    fn arrived(&self, incarnation: u64, mut batch: Batch) {
+    pub(super) fn arrived(&self, incarnation: u64, mut batch: Batch) {
         let ticket = batch.ticket.take();
         let mut state = self.lock();
         if state.incarnation != incarnation {
             return batch.forget();
         }
+        state.arrived += 1;
         match ticket {
             None => self.next.put(batch),
             Some(ticket) => match state.lent.iter().position(|lent| lent.number == ticket.number) {
@@ -183,24 +203,29 @@ impl Custom {
     /// The incarnation that there is has ended, or is left to itself.
     fn disown(&self, state: &mut State, why: &str) -> Vec<(Event, String)> {
         state.incarnation += 1;
-        (state.beats, state.silence) = (None, Silence::default());
+        let (at, handling) = (state.at(), state.handling.take());
+        (state.beats, state.silence, state.waiting) = (None, Silence::default(), Silence::default());
         let (mut letters, mut again) = (Vec::new(), VecDeque::new());
-        for lent in std::mem::take(&mut state.lent) {
-            if lent.handled {
-                again.push_back((lent.batch, 0));
+        for (place, lent) in std::mem::take(&mut state.lent).into_iter().enumerate() {
+            if at != Some(place) {
+                again.push_back((lent.batch, lent.suspect));
                 continue;
             }
-            if lent.dropped && lent.vanished == 0 {
-                // The actor stopped before it came to this one, as far as anybody can tell.
-                again.push_back((lent.batch, 1));
+            let is_sure = match handling {
+                Some(number) if number == lent.number => lent.is_begun() && !lent.dropped,
+                // It let nothing in behind this one.
+                Some(_) => true,
+                None => false,
+            };
+            if !is_sure && !lent.suspect {
+                again.push_back((lent.batch, true));
                 continue;
             }
-            // It was at this one.
             match lent.batch.events.len() {
                 0 | 1 => {
                     letters.extend(self.pass_empty(lent.batch).into_iter().map(|e| (e, why.to_owned())));
                 }
-                _ => again.extend(lent.batch.one_by_one().into_iter().map(|batch| (batch, 0))),
+                _ => again.extend(lent.batch.one_by_one().into_iter().map(|batch| (batch, false))),
             }
         }
         again.append(&mut state.again);
@@ -215,7 +240,7 @@ impl Custom {
         (self.on_failed)(event, why);
     }
 
-    fn gone(&self, incarnation: u64) {
+    pub(super) fn gone(&self, incarnation: u64) {
         self.lock().stuck.retain(|stuck| *stuck != incarnation);
     }
 
@@ -229,14 +254,56 @@ impl Custom {
     }
 }
 
+impl Lent {
+    fn looks(&self) -> usize {
+        self.looks.load(Ordering::Relaxed)
+    }
+
+    /// Its handler was at it, as far as anybody can tell.
+    fn is_begun(&self) -> bool {
+        self.looks() > 0
+    }
+}
+
 impl State {
-    fn silence(&mut self, now: Instant) -> Option<Duration> {
-        self.beats.map(|beats| self.silence.look((beats, 0), now))
+    /// What has not moved for how long: its thread, or else its handler. Where it hands on to has `room`, or has none: then
+    /// it may be waiting for that, which is no fault of its own.
+    fn silence(&mut self, room: bool, now: Instant) -> Option<(&'static str, Duration)> {
+        let thread = self.silence.look((self.beats?, 0), now);
+        let last = || self.lent.iter().find(|lent| lent.batch.last).map(|lent| lent.number);
+        let handler = match self.handling.or_else(last).filter(|_| room) {
+            Some(number) => {
+                let looks = self.lent.iter().map(Lent::looks).sum();
+                self.waiting.look((number + self.arrived, looks), now)
+            }
+            None => {
+                self.waiting = Silence::default();
+                Duration::ZERO
+            }
+        };
+        Some(if thread > BEATS { ("its thread", thread.max(handler)) } else { ("its handler", handler) })
+    }
+
+    /// The place of the batch that it is at: the one that its handler has begun, or else the one before, which it may still
+    /// be awaiting (`ctx.wait`) with the next one in its mailbox.
+    fn at(&self) -> Option<usize> {
+        let Some(handling) = self.handling else { return self.lent.len().checked_sub(1) };
+        // It is handed on already: at none that is here.
+        let place = self.lent.iter().position(|lent| lent.number == handling)?;
+        let is_begun = self.lent.get(place).is_some_and(|lent| lent.is_begun() || lent.dropped);
+        Some(if is_begun { place } else { place.saturating_sub(1) })
+    }
+
+    /// The incarnation that there is does not come back. Returns why, for the dead letter.
+    fn hung(&mut self, what: &str, silence: Duration, now: Instant) -> String {
+        let about = self.about();
+        self.stuck.push(self.incarnation);
+        self.record.hung(what, about, silence, self.stuck.len(), now)
     }
 
     /// What it is at.
     fn about(&self) -> Option<String> {
-        let events = &self.lent.iter().find(|lent| !lent.handled)?.batch.events;
+        let events = &self.lent.get(self.at()?)?.batch.events;
         match events.as_slice() {
             [] => None,
             [event] => Some(named(event)),
@@ -254,7 +321,7 @@ impl Originals for Custom {
         let mut state = self.lock();
         let Some(lent) = state.lent.iter_mut().find(|lent| lent.number == number) else { return };
         lent.dropped = true;
-        if lent.handled {
+        if state.handling != Some(number) {
             self.swallowed(&mut state, number);
         }
     }
@@ -264,15 +331,12 @@ impl Watched for Custom {
     fn condemn(&self, patience: Duration, now: Instant) -> bool {
         let letters = {
             let mut state = self.lock();
-            // Two beats may be missed.
-            let patience = patience.max(2 * HEARTBEAT + HEARTBEAT / 2);
-            let Some(silence) = state.silence(now).filter(|silence| *silence > patience) else {
+            let silence = state.silence(self.next.has_room(), now);
+            let patience = patience.max(BEATS);
+            let Some((what, silence)) = silence.filter(|(_, silence)| *silence > patience) else {
                 return false;
             };
-            let (incarnation, about) = (state.incarnation, state.about());
-            state.stuck.push(incarnation);
-            let stuck = state.stuck.len();
-            let why = state.record.hung("its thread", about, silence, stuck, now);
+            let why = state.hung(what, silence, now);
             self.disown(&mut state, &why)
         };
         letters.iter().for_each(|(event, why)| self.failed(event, why));
@@ -281,14 +345,20 @@ impl Watched for Custom {
 
     fn troubles(&self, now: Instant) -> Vec<ProcessorStatus> {
         let mut state = self.lock();
-        let busy = state.silence(now).map(|silence| (silence, state.about()));
+        let busy = state.silence(self.next.has_room(), now).map(|(_, silence)| (silence, state.about()));
         state.record.status(None, busy).into_iter().collect()
     }
 
     fn close(&self) {
         let mut state = self.lock();
+        let now = Instant::now();
+        let silence = state.silence(self.next.has_room(), now);
+        // What has just begun did not hang.
+        if let Some((what, silence)) = silence.filter(|(_, silence)| !silence.is_zero()) {
+            state.hung(what, silence, now);
+        }
         state.incarnation += 1;
-        state.beats = None;
+        (state.beats, state.handling) = (None, None);
         // Their events are counted as failed when they are dropped.
         state.lent.clear();
         state.again.clear();
@@ -316,109 +386,4 @@ impl Observer for Custom {
     fn restarting(&self) {}
 
     fn gave_up(&self, _: &Exit) {}
-}
-
-/// What the actor hands on to.
-struct Onward(Arc<Custom>, u64);
-
-impl Actor for Onward {
-    type Context = Context<Self>;
-}
-
-impl Handler<Batch> for Onward {
-    type Result = ResponseFuture<()>;
-
-    fn handle(&mut self, batch: Batch, _: &mut Context<Self>) -> Self::Result {
-        self.0.arrived(self.1, batch);
-        let next = self.0.next.clone();
-        Box::pin(async move { next.room().await })
-    }
-}
-
-/// Starts one incarnation, and gives it its batches: the next one when it has handled the one before.
-pub(crate) struct CustomActor {
-    custom: Arc<Custom>,
-    incarnation: u64,
-    actor: Option<Recipient<Batch>>,
-    watch: DeathWatch,
-}
-
-impl CustomActor {
-    pub(crate) fn new(custom: Arc<Custom>, incarnation: u64, watch: DeathWatch) -> CustomActor {
-        CustomActor { custom, incarnation, actor: None, watch }
-    }
-
-    fn begin(&mut self, ctx: &mut Context<Self>) -> Result<bool, Superseded> {
-        self.custom.beat(self.incarnation)?;
-        if self.custom.lock().record.refuses().is_none() {
-            let next = Onward(self.custom.clone(), self.incarnation).start().recipient();
-            match catch_unwind(AssertUnwindSafe(|| (self.custom.start)(next))) {
-                Ok(actor) => self.actor = Some(actor),
-                Err(panic) => {
-                    self.watch.because(Exit::Panicked(super::panic_message(&*panic)));
-                    ctx.stop();
-                    return Ok(false);
-                }
-            }
-        }
-        ctx.run_interval(HEARTBEAT, |feeder, ctx| {
-            if feeder.custom.beat(feeder.incarnation).is_err() {
-                ctx.stop();
-            }
-        });
-        Ok(true)
-    }
-
-    fn turn(&mut self, ctx: &mut Context<Self>) {
-        if self.actor.as_ref().is_some_and(|actor| !actor.connected()) {
-            // What comes next waits for the next incarnation.
-            self.watch.because(Exit::Failed("the actor is gone".to_owned()));
-            return ctx.stop();
-        }
-        match self.custom.lend(self.incarnation) {
-            Err(Superseded) => ctx.stop(),
-            Ok(None) => {
-                let custom = self.custom.clone();
-                let ready = async move {
-                    tokio::task::yield_now().await;
-                    custom.ready().await;
-                };
-                ctx.spawn(ready.into_actor(self).map(|(), feeder, ctx| feeder.turn(ctx)));
-            }
-            Ok(Some((number, copy))) => {
-                let Some(actor) = &self.actor else { return ctx.stop() };
-                let last = copy.is_last();
-                let sent = actor.send(copy);
-                ctx.spawn(sent.into_actor(self).map(move |sent, feeder, ctx| {
-                    if sent.is_err() {
-                        feeder.watch.because(Exit::Failed("the actor is gone".to_owned()));
-                        return ctx.stop();
-                    }
-                    match feeder.custom.handled(feeder.incarnation, number) {
-                        Ok(()) if !last => feeder.turn(ctx),
-                        // What it hands on still passes.
-                        Ok(()) => feeder.watch.because(Exit::Stopped),
-                        Err(Superseded) => ctx.stop(),
-                    }
-                }));
-            }
-        }
-    }
-}
-
-impl Actor for CustomActor {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Context<Self>) {
-        match self.begin(ctx) {
-            Ok(true) => self.turn(ctx),
-            Ok(false) | Err(Superseded) => ctx.stop(),
-        }
-    }
-}
-
-impl Drop for CustomActor {
-    fn drop(&mut self) {
-        self.custom.gone(self.incarnation);
-    }
 }

@@ -1,6 +1,7 @@
 //! What a line of processors has in hand, and the call that is under way: all that is needed to go on after a hang.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use crate::event::Event;
 use crate::ingress::Tally;
@@ -18,6 +19,17 @@ pub(super) struct Hand<W> {
     /// What came of them.
     pub(super) done: Vec<Event>,
     pub(super) finished: bool,
+}
+
+/// What the thread of one incarnation and the watchdog say to each other, event by event and without a lock. Each incarnation
+/// has its own: a thread that moves again after it was given up says nothing about its successor.
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    /// The place of the event that is being processed: one relaxed store for each event is all that the watchdog costs.
+    pub(super) at: AtomicUsize,
+    /// What is through so far is asked for: that need not be done again after a hang. It stays so once another incarnation
+    /// has taken over, so that this one hears of it after the event that it is at.
+    pub(super) wanted: AtomicBool,
 }
 
 /// A call of a processor that is under way.

@@ -1,13 +1,13 @@
 //! A line of processors on a thread of its own: what it has in hand outlives that thread.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::hand::{Call, Hand, Method};
+use super::hand::{Call, Hand, Method, Pulse};
 use super::stage::lost;
 use super::watch::{Record, Silence, Watched, named};
 use super::{OnFailed, Output, ProcessorFactory, ProcessorStatus, Stage};
@@ -51,14 +51,11 @@ pub(crate) struct Line<S: Source> {
     parts: Vec<(ProcessorFactory, OnFailed)>,
     pub(super) source: S,
     state: Mutex<State<S::Work>>,
-    /// The place of the event that is being processed: one relaxed store for each event is all that the watchdog costs.
-    at: AtomicUsize,
-    /// The watchdog asks for what is through so far: that need not be done again after a hang.
-    wanted: AtomicBool,
 }
 
 struct State<W> {
     incarnation: u64,
+    pulse: Arc<Pulse>,
     hand: Option<Hand<W>>,
     call: Option<Call>,
     /// Numbers the calls.
@@ -78,7 +75,7 @@ pub(super) struct Superseded;
 
 /// What is to be done next with what is in hand.
 pub(super) enum Turn {
-    Process { stage: usize, inputs: Arc<Vec<Event>>, next: usize },
+    Process { stage: usize, inputs: Arc<Vec<Event>>, next: usize, pulse: Arc<Pulse> },
     Finish { stage: usize },
     Through { last: bool },
 }
@@ -93,6 +90,7 @@ impl<S: Source> Line<S> {
         let (names, parts): (Vec<_>, Vec<_>) = named.unzip();
         let state = State {
             incarnation: 0,
+            pulse: Arc::default(),
             hand: None,
             call: None,
             calls: 0,
@@ -101,8 +99,7 @@ impl<S: Source> Line<S> {
             records: names.into_iter().map(Record::new).collect(),
             stuck: Vec::new(),
         };
-        let (state, at, wanted) = (Mutex::new(state), AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Line { sink, parts, source, state, at, wanted })
+        Arc::new(Line { sink, parts, source, state: Mutex::new(state) })
     }
 
     pub(crate) fn source(&self) -> &S {
@@ -178,9 +175,10 @@ impl<S: Source> Line<S> {
             }
             if hand.next < hand.inputs.len() {
                 let (inputs, next) = (hand.inputs.clone(), hand.next);
-                self.at.store(next, Ordering::Relaxed);
+                let pulse = state.pulse.clone();
+                pulse.at.store(next, Ordering::Relaxed);
                 state.begin(stage, Method::Process);
-                return Ok(Some(Turn::Process { stage, inputs, next }));
+                return Ok(Some(Turn::Process { stage, inputs, next, pulse }));
             }
             if hand.last && !hand.finished {
                 hand.finished = true;
@@ -201,14 +199,14 @@ impl<S: Source> Line<S> {
         stage: &mut Stage,
         inputs: &[Event],
         next: usize,
+        pulse: &Pulse,
     ) -> Result<(), Superseded> {
         let mut out = Output { events: Vec::with_capacity(inputs.len() - next), ..Output::default() };
         let mut tally = Tally::default();
         for (at, event) in inputs.iter().enumerate().skip(next) {
-            self.at.store(at, Ordering::Relaxed);
+            pulse.at.store(at, Ordering::Relaxed);
             match stage.process(event, &mut out, &mut tally) {
-                Ok(()) if self.wanted.load(Ordering::Relaxed) => {
-                    self.wanted.store(false, Ordering::Relaxed);
+                Ok(()) if pulse.wanted.load(Ordering::Relaxed) => {
                     self.came_of(incarnation, stage, &mut out.events, &mut tally, at + 1)?;
                 }
                 Ok(()) => {}
@@ -232,6 +230,7 @@ impl<S: Source> Line<S> {
         next: usize,
     ) -> Result<(), Superseded> {
         let mut state = self.current(incarnation)?;
+        state.pulse.wanted.store(false, Ordering::Relaxed);
         let State { hand: Some(hand), held, .. } = &mut *state else { return Ok(()) };
         if hand.done.is_empty() {
             std::mem::swap(&mut hand.done, events);
@@ -291,9 +290,9 @@ impl<S: Source> Line<S> {
     /// Whatever comes from the incarnation that there is counts no more; what its processors held is lost.
     fn disown(&self, state: &mut State<S::Work>) {
         state.incarnation += 1;
+        std::mem::take(&mut state.pulse).wanted.store(true, Ordering::Relaxed);
         state.call = None;
         state.silence = Silence::default();
-        self.wanted.store(false, Ordering::Relaxed);
         let mut tally = Tally::default();
         for (held, record) in state.held.iter_mut().zip(&state.records) {
             lost(record.name(), std::mem::take(held), &mut tally);
@@ -315,20 +314,27 @@ impl<S: Source> Line<S> {
     }
 }
 
+/// A call that is under way, for how long it has not moved, and the event that it is about, with its place.
+struct Silent {
+    call: Call,
+    silence: Duration,
+    at: usize,
+    event: Option<Event>,
+}
+
 impl<W> State<W> {
     fn begin(&mut self, stage: usize, method: Method) {
         self.calls += 1;
         self.call = Some(Call { stage, method });
     }
 
-    /// The call that is under way, for how long it has not moved, and the event that it is about.
-    fn silent(&mut self, at: usize, now: Instant) -> Option<(Call, Duration, Option<Event>)> {
+    fn silent(&mut self, now: Instant) -> Option<Silent> {
         let call = self.call?;
-        let at = if call.method == Method::Process { at } else { 0 };
+        let at = if call.method == Method::Process { self.pulse.at.load(Ordering::Relaxed) } else { 0 };
         let silence = self.silence.look((self.calls, at), now);
         let event = self.hand.as_ref().filter(|_| call.method == Method::Process);
         let event = event.and_then(|hand| hand.inputs.get(at)).cloned();
-        Some((call, silence, event))
+        Some(Silent { call, silence, at, event })
     }
 }
 
@@ -337,11 +343,10 @@ impl<S: Source> Watched for Line<S> {
         let mut letter = None;
         {
             let mut state = self.lock();
-            let at = self.at.load(Ordering::Relaxed);
-            let Some((call, silence, event)) = state.silent(at, now) else { return false };
+            let Some(Silent { call, silence, at, event }) = state.silent(now) else { return false };
             if silence <= patience {
                 if silence.is_zero() {
-                    self.wanted.store(true, Ordering::Relaxed);
+                    state.pulse.wanted.store(true, Ordering::Relaxed);
                 }
                 return false;
             }
@@ -365,11 +370,10 @@ impl<S: Source> Watched for Line<S> {
 
     fn troubles(&self, now: Instant) -> Vec<ProcessorStatus> {
         let mut state = self.lock();
-        let at = self.at.load(Ordering::Relaxed);
-        let busy = state.silent(at, now);
+        let busy = state.silent(now);
         let status = |(stage, record): (usize, &Record)| {
-            let busy = busy.as_ref().filter(|(call, ..)| call.stage == stage);
-            let busy = busy.map(|(_, silence, event)| (*silence, event.as_ref().map(named)));
+            let busy = busy.as_ref().filter(|silent| silent.call.stage == stage);
+            let busy = busy.map(|silent| (silent.silence, silent.event.as_ref().map(named)));
             record.status(self.sink.as_ref(), busy)
         };
         state.records.iter().enumerate().filter_map(status).collect()
@@ -379,10 +383,9 @@ impl<S: Source> Watched for Line<S> {
         let mut letter = None;
         {
             let mut state = self.lock();
-            let at = self.at.load(Ordering::Relaxed);
-            let under_way = state.silent(at, Instant::now());
+            let under_way = state.silent(Instant::now());
             // What has just begun did not hang.
-            if let Some((call, silence, event)) = under_way.filter(|(_, silence, _)| !silence.is_zero()) {
+            if let Some(Silent { call, silence, event, .. }) = under_way.filter(|it| !it.silence.is_zero()) {
                 let about = event.as_ref().map(named);
                 let stuck = state.stuck.len();
                 let record = state.records.get_mut(call.stage);

@@ -3,6 +3,7 @@
 mod actor;
 mod between;
 mod custom;
+mod feeder;
 mod hand;
 mod line;
 mod stage;
@@ -11,7 +12,8 @@ mod watch;
 pub(crate) use actor::LineActor;
 pub(crate) use between::Between;
 pub use custom::ActorFactory;
-pub(crate) use custom::{Custom, CustomActor};
+pub(crate) use custom::Custom;
+pub(crate) use feeder::CustomActor;
 pub(crate) use line::{Line, Source, Taken};
 pub(crate) use stage::{OnFailed, Stage};
 pub(crate) use watch::Watched;

@@ -1,5 +1,7 @@
 //! Promise 8, for what does not even panic: a processor that does not come back costs its event, and its thread.
 
+mod custom;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,6 +31,21 @@ impl Trap {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.1.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Hangs whoever awaits it; the thread goes on. It counts how often, until it is dropped.
+    async fn held(&self) {
+        struct Leaves(Arc<AtomicU64>);
+        impl Drop for Leaves {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.1.fetch_add(1, Ordering::SeqCst);
+        let _leaves = Leaves(self.1.clone());
+        while !self.0.load(Ordering::SeqCst) {
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// How many threads hang in it.
@@ -415,62 +432,89 @@ fn one_that_hangs_on_everything_is_given_up_and_lets_nothing_pass() {
     });
 }
 
-/// An actor of one's own that hangs its thread on an event `hang`, and panics on one `boom`.
-struct Custom(Recipient<Batch>, Trap, Arc<Mutex<u64>>);
-
-impl Actor for Custom {
-    type Context = Context<Self>;
+/// Hangs on events `first` in its first life, and on events `second` in its second.
+struct Lives {
+    life: u64,
+    traps: [Trap; 2],
+    seen: Arc<Mutex<Vec<(u64, u64)>>>,
+    ended: Arc<Mutex<Vec<u64>>>,
 }
 
-impl Handler<Batch> for Custom {
-    type Result = ();
-
-    fn handle(&mut self, batch: Batch, ctx: &mut Context<Self>) {
-        for event in batch.events() {
-            match event.kind().as_str() {
-                "hang" => self.1.hang(),
-                "boom" => panic!("boom"),
-                _ => *self.2.lock().unwrap() += 1,
-            }
+impl Processor for Lives {
+    fn process(&mut self, event: Event, out: &mut Output) {
+        let n = event.data("n").and_then(|n| n.as_u64()).unwrap_or_default();
+        self.seen.lock().unwrap().push((self.life, n));
+        match (event.kind().as_str(), self.life) {
+            ("first", 1) => self.traps[0].hang(),
+            ("second", 2) => self.traps[1].hang(),
+            _ => {}
         }
-        ctx.wait(self.0.send(batch).into_actor(self).map(|_, _, _| ()));
+        out.push(event);
+    }
+}
+
+impl Drop for Lives {
+    fn drop(&mut self) {
+        self.ended.lock().unwrap().push(self.life);
     }
 }
 
 #[test]
-fn an_actor_of_ones_own_that_hangs_or_panics_costs_the_event() {
+fn a_thread_that_moves_again_while_its_successor_hangs_stops_at_once_and_harms_nobody() {
     real(async {
-        let (data, journal, trap) = (tempfile::tempdir().unwrap(), Journal::new([]), Trap::default());
-        let (hang, seen) = (trap.clone(), Arc::default());
-        let custom = move |next| Custom(next, hang.clone(), Arc::clone(&seen)).start().recipient();
+        let (data, journal) = (tempfile::tempdir().unwrap(), Journal::new([]));
+        let (gate, first, second) = (Trap::default(), Trap::default(), Trap::default());
+        let (seen, ended) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let (lives, traps) = (Arc::new(AtomicU64::new(0)), [first.clone(), second.clone()]);
+        let (all, over) = (seen.clone(), ended.clone());
+        let make = move || {
+            let life = lives.fetch_add(1, Ordering::SeqCst) + 1;
+            Lives { life, traps: traps.clone(), seen: all.clone(), ended: over.clone() }
+        };
         let plan = plan(data.path())
-            .stage(Stage::closure("before", Some))
-            .stage(Stage::actor("usage", custom))
-            .stage(Stage::closure("after", Some))
+            .stage(Stage::closure("gate", hangs_on(&gate, "gate")))
+            .stage(Stage::actor("pass", |next| Pass(next).start().recipient()))
+            .stage(Stage::processor("lives", make))
             .sink(journal.spec("live", Duration::ZERO));
         let graph = start(plan).await;
-        for n in 0..1000 {
-            let kind = match n {
-                100 | 700 => "hang",
-                101 | 400 | 401 => "boom",
-                _ => "start",
-            };
-            emit(&graph, kind, n);
+        // While it waits for the first, the others come together: they are one batch.
+        emit(&graph, "gate", 0);
+        until(|| gate.caught() == 1).await;
+        for n in 1..60 {
+            emit(&graph, ["start", "first", "second"][usize::from(n == 5) + 2 * usize::from(n == 20)], n);
         }
-        until(|| trap.caught() == 1 && !graph.status().processors().is_empty()).await;
-        assert_eq!(&*graph.status().processors()[0].name, "usage");
-        until(|| journal.numbers().len() == 995).await;
-        trap.let_go().await;
-        emit(&graph, "start", 1000);
+        gate.let_go().await;
+        until(|| first.caught() == 1).await;
+        until(|| second.caught() == 1).await;
+        first.let_go().await;
+        until(|| ended.lock().unwrap().contains(&1)).await;
+        let late: Vec<_> =
+            seen.lock().unwrap().iter().filter(|(life, n)| *life == 1 && *n > 5).copied().collect();
+        assert_eq!(late, [], "it goes on with nothing");
+        until(|| journal.numbers().len() == 58).await;
+        second.let_go().await;
         let drained = end(&graph, MINUTE).await;
-        assert_eq!(journal.numbers(), all_but(0..1001, &[100, 101, 400, 401, 700]));
-        let balance = drained.status.balance();
-        assert_eq!((balance.received, balance.failed, balance.routed), (1001, 5, 996));
-        let mut dead: Vec<_> = letters(data.path(), "processors")
+        assert_eq!(journal.numbers(), all_but(0..60, &[5, 20]));
+        assert_eq!(drained.status.balance().failed, 2);
+        let dead: Vec<_> = letters(data.path(), "processors")
             .iter()
             .filter_map(|l| l["event"]["data"]["n"].as_u64())
             .collect();
-        dead.sort_unstable();
-        assert_eq!(dead, [100, 101, 400, 401, 700]);
+        assert_eq!(dead, [5, 20]);
     });
+}
+
+/// Hands on what it gets.
+struct Pass(Recipient<Batch>);
+
+impl Actor for Pass {
+    type Context = Context<Self>;
+}
+
+impl Handler<Batch> for Pass {
+    type Result = ();
+
+    fn handle(&mut self, batch: Batch, ctx: &mut Context<Self>) {
+        ctx.wait(self.0.send(batch).into_actor(self).map(|_, _, _| ()));
+    }
 }
