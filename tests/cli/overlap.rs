@@ -62,7 +62,10 @@ impl Process {
 
     /// Waits until it knows whom it waits for, and has taken in so many events.
     fn waits_for(&self, other: &Process, folder: &Folder, events: u64) {
-        let reason = format!("its buffer is in use by process {}", other.child.id());
+        let reason = format!(
+            "its buffer is in use by process {}: it takes over when that process ends",
+            other.child.id()
+        );
         self.until(folder, "the second waits for the first", |log| {
             log["state"] == "open"
                 && log["awaits_disk"] == true

@@ -369,7 +369,12 @@ impl Buffer {
         }
     }
 
-    /// Whether it is to be on a disk that another process still has.
+    /// Says why it is not on its disk yet, where that is no other process.
+    pub(crate) fn cannot_be_written_yet(&self, why: Option<String>) {
+        self.lock().no_disk_yet = why;
+    }
+
+    /// Whether it is to be on a disk that another process still has, or that cannot be written yet.
     pub(crate) fn awaits_disk(&self) -> bool {
         self.lock().awaits_disk()
     }
@@ -435,7 +440,9 @@ impl Buffer {
     /// Why nothing can be written to its disk, while that is so.
     pub(crate) fn disk_trouble(&self) -> Option<String> {
         let queue = self.lock();
-        let Some(backlog) = &queue.backlog else { return queue.no_disk.clone() };
+        let Some(backlog) = &queue.backlog else {
+            return queue.no_disk.clone().or_else(|| queue.no_disk_yet.clone());
+        };
         backlog.trouble(queue.first()).map(str::to_owned)
     }
 

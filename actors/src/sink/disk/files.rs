@@ -45,6 +45,14 @@ pub enum FolderError {
         /// `process 4711`, with the host where that is another.
         holder: String,
     },
+    /// It cannot be written now: what would mend that is outside of the topology.
+    #[error("its buffer cannot be written ({}: {why}): it is tried again each second; make room, or let it be written to", .path.display())]
+    Unwritable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        why: String,
+    },
     /// It cannot be made or read.
     #[error("{}: {why}; set a `data_dir` that can be written to", .path.display())]
     Unusable {
@@ -57,8 +65,26 @@ pub enum FolderError {
 
 impl FolderError {
     pub(super) fn unusable(path: &Path, error: &io::Error) -> FolderError {
-        FolderError::Unusable { path: path.to_owned(), why: error.to_string() }
+        let (path, why) = (path.to_owned(), error.to_string());
+        if is_of_the_disk(error) {
+            FolderError::Unwritable { path, why }
+        } else {
+            FolderError::Unusable { path, why }
+        }
     }
+}
+
+/// Whether that is trouble of the disk, which may pass, rather than of what it is told to do.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    /// EIO, for which there is no kind.
+    const IO: i32 = 5;
+    let kinds = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::ReadOnlyFilesystem,
+        io::ErrorKind::StaleNetworkFileHandle,
+    ];
+    kinds.contains(&error.kind()) || (cfg!(unix) && error.raw_os_error() == Some(IO))
 }
 
 /// Locked by the process that uses the folder, and names it.
