@@ -423,6 +423,14 @@ impl Buffer {
         self.tell(queue, true);
     }
 
+    /// Segments of its disk are not there any more; returns how many events are lost, and how many are still in memory.
+    pub(super) fn taken_away(&self, gone: &[u64]) -> (u64, u64) {
+        let mut queue = self.lock();
+        let counted = queue.taken_away(gone, &self.name, Instant::now());
+        self.tell(queue, true);
+        counted
+    }
+
     /// Writes what is to be written, and lets go of the disk. Nothing comes in any more.
     pub(crate) async fn close(&self) {
         let Some(disk) = self.disk.get() else { return };

@@ -17,6 +17,10 @@ pub(crate) trait Files: fmt::Debug + Send + Sync {
     fn read(&self, name: &str) -> io::Result<Bytes>;
     /// The first so many bytes of a file, or as many as it has.
     fn read_start(&self, name: &str, len: usize) -> io::Result<Bytes>;
+    /// How many bytes it has.
+    fn size(&self, name: &str) -> io::Result<u64>;
+    /// What was open may not be there any more.
+    fn forget_all(&self) {}
     /// Writes at a place of a file, which is made if it is not there.
     fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// Ends a file there.
@@ -143,6 +147,14 @@ impl Files for Folder {
         let mut bytes = Vec::with_capacity(len);
         File::open(self.path.join(name))?.take(len as u64).read_to_end(&mut bytes)?;
         Ok(bytes.into())
+    }
+
+    fn size(&self, name: &str) -> io::Result<u64> {
+        fs::metadata(self.path.join(name)).map(|data| data.len())
+    }
+
+    fn forget_all(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     #[cfg(unix)]
