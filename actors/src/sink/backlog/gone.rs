@@ -29,7 +29,7 @@ impl Queue {
             backlog.disk_size -= part.segment.size;
             backlog.shed_size -= part.shrinks;
             backlog.resting -= part.resting();
-            backlog.damaged += 1;
+            backlog.damaged += u64::from(part.resting() > 0);
             let rested = part.events;
             for class in CLASSES {
                 let (events, bytes) = part.take(class);
