@@ -114,7 +114,8 @@ fn a_second_one_on_a_folder_is_open_until_the_first_ends_and_delivers_behind_wha
             (SinkState::Open, 101, 0)
         );
         let reason = records.reason.as_deref().unwrap();
-        assert_eq!(reason, format!("its buffer is in use by process {}", std::process::id()));
+        let holder = format!("its buffer is in use by process {}", std::process::id());
+        assert_eq!(reason, format!("{holder}: it takes over when that process ends"));
         // No order makes it deliver before its time.
         second.graph.sink("records").unwrap().force_close();
         sleep(SECOND * 60).await;

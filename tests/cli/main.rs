@@ -11,6 +11,7 @@ mod pipes;
 mod run;
 #[cfg(unix)]
 mod signals;
+mod taken;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

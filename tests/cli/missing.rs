@@ -58,6 +58,23 @@ fn arrived(folder: &Folder) -> (Vec<u64>, u64) {
 }
 
 #[test]
+fn two_files_that_were_exchanged_cost_nothing() {
+    for (a, b) in [(0, 1), (1, 4), (0, usize::MAX)] {
+        let folder = kept();
+        let files = segments(&folder);
+        let (a, b) = (&files[a], &files[b.min(files.len() - 1)]);
+        let between = folder.path("between");
+        for (from, to) in [(a, &between), (b, a), (&between, b)] {
+            std::fs::rename(from, to).unwrap();
+        }
+        std::fs::remove_dir(folder.path("log.ndjson")).unwrap();
+        let (code, log) = run(&folder, "");
+        assert_eq!((code, &log["delivered"]), (Some(0), &EVENTS.into()), "{log:#}");
+        assert_eq!(arrived(&folder), ((0..EVENTS).collect(), 0));
+    }
+}
+
+#[test]
 fn a_missing_and_an_emptied_file_are_counted_named_and_marked_and_end_one_run_with_1() {
     let folder = kept();
     let files = segments(&folder);

@@ -11,19 +11,19 @@ use serde_json::Value;
 use crate::{Folder, err, feed, signal, streamll, wait_until};
 
 /// The file lies where a folder is, until the test takes that away.
-const TOPOLOGY: &str = "data_dir: '{dir}/data'\nshutdown: { timeout: 3s }\nsinks: { log: { type: file, path: '{dir}/log.ndjson', \
+pub(crate) const TOPOLOGY: &str = "data_dir: '{dir}/data'\nshutdown: { timeout: 3s }\nsinks: { log: { type: file, path: '{dir}/log.ndjson', \
     buffer: { type: disk }, circuit_breaker: { recovery_timeout: 200ms, recovery_max: 1s } } }\n";
 
 /// A process that is fed, and whose acknowledgements are read.
-struct Process {
-    child: Child,
+pub(crate) struct Process {
+    pub(crate) child: Child,
     stdin: ChildStdin,
     acks: Receiver<u64>,
     status: String,
 }
 
 impl Process {
-    fn start(folder: &Folder, name: &str) -> Process {
+    pub(crate) fn start(folder: &Folder, name: &str) -> Process {
         let status = format!("{name}.json");
         let file = folder.path(&status).display().to_string();
         let args = ["run", "--env", "test", "--ack", "--report", "json", "--status-file", &file];
@@ -38,7 +38,7 @@ impl Process {
         Process { child, stdin, acks, status }
     }
 
-    fn feed(&mut self, numbers: std::ops::Range<u64>) {
+    pub(crate) fn feed(&mut self, numbers: std::ops::Range<u64>) {
         for n in numbers {
             writeln!(self.stdin, "{{\"event_type\":\"start\",\"event_id\":\"e{n}\",\"data\":{{\"n\":{n}}}}}")
                 .unwrap();
@@ -46,14 +46,14 @@ impl Process {
     }
 
     /// Waits until so many lines are held safely.
-    fn acked(&self, lines: u64) {
+    pub(crate) fn acked(&self, lines: u64) {
         for line in 1..=lines {
             assert_eq!(self.acks.recv_timeout(Duration::from_secs(30)), Ok(line));
         }
     }
 
     /// Waits until its sink is as it should be, by the status file.
-    fn until(&self, folder: &Folder, what: &str, holds: impl Fn(&Value) -> bool) {
+    pub(crate) fn until(&self, folder: &Folder, what: &str, holds: impl Fn(&Value) -> bool) {
         wait_until(what, || {
             let status: Value = serde_json::from_str(&folder.read(&self.status)).unwrap_or_default();
             holds(&status["sinks"]["log"])
@@ -62,7 +62,10 @@ impl Process {
 
     /// Waits until it knows whom it waits for, and has taken in so many events.
     fn waits_for(&self, other: &Process, folder: &Folder, events: u64) {
-        let reason = format!("its buffer is in use by process {}", other.child.id());
+        let reason = format!(
+            "its buffer is in use by process {}: it takes over when that process ends",
+            other.child.id()
+        );
         self.until(folder, "the second waits for the first", |log| {
             log["state"] == "open"
                 && log["awaits_disk"] == true
@@ -73,7 +76,7 @@ impl Process {
     }
 
     /// Ends its input; how it ended, and its report.
-    fn end(self) -> (ExitStatus, Value) {
+    pub(crate) fn end(self) -> (ExitStatus, Value) {
         drop(self.stdin);
         let output = self.child.wait_with_output().unwrap();
         let report = err(&output).lines().last().and_then(|line| serde_json::from_str::<Value>(line).ok());
@@ -99,7 +102,7 @@ fn let_deliver(folder: &Folder) {
     std::fs::remove_dir(folder.path("log.ndjson")).unwrap();
 }
 
-fn arrived(folder: &Folder) -> Vec<u64> {
+pub(crate) fn arrived(folder: &Folder) -> Vec<u64> {
     let number = |line: &str| serde_json::from_str::<Value>(line).unwrap()["data"]["n"].as_u64().unwrap();
     folder.read("log.ndjson").lines().map(number).collect()
 }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::monitor::patience;
 use super::section::Section;
 use super::{GraphHandle, GraphStatus, Member, Own, lock};
-use crate::sink::{Control, Pace, SinkState};
+use crate::sink::{Control, Pace, SinkState, SinkStatus};
 use crate::supervise::Dismiss;
 
 /// How often the log says who is still delivering.
@@ -38,7 +38,8 @@ impl Drained {
     #[must_use]
     pub fn lacks_only_locks(&self) -> bool {
         let mut sinks = self.status.sinks().iter().chain(self.status.removed());
-        sinks.any(|sink| sink.awaits_disk) && !self.status.has_losses(|sink| !sink.awaits_disk)
+        let is_locked = |sink: &SinkStatus| sink.awaits_disk && sink.disk_trouble.is_none();
+        sinks.any(is_locked) && !self.status.has_losses(|sink| !is_locked(sink))
     }
 }
 

@@ -75,7 +75,9 @@ impl GraphStatus {
             let in_memory = if counts_in_memory(sink) { sink.balance.in_memory() } else { 0 };
             let processed = sink.processed.failed + sink.processed.waiting;
             let balance = sink.balance.shed + sink.balance.dead_lettered;
-            balance + processed + sink.damaged + sink.missing + in_memory > 0
+            // What an earlier process left there did not even come to be counted.
+            let is_unread = sink.awaits_disk && sink.disk_trouble.is_some();
+            is_unread || balance + processed + sink.damaged + sink.missing + in_memory > 0
         };
         let graph = self.balance.rejected + self.balance.shed + self.balance.failed;
         graph > 0 || self.sinks.iter().chain(&self.removed).any(lost)

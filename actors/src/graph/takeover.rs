@@ -1,4 +1,5 @@
-//! Sinks whose buffer is on disk: put there, or kept in memory for as long as another process has the folder.
+//! Sinks whose buffer is on disk: put there, or kept in memory for as long as another process has the folder, or it cannot
+//! be written.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,10 +16,12 @@ use crate::supervise::Exit;
 const BUFFERS: &str = "buffers";
 /// How often a sink looks whether the other process has ended.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often a folder is tried again that cannot be written.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl GraphHandle {
     /// Puts a sink's buffer on disk, where that is its policy, behind what an earlier process left there. One that another
-    /// process has is open until that one ends.
+    /// process has, or that cannot be written, is open until that has passed.
     pub(super) fn put_on_disk(&self, member: &Member) -> Result<(), StartError> {
         if member.worker.buffer.policy().disk.is_none() {
             return Ok(());
@@ -28,6 +31,12 @@ impl GraphHandle {
                 let sink = &member.worker.name;
                 warn!(%sink, %holder, "the buffer on disk is in use; events wait in memory until it is free");
                 in_use(member, &holder);
+                Ok(())
+            }
+            Err(error @ FolderError::Unwritable { .. }) => {
+                let sink = &member.worker.name;
+                warn!(%sink, %error, "events wait in memory until the buffer on disk can be written");
+                not_writable(member, &error);
                 Ok(())
             }
             Err(error) => Err(StartError::Buffer { sink: member.worker.name.to_string(), error }),
@@ -56,7 +65,20 @@ impl GraphHandle {
 }
 
 fn in_use(member: &Member, holder: &str) {
-    let reason = format!("its buffer is in use by {holder}");
+    member.worker.buffer.cannot_be_written_yet(None);
+    open(member, format!("its buffer is in use by {holder}: it takes over when that process ends"));
+}
+
+fn not_writable(member: &Member, error: &FolderError) {
+    let why = match error {
+        FolderError::Unwritable { why, .. } => why.clone(),
+        _ => error.to_string(),
+    };
+    member.worker.buffer.cannot_be_written_yet(Some(why));
+    open(member, error.to_string());
+}
+
+fn open(member: &Member, reason: String) {
     // First the reason, then what wakes those who may ask for it.
     member.worker.cell.set_state(SinkState::Open, Some(reason), 0);
     member.worker.buffer.set_open(true, false);
@@ -67,8 +89,13 @@ pub(super) fn wait(graph: GraphHandle, member: Arc<Member>) {
     actix_rt::spawn(async move {
         let worker = &member.worker;
         while !is_to_end(&member) {
+            let mut next = LOOK;
             match graph.try_again(&member).await {
                 Err(FolderError::Locked { holder, .. }) => in_use(&member, &holder),
+                Err(error @ FolderError::Unwritable { .. }) => {
+                    not_writable(&member, &error);
+                    next = RETRY;
+                }
                 opened => {
                     let sink = &worker.name;
                     match opened {
@@ -82,7 +109,7 @@ pub(super) fn wait(graph: GraphHandle, member: Arc<Member>) {
                     return graph.adopt(&member).await;
                 }
             }
-            let _ = timeout(LOOK, worker.cell.signalled.notified()).await;
+            let _ = timeout(next, worker.cell.signalled.notified()).await;
         }
         worker.cell.ended(&Exit::Stopped);
         worker.ended.notify_waiters();

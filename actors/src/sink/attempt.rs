@@ -1,6 +1,7 @@
 //! One attempt of a sink: open if need be, lease, deliver, bury what is dead.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
@@ -12,6 +13,9 @@ use super::queue::Lease;
 use super::{Cost, DeadLetter, Deliveries, DeliveryError, ErrorClass, SinkContext};
 use crate::event::{Confirmation, Delivery, Timestamp};
 use crate::supervise::Backoff;
+
+/// How long to wait for what the disk is to read.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// One attempt: open if need be, lease, deliver, bury what is dead.
 pub(super) struct Attempt {
@@ -74,6 +78,10 @@ impl Attempt {
         }
         if !worker.batch.linger.is_zero() && !worker.is_told(Control::Drain) && !worker.buffer.is_empty() {
             let _ = timeout(worker.batch.linger, worker.buffer.filled(self.limit)).await;
+        }
+        if !worker.buffer.is_empty() {
+            // All of it may rest on disk; it is looked at again now and then, whatever becomes of that.
+            let _ = timeout(LOOK, worker.buffer.filled(1)).await;
         }
         let lease = worker.buffer.lease(self.incarnation, self.limit, worker.batch.max_size, Instant::now());
         let Some(mut lease) = lease else {

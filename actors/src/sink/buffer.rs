@@ -369,7 +369,12 @@ impl Buffer {
         }
     }
 
-    /// Whether it is to be on a disk that another process still has.
+    /// Says why it is not on its disk yet, where that is no other process.
+    pub(crate) fn cannot_be_written_yet(&self, why: Option<String>) {
+        self.lock().no_disk_yet = why;
+    }
+
+    /// Whether it is to be on a disk that another process still has, or that cannot be written yet.
     pub(crate) fn awaits_disk(&self) -> bool {
         self.lock().awaits_disk()
     }
@@ -418,6 +423,14 @@ impl Buffer {
         self.tell(queue, true);
     }
 
+    /// Segments of its disk are not there any more; returns how many events are lost, and how many are still in memory.
+    pub(super) fn taken_away(&self, gone: &[u64]) -> (u64, u64) {
+        let mut queue = self.lock();
+        let counted = queue.taken_away(gone, &self.name, Instant::now());
+        self.tell(queue, true);
+        counted
+    }
+
     /// Writes what is to be written, and lets go of the disk. Nothing comes in any more.
     pub(crate) async fn close(&self) {
         let Some(disk) = self.disk.get() else { return };
@@ -435,7 +448,9 @@ impl Buffer {
     /// Why nothing can be written to its disk, while that is so.
     pub(crate) fn disk_trouble(&self) -> Option<String> {
         let queue = self.lock();
-        let Some(backlog) = &queue.backlog else { return queue.no_disk.clone() };
+        let Some(backlog) = &queue.backlog else {
+            return queue.no_disk.clone().or_else(|| queue.no_disk_yet.clone());
+        };
         backlog.trouble(queue.first()).map(str::to_owned)
     }
 

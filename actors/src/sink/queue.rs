@@ -37,6 +37,8 @@ pub(super) struct Queue {
     awaits_disk: bool,
     /// Why it never came there.
     pub(super) no_disk: Option<String>,
+    /// Why it is not there yet, where that is no other process.
+    pub(super) no_disk_yet: Option<String>,
 }
 
 #[derive(Debug)]

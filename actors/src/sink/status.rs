@@ -146,8 +146,8 @@ pub struct SinkStatus {
     pub last_delivered_at: Option<Timestamp>,
     /// Why its disk buffer cannot be written, while that is so; what comes in waits in memory.
     pub disk_trouble: Option<String>,
-    /// Whether its disk buffer is still in use by another process: until that one ends, what comes in waits in memory and is
-    /// not confirmed.
+    /// Whether its disk buffer is still in use by another process, or was never to be written so far, as `disk_trouble` tells:
+    /// until then, what comes in waits in memory and is not confirmed.
     pub awaits_disk: bool,
     /// Places of its disk buffer that could not be read, and were set aside.
     pub damaged: u64,

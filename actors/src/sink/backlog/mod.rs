@@ -3,6 +3,7 @@
 //! The window is the front of the queue, in memory, where the sink takes from. While it has room nothing else exists, and
 //! the disk only follows; once it is full, events wait in the tail until they are written, and then rest on disk alone.
 
+mod gone;
 mod part;
 mod reader;
 mod room;
@@ -195,9 +196,9 @@ impl Backlog {
     }
 
     fn stage(&mut self, number: u64, kind: Kind, delivery: Delivery) {
-        let size = delivery.event.size() + HEADER;
-        self.unwritten_size += size;
-        self.unwritten.push_back(Unwritten { number, kind, delivery, size });
+        let item = Unwritten::new(number, kind, delivery);
+        self.unwritten_size += item.size;
+        self.unwritten.push_back(item);
     }
 
     /// Moves what is in memory into the window, as far as it has room and nothing on disk comes before it.
@@ -428,6 +429,11 @@ impl Backlog {
 }
 
 impl Unwritten {
+    pub(super) fn new(number: u64, kind: Kind, delivery: Delivery) -> Unwritten {
+        let size = delivery.event.size() + HEADER;
+        Unwritten { number, kind, delivery, size }
+    }
+
     pub(super) fn record(&self) -> Record {
         let Delivery { event, .. } = &self.delivery;
         let key = self.delivery.own_key().map(str::to_owned);

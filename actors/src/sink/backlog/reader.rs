@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::disk::{Kind, Record};
 use super::super::queue::{Entry, Item, Queue};
-use super::part::Shed;
+use super::part::{Part, Shed};
 use crate::event::{CLASSES, Decoder, Delivery, Gap, GapReason, Timestamp};
 
 /// Turns records back into entries, and those that were shed into gaps.
@@ -82,7 +82,11 @@ impl Queue {
         now: Instant,
     ) {
         let Some(backlog) = &mut self.backlog else { return };
-        let Some(part) = backlog.parts.iter_mut().find(|part| part.segment.first == first) else { return };
+        // The one that was asked for: the first that something rests in.
+        let of_it = |part: &&mut Part| part.segment.first == first;
+        let resting = backlog.parts.iter().any(|part| part.segment.first == first && part.resting() > 0);
+        let mut parts = backlog.parts.iter_mut().filter(of_it);
+        let Some(part) = parts.find(|part| !resting || part.resting() > 0) else { return };
         let (last, shed) = (part.last, part.shed.clone());
         backlog.resting -= part.resting();
         let mut missing = std::mem::take(&mut part.events);

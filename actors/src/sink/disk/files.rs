@@ -17,6 +17,10 @@ pub(crate) trait Files: fmt::Debug + Send + Sync {
     fn read(&self, name: &str) -> io::Result<Bytes>;
     /// The first so many bytes of a file, or as many as it has.
     fn read_start(&self, name: &str, len: usize) -> io::Result<Bytes>;
+    /// How many bytes it has.
+    fn size(&self, name: &str) -> io::Result<u64>;
+    /// What was open may not be there any more.
+    fn forget_all(&self) {}
     /// Writes at a place of a file, which is made if it is not there.
     fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// Ends a file there.
@@ -45,6 +49,14 @@ pub enum FolderError {
         /// `process 4711`, with the host where that is another.
         holder: String,
     },
+    /// It cannot be written now: what would mend that is outside of the topology.
+    #[error("its buffer cannot be written ({}: {why}): it is tried again each second; make room, or let it be written to", .path.display())]
+    Unwritable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        why: String,
+    },
     /// It cannot be made or read.
     #[error("{}: {why}; set a `data_dir` that can be written to", .path.display())]
     Unusable {
@@ -57,8 +69,26 @@ pub enum FolderError {
 
 impl FolderError {
     pub(super) fn unusable(path: &Path, error: &io::Error) -> FolderError {
-        FolderError::Unusable { path: path.to_owned(), why: error.to_string() }
+        let (path, why) = (path.to_owned(), error.to_string());
+        if is_of_the_disk(error) {
+            FolderError::Unwritable { path, why }
+        } else {
+            FolderError::Unusable { path, why }
+        }
     }
+}
+
+/// Whether that is trouble of the disk, which may pass, rather than of what it is told to do.
+fn is_of_the_disk(error: &io::Error) -> bool {
+    /// EIO, for which there is no kind.
+    const IO: i32 = 5;
+    let kinds = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::ReadOnlyFilesystem,
+        io::ErrorKind::StaleNetworkFileHandle,
+    ];
+    kinds.contains(&error.kind()) || (cfg!(unix) && error.raw_os_error() == Some(IO))
 }
 
 /// Locked by the process that uses the folder, and names it.
@@ -117,6 +147,14 @@ impl Files for Folder {
         let mut bytes = Vec::with_capacity(len);
         File::open(self.path.join(name))?.take(len as u64).read_to_end(&mut bytes)?;
         Ok(bytes.into())
+    }
+
+    fn size(&self, name: &str) -> io::Result<u64> {
+        fs::metadata(self.path.join(name)).map(|data| data.len())
+    }
+
+    fn forget_all(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     #[cfg(unix)]

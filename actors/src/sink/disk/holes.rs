@@ -213,6 +213,76 @@ fn a_segment_that_was_renamed_or_copied_is_known_by_its_head() {
     }
 }
 
+/// Gives the files at these places each the name of the next one.
+fn rotate(files: &Power, names: &[String], places: &[usize]) {
+    let contents: Vec<_> = places.iter().map(|place| content(files, &names[*place])).collect();
+    for (i, content) in contents.iter().enumerate() {
+        put(files, &names[places[(i + 1) % places.len()]], content);
+    }
+}
+
+#[test]
+fn any_segments_that_were_exchanged_are_put_in_order_and_nothing_is_missing() {
+    for delivered in [0, 30] {
+        let whole = stored(0..EVENTS, delivered);
+        let names = segments(&whole);
+        let all = 0..names.len();
+        let pairs = all.clone().flat_map(|a| all.clone().filter(move |b| a < *b).map(move |b| vec![a, b]));
+        let threes = all.clone().flat_map(|a| {
+            let all = all.clone();
+            all.clone().flat_map(move |b| all.clone().map(move |c| vec![a, b, c]))
+        });
+        // Each of them both ways round.
+        let threes = threes.filter(|of| of[0] < of[1] && of[0] < of[2] && of[1] != of[2]);
+        for places in pairs.chain(threes.filter(|_| delivered > 0)) {
+            for with_marks in if places.len() == 2 { &[true, false][..] } else { &[true] } {
+                let files = Arc::new(Power::with(&whole.all()));
+                rotate(&files, &names, &places);
+                let mut from = delivered as u64;
+                if !*with_marks {
+                    files.remove("marks").unwrap();
+                    from = 0;
+                }
+                let outcome = outcome(&files);
+                assert_eq!((outcome.missing, outcome.damaged), (0, 0), "{places:?}");
+                is_accounted_for(&outcome, from..EVENTS);
+            }
+        }
+    }
+}
+
+#[test]
+fn exchanged_segments_with_one_of_them_missing_besides_cost_only_that_one() {
+    let whole = stored(0..EVENTS, 0);
+    let names = segments(&whole);
+    for gone in 0..names.len() {
+        for places in [[0, 1, 2], [2, 1, 3], [1, 3, 4]] {
+            let files = Arc::new(Power::with(&whole.all()));
+            rotate(&files, &names, &places);
+            files.remove(&names[gone]).unwrap();
+            let outcome = outcome(&files);
+            assert!(outcome.missing > 0 && outcome.missing < 150, "{places:?} without {gone}");
+            is_accounted_for(&outcome, 0..EVENTS);
+        }
+    }
+}
+
+#[test]
+fn without_marks_half_a_record_at_the_end_counts_as_one_that_is_missing() {
+    let tampers: [fn(&Power); 2] =
+        [|files| files.remove("marks").unwrap(), |files| put(files, "marks", &[7; 192])];
+    for tamper in tampers {
+        let files = stored(0..EVENTS, 0);
+        let name = segments(&files).pop().unwrap();
+        let bytes = content(&files, &name);
+        put(&files, &name, &bytes[..bytes.len() - 100]);
+        tamper(&files);
+        let outcome = outcome(&files);
+        assert_eq!((outcome.recovered, outcome.missing), (EVENTS - 1, 1));
+        is_accounted_for(&outcome, 0..EVENTS);
+    }
+}
+
 #[test]
 fn a_file_of_another_buffer_is_put_aside_and_what_it_replaced_is_missing() {
     let other = stored(5000..5000 + EVENTS, 0);

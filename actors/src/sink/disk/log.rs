@@ -159,7 +159,8 @@ impl Log {
         let old = self.active.is_some();
         let written = match self.write(first, &mut bytes, now) {
             // What became of pages that could not be synced nobody knows: that file is not touched again.
-            Err(error) if old => {
+            // One that was taken away has its folder's other files to look for, see the caller.
+            Err(error) if old && error.kind() != io::ErrorKind::NotFound => {
                 warn!(sink = %self.name, %error, "a write to the buffer on disk failed; trying a new file");
                 self.write(first, &mut bytes, now)
             }
@@ -189,11 +190,23 @@ impl Log {
             self.unsynced.get_or_insert(now);
             if self.fsync == Fsync::Group { self.sync_file(&name) } else { Ok(()) }
         });
+        // What was removed while it is open takes all that is written to it, and keeps nothing.
+        let end = segment.size + bytes.len() as u64;
+        let written = written.and_then(|()| match self.files.size(&name) {
+            Ok(size) if size >= end => Ok(()),
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => Err(error),
+        });
         match written {
             Ok(()) => {
                 segment.size += bytes.len() as u64;
                 self.active = Some(segment);
                 Ok(segment)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.files.forget_all();
+                (self.unsynced, self.sync_folder) = (None, true);
+                Err(error)
             }
             Err(error) => {
                 let _ = match active {
@@ -291,6 +304,21 @@ impl Log {
         let gone = before.saturating_sub(events(&kept));
         let head = head.map(|head| Head { gone: head.gone + gone, ..head });
         replace(&*self.files, first, head.as_ref(), &kept)
+    }
+
+    /// Whether what was written to a segment is still there.
+    pub(crate) fn has(&self, segment: Segment) -> bool {
+        match self.files.size(&file_name(segment.first)) {
+            Ok(size) => size >= segment.size,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    /// All of its segments have been taken away: it begins anew.
+    pub(crate) fn begin_anew(&mut self) {
+        self.files.forget_all();
+        (self.active, self.unsynced, self.note.segment) = (None, None, 0);
+        self.sync_folder = true;
     }
 
     /// Forgets segments whose records are all done; `front` is the first one that is left.

@@ -18,6 +18,8 @@ mod power;
 mod pressure;
 mod record;
 mod recover;
+#[cfg(test)]
+mod taken;
 
 pub use files::FolderError;
 pub(crate) use files::{Files, Folder, make};
@@ -28,7 +30,7 @@ pub(super) use record::{HEADER, Kind, Record};
 use std::fmt;
 use std::fs::File;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, Thread};
@@ -36,7 +38,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Buffer;
 use super::backlog::{Reader, Shed, Work, segment_size};
@@ -79,7 +81,7 @@ pub(crate) fn open(buffer: &Arc<Buffer>, path: &Path, with_thread: bool) -> Resu
     let files: Arc<dyn Files> = Arc::new(folder);
     let (mut worker, recovered, closed) =
         Worker::open(buffer, files.clone()).map_err(|error| FolderError::unusable(path, &error))?;
-    worker.lock = Some(lock);
+    (worker.lock, worker.path) = (Some(lock), Some(path.to_owned()));
     let waiting: u64 = recovered.segments.iter().flat_map(|stored| stored.events).sum();
     let Recovered { damaged, missing, .. } = recovered;
     if waiting + damaged + missing > 0 {
@@ -177,6 +179,8 @@ pub(super) struct Worker {
     failed_reads: u32,
     /// Held for as long as nobody else may use the folder.
     lock: Option<File>,
+    /// The folder, to be made again where it has been taken away.
+    path: Option<PathBuf>,
     ended: watch::Sender<bool>,
 }
 
@@ -192,7 +196,11 @@ impl Worker {
         let (ended, closed) = watch::channel(false);
         let reader = Reader::new(buffer.name().clone());
         let sent = recovered.sent;
-        Ok((Worker { log, reader, sent, told: false, failed_reads: 0, lock: None, ended }, recovered, closed))
+        Ok((
+            Worker { log, reader, sent, told: false, failed_reads: 0, lock: None, path: None, ended },
+            recovered,
+            closed,
+        ))
     }
 
     pub(super) fn turn(&mut self, buffer: &Buffer, now: Instant) -> Next {
@@ -220,6 +228,9 @@ impl Worker {
         }
         // Where it fails the next one tells more.
         let _ = self.log.done(work.done, waiting);
+        if work.ended && self.restore(buffer, true) {
+            return Next::Again;
+        }
         if work.ended || (work.closing && retry.is_some()) {
             self.log.sync(now, true);
             buffer.change(|backlog, _| backlog.abandon());
@@ -235,11 +246,49 @@ impl Worker {
         }
     }
 
+    /// Looks whether what is said to be kept is there. Where all files have been taken away, what is in memory is to be
+    /// written again, and what is not is lost and counted; returns whether there is something to write.
+    fn restore(&mut self, buffer: &Buffer, is_end: bool) -> bool {
+        let segments = buffer.change(|backlog, _| backlog.segments()).unwrap_or_default();
+        let gone: Vec<u64> =
+            segments.iter().filter(|segment| !self.log.has(**segment)).map(|segment| segment.first).collect();
+        let is_all = gone.len() == segments.len();
+        // Among segments that are there, what was before them cannot be written any more; until the end, the sink may still
+        // get it from memory.
+        if gone.is_empty() || !(is_all || is_end) {
+            return false;
+        }
+        let (lost, again) = buffer.taken_away(&gone);
+        error!(
+            sink = %buffer.name(), files = gone.len(), lost, again,
+            "files of the buffer on disk have been taken away or cut while it was in use"
+        );
+        if is_all {
+            self.log.begin_anew();
+            self.lock_again();
+        }
+        is_all && again > 0
+    }
+
+    fn lock_again(&mut self) {
+        if let Some(Ok((_, lock))) = self.path.as_deref().map(Folder::open) {
+            self.lock = Some(lock);
+        }
+    }
+
     /// Returns when to try again, where it fails.
     fn write(&mut self, buffer: &Buffer, work: &Work, now: Instant) -> Option<Instant> {
         let records: Vec<Record> = work.write.iter().map(|item| item.record()).collect();
         let last = records.last().map(|record| record.number)?;
-        match self.log.append(&records, now) {
+        let mut written = self.log.append(&records, now);
+        if written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            self.lock_again();
+            if self.restore(buffer, false) {
+                return None;
+            }
+            written = self.log.append(&records, now);
+        }
+        match written {
             Ok(segment) => {
                 buffer.change(|backlog, entries| backlog.written(last, segment, entries));
                 None

@@ -113,6 +113,10 @@ impl Files for Power {
         self.read(name).map(|bytes| bytes.slice(..len.min(bytes.len())))
     }
 
+    fn size(&self, name: &str) -> io::Result<u64> {
+        self.read(name).map(|bytes| bytes.len() as u64)
+    }
+
     fn write(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.lock();
         let at = at as usize;

@@ -160,23 +160,58 @@ impl Recovery<'_> {
             .partition(|(first, head)| head.is_none_or(|head| Some(head.log) == log && head.first == *first));
         let mut own: Vec<u64> = named.into_iter().map(|(first, _)| first).collect();
         strays.sort_by_key(|(first, _)| *first);
+        let mut misnamed: Vec<(u64, u64)> = Vec::new();
         for (first, head) in strays {
             let Some(head) = head else { continue };
             if Some(head.log) != log {
                 self.damaged += 1;
                 self.put_aside("foreign", first, "belongs to another buffer");
-            } else if own.contains(&head.first) {
+            } else if own.contains(&head.first) || misnamed.iter().any(|(_, right)| *right == head.first) {
                 self.put_aside("copy", first, "is a copy of another part");
-            } else if self.files.rename(&file_name(first), &file_name(head.first)).is_ok() {
-                own.push(head.first);
+            } else {
+                misnamed.push((first, head.first));
             }
         }
+        own.extend(self.put_right(&misnamed));
         own.sort_unstable();
         Ok((log, own))
     }
 
+    /// Gives segments their right names; returns those that have them. Each may have the name of another, so all of them
+    /// get names first that nothing has: those of segments, so that whoever dies meanwhile leaves what is found again.
+    fn put_right(&self, misnamed: &[(u64, u64)]) -> Vec<u64> {
+        let mut free = (0..u64::MAX).rev().filter(|free| {
+            let is_right = misnamed.iter().any(|(_, right)| right == free);
+            !is_right && !self.is_there(&file_name(*free))
+        });
+        let mut between = Vec::new();
+        for (first, right) in misnamed {
+            if let Some(free) = free.next()
+                && self.files.rename(&file_name(*first), &file_name(free)).is_ok()
+            {
+                between.push((free, *right));
+            }
+        }
+        if !between.is_empty() {
+            let _ = self.files.sync_folder();
+        }
+        let renamed = between.into_iter().filter(|(free, right)| {
+            let (free, name) = (file_name(*free), file_name(*right));
+            !self.is_there(&name) && self.files.rename(&free, &name).is_ok()
+        });
+        renamed.map(|(_, right)| right).collect()
+    }
+
+    fn is_there(&self, name: &str) -> bool {
+        // What cannot be told may be.
+        !self.files.read_start(name, 0).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     fn put_aside(&self, kind: &str, first: u64, why: &str) {
-        let file = format!("{kind}-{first:020}");
+        // What an earlier start put aside stays.
+        let names = std::iter::once(format!("{kind}-{first:020}"));
+        let mut names = names.chain((1..u64::MAX).map(|n| format!("{kind}-{first:020}-{n}")));
+        let Some(file) = names.find(|name| !self.is_there(name)) else { return };
         let kept = self.files.rename(&file_name(first), &file).is_ok();
         error!(sink = %self.name, file, kept, "a file among those of the buffer on disk {why}, and is put aside");
     }
@@ -272,7 +307,11 @@ impl Recovery<'_> {
                 (Some(counted), _) => counted,
                 (None, Some(left)) => left,
                 // At least so many.
-                (None, None) => places as u64 + u64::from(hole.file.is_some()),
+                (None, None) => {
+                    let torn = seen.get(hole.segments.clone()).and_then(<[Seen]>::last);
+                    let is_torn = i + 1 == count && torn.is_some_and(|seen| seen.is_torn);
+                    places as u64 + u64::from(hole.file.is_some()) + u64::from(is_torn)
+                }
             };
             left = left.map(|left| left.saturating_sub(hole.lost));
             let last = hole.segments.end.checked_sub(1).and_then(|last| seen.get(last));
@@ -309,8 +348,12 @@ fn holes(seen: &[Seen], note: Option<Note>) -> Vec<Hole> {
     let (mut holes, mut counted, mut start) = (Vec::new(), None, 0);
     for (i, this) in seen.iter().enumerate() {
         if let Some(head) = this.head {
-            let previous = i.checked_sub(1).and_then(|i| seen.get(i)).map(|seen| seen.segment.first);
-            let file = Some(head.previous).filter(|file| !head.is_front && Some(*file) != previous);
+            // Each file stands for one hole, and none that is there for any.
+            let is_free = |file: u64| {
+                let is_there = seen.binary_search_by_key(&file, |seen| seen.segment.first).is_ok();
+                !is_there && holes.iter().all(|hole: &Hole| hole.file != Some(file))
+            };
+            let file = Some(head.previous).filter(|file| !head.is_front && is_free(*file));
             if i > 0 || file.is_some() {
                 let counted = counted.map(|counted| head.before.saturating_sub(counted));
                 holes.push(Hole {
