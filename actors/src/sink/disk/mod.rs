@@ -12,6 +12,7 @@ mod marks;
 mod mend;
 #[cfg(test)]
 mod model;
+mod names;
 #[cfg(test)]
 mod power;
 #[cfg(test)]
