@@ -66,7 +66,8 @@ fn again(batch: &Deliveries) -> Deliveries {
 /// How a sink marked each event, in one word for all or a word each.
 fn marks(batch: &Deliveries) -> String {
     let text = format!("{batch:?}");
-    let (_, marks) = text.rsplit_once("marks: [").unwrap();
+    let (marks, _) = text.rsplit_once(", why: ").unwrap();
+    let (_, marks) = marks.rsplit_once("marks: [").unwrap();
     let mut words: Vec<&str> = marks.trim_end_matches(&[']', '}', ' '][..]).split(", ").collect();
     if words.iter().all(|word| *word == words[0]) {
         words.truncate(1);
