@@ -191,7 +191,9 @@ impl RabbitMqSink {
         self.refusals.forget_keys();
         self.context.probe_widely(true);
         let why = reasons.into_iter().next().map(|(_, why)| why).unwrap_or_default();
-        Err(DeliveryError::misconfigured(format!("{why}; all events wait")))
+        Err(DeliveryError::misconfigured(format!(
+            "{why}; no other key is known to be taken: all events wait"
+        )))
     }
 
     /// The key of an event at the broker.
