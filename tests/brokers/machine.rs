@@ -80,6 +80,13 @@ impl Machine {
         });
     }
 
+    /// Ends it in order: what it warned of last.
+    pub(crate) fn warns(self) -> Vec<String> {
+        let drained = self.handle.shutdown_blocking(Duration::from_secs(30));
+        assert!(drained.status.balances(), "{:#?}", drained.status);
+        drained.status.sink(SINK).unwrap().warnings.clone()
+    }
+
     /// Ends it in order: the dead letters, number and reason each.
     #[track_caller]
     pub(crate) fn ends(self) -> Vec<(u64, String)> {

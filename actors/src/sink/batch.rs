@@ -69,6 +69,11 @@ impl Deliveries {
     /// The same, and the status says why until something arrives.
     pub fn retry_because(&mut self, i: usize, why: impl Into<String>) {
         self.mark(i, Mark::Retry);
+        self.because(why);
+    }
+
+    /// Says why some events are to be tried again, for the status until something arrives.
+    pub fn because(&mut self, why: impl Into<String>) {
         self.why = Some(why.into());
     }
 

@@ -439,6 +439,14 @@ impl StatusCell {
         self.call();
     }
 
+    /// Forgets a block that the actor has not taken in.
+    fn drop_block(&self) {
+        self.signal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take_if(|signal| matches!(signal, Signal::Block(_)));
+    }
+
     /// Makes the actor look: the one that listens now, be there another whose thread is stuck, or the next to come.
     pub(crate) fn call(&self) {
         self.signalled.notify_waiters();
@@ -535,8 +543,11 @@ impl SinkContext {
         self.cell.signal(Signal::Unblock);
     }
 
-    /// Publishes whether there is a connection.
+    /// Publishes whether there is a connection. What a lost one was blocked for is no longer of account.
     pub fn connected(&self, connected: bool) {
+        if !connected {
+            self.cell.drop_block();
+        }
         self.cell.lock().connected = Some(connected);
     }
 
@@ -585,6 +596,21 @@ mod tests {
         cell.succeeded();
         cell.set_state(SinkState::Closed, None, 0);
         assert_eq!(shown(7), ("closed (delivering; 7 waiting)".to_owned(), false));
+    }
+
+    #[test]
+    fn a_block_that_nobody_has_taken_in_ends_with_its_connection() {
+        let cell = StatusCell::new();
+        let context = SinkContext::new("live".into(), cell.clone(), Duration::from_secs(1));
+        context.block("no memory");
+        context.connected(true);
+        assert_eq!(cell.take_signal(), Some(Signal::Block("no memory".to_owned())));
+        context.block("no memory");
+        context.connected(false);
+        assert_eq!(cell.take_signal(), None);
+        context.unblock();
+        context.connected(false);
+        assert_eq!(cell.take_signal(), Some(Signal::Unblock));
     }
 
     #[test]

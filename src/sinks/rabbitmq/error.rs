@@ -212,6 +212,13 @@ fn line(
     }
 }
 
+/// Whether an exchange is missing.
+pub(super) fn is_no_exchange(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
+        && error.get_message().as_str().contains("no exchange")
+}
+
 /// Why an event can never arrive whose key its user may not write to, while others are taken.
 pub(super) fn of_key(key: &str, place: Place<'_>) -> String {
     let Place { target, exchange } = place;

@@ -10,7 +10,10 @@
 //! * **Refused**: a full queue with `x-overflow: reject-publish` refuses, and so does a quorum queue without its majority
 //!   where the connection was made after it was lost; the event is tried again, later, on another channel.
 //! * **Not for this event**: a key that the user may not write to (topic permissions), and what is larger than the broker
-//!   takes, are dead letters where others are taken. Where none is taken, the circuit opens and all of them wait.
+//!   takes, are dead letters where others are taken. Where only refused keys are at hand, the broker is asked about keys that
+//!   have worked, by a transaction that is taken back; where none of them is taken, the circuit opens and all of them wait.
+//! * **Gone**: with `declare: true`, an exchange, a queue or a binding that was deleted is declared anew as soon as an event
+//!   comes back for it.
 //! * **Blocked**: a broker low on memory or disk says so; the circuit opens with that reason, the connection stays, and
 //!   nothing is sent twice when it goes on.
 //! * **Silent**: a quorum queue without its majority says nothing at all. After ten seconds the delivery has failed, but
@@ -31,6 +34,7 @@
 //! assert!(records.build().is_ok());
 //! ```
 
+mod ask;
 mod channels;
 mod config;
 mod confirm;

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use lapin::Channel;
 use lapin::options::BasicPublishOptions;
-use streamll_actors::sink::{Deliveries, DeliveryError, ErrorClass};
+use streamll_actors::sink::{Cost, Deliveries, DeliveryError, ErrorClass};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::config::ExchangeType;
 use super::confirm::{Answer, Outcome};
-use super::error::{Stage, of_size};
+use super::error::{Stage, is_no_exchange, of_size};
 use super::message::Message;
 use super::place::Target;
 use super::refusals::{Word, read};
@@ -25,6 +25,10 @@ const GROUP: usize = 64;
 const CONFIRM: Duration = Duration::from_secs(10);
 /// How long a broker may be silent before its connection is given up.
 const GIVE_UP: Duration = Duration::from_secs(60);
+
+/// Why what waits goes out slowly.
+pub(super) const REFUSED: &str = "the broker refuses events for their keys or their sizes, and ends a channel for each that \
+                                  is new: what waits behind them goes out slowly; permit them, or leave them out by `except`";
 
 /// How waiting ended.
 enum Waited {
@@ -213,6 +217,7 @@ impl RabbitMqSink {
     ) -> Result<Went, DeliveryError> {
         let failure = self.outstanding.take_failure();
         let mut strangers = false;
+        let may_be_missing = self.declared.declare && self.declared.only_queue.is_none();
         match failure {
             Some(_) => {
                 // Everything else on this channel has failed with it.
@@ -261,6 +266,9 @@ impl RabbitMqSink {
             } else if let Some(word) = read(&error) {
                 return Ok(self.refused(&word, batch, unknown));
             }
+            if may_be_missing && let Some(gone) = self.exchange_is_gone(&error) {
+                return Err(gone);
+            }
             let stage = if unknown.is_empty() { Stage::Publish } else { Stage::Confirm };
             let explained = self.explain(&error, stage);
             // What is bad may be of an earlier delivery: then it will be found when that comes again.
@@ -278,7 +286,16 @@ impl RabbitMqSink {
                 self.vhost()
             )));
         }
+        if again && may_be_missing {
+            self.declare_anew().await?;
+        }
         Ok(if again { Went::Again } else { Went::Well })
+    }
+
+    /// The exchange was deleted, which is no trouble where it is declared.
+    fn exchange_is_gone(&self, error: &lapin::Error) -> Option<DeliveryError> {
+        let gone = format!("{} in vhost `{}` is gone: it is declared anew", self.exchange(), self.vhost());
+        is_no_exchange(error).then(|| DeliveryError::unavailable(gone).with_cost(Cost::Nothing))
     }
 
     /// A queue refused some of so many events.
@@ -327,6 +344,7 @@ impl RabbitMqSink {
                 match key.map(str::to_owned) {
                     Some(key) => {
                         self.refusals.refused_key(&key, now);
+                        self.blame.refused(&key);
                         lost.retain(|i| {
                             let is_it = self.key(batch, *i) == key;
                             if is_it {
@@ -340,7 +358,8 @@ impl RabbitMqSink {
                 }
             }
         }
-        lost.iter().for_each(|i| batch.retry(*i));
+        self.has_refused = true;
+        lost.iter().for_each(|i| batch.retry_because(*i, REFUSED));
         if lost.is_empty() { Went::Refused } else { Went::Lost }
     }
 

@@ -14,6 +14,8 @@ use super::sink::{CAUSE, CLOSE, RabbitMqSink};
 
 /// How long declaring may take.
 pub(super) const DECLARE: Duration = Duration::from_secs(5);
+/// How often to declare anew for what no queue takes.
+const DECLARE_ANEW: Duration = Duration::from_secs(1);
 /// Between a connection and the one that replaces it because its channels are used up.
 const REPLACE: Duration = Duration::from_millis(100);
 
@@ -48,10 +50,58 @@ impl RabbitMqSink {
             self.outstanding.abandon();
             self.outstanding.forget_lost();
         }
+        self.linked().await?;
+        let Some(link) = &mut self.link else { return Err(DeliveryError::fatal("no connection")) };
+        let declared = &self.declared;
+        let prepare = async {
+            let channel = link.channel().await?;
+            self.channel_since = Instant::now();
+            declared.prepare(&channel).await?;
+            Ok(channel)
+        };
+        match timeout(DECLARE, prepare).await {
+            Ok(Ok(channel)) => {
+                self.context.connected(true);
+                self.declared_at = Instant::now();
+                Ok(self.channel.insert(Arc::new(channel)).clone())
+            }
+            Ok(Err(error)) => {
+                let error = self.cause(error).await;
+                Err(self.explain(&error, Stage::Declare))
+            }
+            Err(_) => Err(self.unanswered()),
+        }
+    }
+
+    /// Makes queues and bindings that were deleted meanwhile, as what no queue takes shows.
+    pub(super) async fn declare_anew(&mut self) -> Result<(), DeliveryError> {
+        let Some(channel) = self.channel.clone().filter(|_| self.declared_at.elapsed() >= DECLARE_ANEW)
+        else {
+            return Ok(());
+        };
+        self.prepare(&channel).await
+    }
+
+    /// Declares or looks for everything, on a channel that has done so before.
+    pub(super) async fn prepare(&mut self, channel: &Channel) -> Result<(), DeliveryError> {
+        self.declared_at = Instant::now();
+        match timeout(DECLARE, self.declared.prepare(channel)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                let error = self.cause(error).await;
+                Err(self.explain(&error, Stage::Declare))
+            }
+            Err(_) => Err(self.unanswered()),
+        }
+    }
+
+    /// A connection that has another channel.
+    pub(super) async fn linked(&mut self) -> Result<(), DeliveryError> {
         // What is known of keys holds on: the broker did not end this one.
         let is_replaced = self.link.as_ref().is_some_and(Link::is_used_up);
         if is_replaced && let Some(used_up) = self.link.take() {
             used_up.close(CLOSE).await;
+            self.context.connected(false);
             sleep_until(self.link_since + REPLACE).await;
         }
         if self.link.is_none() {
@@ -64,25 +114,7 @@ impl RabbitMqSink {
                 self.context.warnings(warnings);
             }
         }
-        let Some(link) = &mut self.link else { return Err(DeliveryError::fatal("no connection")) };
-        let declared = &self.declared;
-        let prepare = async {
-            let channel = link.channel().await?;
-            self.channel_since = Instant::now();
-            declared.prepare(&channel).await?;
-            Ok(channel)
-        };
-        match timeout(DECLARE, prepare).await {
-            Ok(Ok(channel)) => {
-                self.context.connected(true);
-                Ok(self.channel.insert(Arc::new(channel)).clone())
-            }
-            Ok(Err(error)) => {
-                let error = self.cause(error).await;
-                Err(self.explain(&error, Stage::Declare))
-            }
-            Err(_) => Err(self.unanswered()),
-        }
+        Ok(())
     }
 
     /// Declaring was not answered in time.

@@ -8,21 +8,22 @@ use std::time::Duration;
 
 use lapin::Channel;
 use streamll_actors::sink::{Deliveries, DeliveryError, Sink, SinkContext};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::confirm::Outstanding;
 use super::connect::Link;
 use super::declare::Declared;
 use super::error::{Place, Stage, explain, of_key};
 use super::place::Target;
-use super::publish::Went;
-use super::reach::DECLARE;
+use super::publish::{REFUSED, Went};
 use super::refusals::Refusals;
 use super::unroutable::Unroutable;
 use crate::sinks::blame::Blame;
 
 /// How long closing may take, within the two seconds that the machine grants.
 pub(super) const CLOSE: Duration = Duration::from_secs(1);
+/// How long a delivery goes on once an event was refused, before the status says why it takes so long.
+const TELL: Duration = Duration::from_secs(2);
 /// How long the client may take to tell what it knows of an end that it has noticed.
 pub(super) const CAUSE: Duration = Duration::from_millis(200);
 
@@ -47,6 +48,8 @@ pub struct RabbitMqSink {
     pub(super) calm_since: Option<Instant>,
     /// What ended before this was another channel.
     pub(super) channel_since: Instant,
+    /// When exchange, queues and bindings were declared last.
+    pub(super) declared_at: Instant,
     pub(super) outstanding: Outstanding,
     pub(super) unroutable: Unroutable,
     pub(super) refusals: Refusals,
@@ -55,6 +58,8 @@ pub struct RabbitMqSink {
     pub(super) suspects: Vec<usize>,
     /// The broker took another event of this delivery, whether or not a queue did.
     pub(super) has_taken: bool,
+    /// The broker refused an event of this delivery for what it is.
+    pub(super) has_refused: bool,
     /// Set while a delivery is under way: still set at the next call where its future was dropped.
     delivering: bool,
 }
@@ -82,12 +87,14 @@ impl RabbitMqSink {
             was_blocked: false,
             calm_since: None,
             channel_since: Instant::now(),
+            declared_at: Instant::now(),
             outstanding: Outstanding::default(),
             unroutable: Unroutable::default(),
             refusals: Refusals::default(),
             blame: Blame::default(),
             suspects: Vec::new(),
             has_taken: false,
+            has_refused: false,
             delivering: false,
         }
     }
@@ -114,10 +121,10 @@ impl RabbitMqSink {
         self.refusals.expire(Instant::now());
         let was_wary = self.refusals.are_wary();
         self.suspects.clear();
-        self.has_taken = false;
+        (self.has_taken, self.has_refused) = (false, false);
         // Half of its time is for sending, the rest for what is under way then: cut off, nothing would count.
-        let until = Instant::now() + self.context.deliver_timeout() / 2;
-        let mut from = 0;
+        let mut until = Instant::now() + self.context.deliver_timeout() / 2;
+        let (mut from, mut is_slow) = (0, false);
         while from < batch.len() && (from == 0 || Instant::now() <= until) {
             let channel = match self.ready().await {
                 Ok(channel) => channel,
@@ -130,6 +137,9 @@ impl RabbitMqSink {
             let to = from + self.stretch(batch, from);
             let went = self.publish(batch, from..to, &channel, until).await;
             from = to;
+            if std::mem::take(&mut self.has_refused) && !is_slow {
+                (is_slow, until) = (true, until.min(Instant::now() + TELL));
+            }
             if matches!(went, Ok(Went::Well | Went::Again)) && !is_known {
                 self.refusals.none_of(self.window);
             }
@@ -145,7 +155,10 @@ impl RabbitMqSink {
             }
         }
         (from..batch.len()).for_each(|i| batch.unsent(i));
-        self.judge(batch, was_wary)
+        if is_slow && from < batch.len() {
+            batch.because(REFUSED);
+        }
+        self.judge(batch, was_wary).await
     }
 
     /// How many events from here on are sent together.
@@ -156,7 +169,7 @@ impl RabbitMqSink {
     }
 
     /// Whether events whose keys are refused can never arrive, or wait for a person with all others.
-    fn judge(&mut self, batch: &mut Deliveries, was_wary: bool) -> Result<(), DeliveryError> {
+    async fn judge(&mut self, batch: &mut Deliveries, was_wary: bool) -> Result<(), DeliveryError> {
         let suspects = std::mem::take(&mut self.suspects);
         let keys: HashSet<String> = suspects.iter().map(|i| self.key(batch, *i).to_owned()).collect();
         let is_any_untold = || (0..batch.len()).any(|i| !keys.contains(self.key(batch, i)));
@@ -164,20 +177,23 @@ impl RabbitMqSink {
             // They are told apart at the next attempt.
             return Ok(());
         }
+        let theirs = self.has_taken || self.blame.is_certain() || self.is_any_taken().await;
         let Some(target) = self.targets.get(self.current) else {
             return Err(DeliveryError::fatal("no address"));
         };
         let place = self.place(target);
         let why = |i: &usize| of_key(self.key(batch, *i), place);
         let reasons: Vec<_> = suspects.iter().map(|i| (*i, why(i))).collect();
-        if self.blame.is_theirs(&keys, self.has_taken) {
+        if theirs {
             reasons.into_iter().for_each(|(i, why)| batch.poison(i, why));
             return Ok(());
         }
         self.refusals.forget_keys();
         self.context.probe_widely(true);
         let why = reasons.into_iter().next().map(|(_, why)| why).unwrap_or_default();
-        Err(DeliveryError::misconfigured(format!("{why}; all events wait")))
+        Err(DeliveryError::misconfigured(format!(
+            "{why}; no other key is known to be taken: all events wait"
+        )))
     }
 
     /// The key of an event at the broker.
@@ -200,15 +216,7 @@ impl Sink for RabbitMqSink {
         let channel = self.ready().await?;
         if had {
             // The connection stands; this finds out whether all that is needed is still there.
-            let declared = &self.declared;
-            match timeout(DECLARE, declared.prepare(&channel)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    let error = self.cause(error).await;
-                    return Err(self.explain(&error, Stage::Declare));
-                }
-                Err(_) => return Err(self.unanswered()),
-            }
+            self.prepare(&channel).await?;
         }
         Ok(())
     }

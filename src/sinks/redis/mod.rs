@@ -15,7 +15,7 @@
 //! # What a delivery means
 //!
 //! An entry that was acknowledged is in the memory of one server. Whether it survives that server is for its
-//! configuration to say (`appendonly`, replicas); the sink looks on connecting and warns where nothing is kept, where
+//! configuration to say (`appendonly`, replicas); the sink looks on connecting, each minute and at the end, and warns where nothing is kept, where
 //! an eviction policy can delete the stream, and where the server is a replica. It needs the permissions `+xadd +multi
 //! +exec` for its keys, `+pexpire` with `expire`; it also asks `PING`, `TYPE`, `INFO` and `CONFIG GET save`, and does
 //! without the answers.
@@ -24,7 +24,8 @@
 //! still be carried out: those events are sent again, marked. With `ordering: strict` one transaction is under way at
 //! a time and nothing overtakes. Only a key of the wrong type is refused by itself inside a transaction: events for
 //! other keys of its batch arrive before it. For a key that its user may not write to, the whole transaction is refused, and
-//! sent again without it.
+//! sent again without it. Where a batch holds none but such keys, the server is asked whether one that has worked is still
+//! taken, by an `XADD` whose id cannot be: then they are dead letters, else the circuit opens and all events wait.
 //!
 //! # Redis Cluster
 //!
@@ -43,6 +44,7 @@
 //! Unix sockets, Sentinel, client certificates.
 
 pub(crate) mod address;
+mod again;
 pub(crate) mod cluster;
 mod config;
 pub(crate) mod connect;

@@ -74,6 +74,10 @@ impl Cluster {
         Ok((Cluster { map, links }, findings.concat()))
     }
 
+    pub(super) fn links(&mut self) -> &mut [(Address, Link)] {
+        &mut self.links
+    }
+
     /// Whether no node has hung up.
     pub(super) fn is_alive(&self) -> bool {
         self.links.iter().all(|(_, link)| link.is_alive())
@@ -190,7 +194,8 @@ impl RedisSink {
             });
             let judged: Vec<_> = judged.collect();
             let judged: Vec<_> = judged.iter().map(|(events, refused)| (&events[..], &refused[..])).collect();
-            self.are_theirs(&judged, batch, has_arrived)
+            let connection = cluster.links.first().map(|(_, link)| link.connection());
+            self.are_theirs(&judged, batch, has_arrived, connection).await
         };
         for (events, replies) in refused {
             let mut taken = Vec::new();

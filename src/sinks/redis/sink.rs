@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
+use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 use streamll_actors::sink::{Deliveries, DeliveryError, ErrorClass, Sink, SinkContext};
 use tokio::time::{Instant, sleep};
-use tracing::warn;
 
 use super::Ordering;
 use super::address::Address;
+use super::again::LOOK;
 use super::cluster::{Map, Redirect, several};
 use super::connect::{CONNECT, Link};
 use super::error::{
@@ -47,15 +48,16 @@ pub struct RedisSink {
     pub(super) settings: Settings,
     /// None before the first open, after a failure, and while a future of ours is under way: one that is dropped
     /// half-way leaves no connection behind.
-    reach: Option<Reach>,
+    pub(super) reach: Option<Reach>,
     /// Where to connect, in the order in which it is tried: nodes of a cluster that were found come behind.
     places: Vec<Address>,
     in_cluster: Option<bool>,
     /// It had a cluster since it was last opened in vain.
     is_patient: bool,
-    ctx: Option<SinkContext>,
+    pub(super) ctx: Option<SinkContext>,
     /// What the last look found.
-    told: Vec<String>,
+    pub(super) told: Vec<String>,
+    pub(super) looked_at: Instant,
     blame: Blame,
     /// A key was refused, and nobody knows whether others are taken.
     in_doubt: bool,
@@ -65,7 +67,7 @@ pub struct RedisSink {
 
 /// What it is connected to.
 #[derive(Debug)]
-enum Reach {
+pub(super) enum Reach {
     Server(Link),
     Cluster(Cluster),
 }
@@ -111,10 +113,14 @@ impl Sink for RedisSink {
         if let Some(ctx) = &self.ctx {
             ctx.probe_widely(self.in_doubt && sent.is_err());
         }
+        if sent.is_ok() && self.looked_at.elapsed() >= LOOK {
+            self.look_again().await;
+        }
         sent.map_err(|failure| self.shown(failure))
     }
 
     async fn close(&mut self) {
+        self.look_again().await;
         self.reach = None;
         self.connected(false);
     }
@@ -125,20 +131,27 @@ impl RedisSink {
         let (places, in_cluster) = (settings.addresses.clone(), settings.cluster);
         let (reach, ctx, told, owed) = (None, None, Vec::new(), HashSet::new());
         let (blame, in_doubt) = (Blame::default(), false);
-        RedisSink { settings, reach, places, in_cluster, is_patient: false, ctx, told, blame, in_doubt, owed }
+        let looked_at = Instant::now();
+        RedisSink {
+            settings,
+            reach,
+            places,
+            in_cluster,
+            is_patient: false,
+            ctx,
+            told,
+            looked_at,
+            blame,
+            in_doubt,
+            owed,
+        }
     }
 
     async fn connect(&mut self) -> Result<Reach, Failure> {
         match self.reach_one().await {
             Ok((reach, findings)) => {
-                let name = self.ctx.as_ref().map_or("", SinkContext::name);
-                for finding in findings.iter().filter(|finding| !self.told.contains(finding)) {
-                    warn!(sink = %name, server = %several(&self.settings.addresses), "{finding}");
-                }
-                self.told.clone_from(&findings);
-                if let Some(ctx) = &self.ctx {
-                    ctx.warnings(findings);
-                }
+                self.looked_at = Instant::now();
+                self.tell(findings);
                 self.connected(true);
                 Ok(reach)
             }
@@ -282,7 +295,8 @@ impl RedisSink {
                     barred |= matches!(verdict, Verdict::Barred(_));
                     let theirs = match &verdict {
                         Verdict::Partly(refused) | Verdict::Barred(refused) => {
-                            self.are_theirs(&[(&events, refused)], batch, false)
+                            let connection = Some(link.connection());
+                            self.are_theirs(&[(&events, refused)], batch, false, connection).await
                         }
                         _ => false,
                     };
@@ -331,29 +345,52 @@ impl RedisSink {
     }
 
     /// Whether keys that are refused are the trouble of those events alone that named them, in transactions that are
-    /// judged together; `others` says whether events of the same batch arrived beside them.
-    pub(super) fn are_theirs(
+    /// judged together; `others` says whether events of the same batch arrived beside them. In doubt the server is asked.
+    pub(super) async fn are_theirs(
         &mut self,
         transactions: &[(&[usize], &[Refusal<'_>])],
         batch: &Deliveries,
         others: bool,
+        connection: Option<MultiplexedConnection>,
     ) -> bool {
-        let (mut keys, mut others) = (HashSet::new(), others);
+        let mut others = others;
+        if self.settings.entry.keys.one().is_some() || transactions.is_empty() {
+            return false;
+        }
         for (events, refused) in transactions {
             if refused.iter().any(|refusal| !refusal.is_of_key()) {
                 return false;
             }
             others |= refused.len() < events.len();
-            keys.extend(
-                refused.iter().filter_map(|refusal| Some(self.key_of(batch, *events.get(refusal.at)?))),
-            );
+            for event in refused.iter().filter_map(|refusal| events.get(refusal.at)) {
+                self.blame.refused(&self.key_of(batch, *event));
+            }
         }
-        if self.settings.entry.keys.one().is_some() || keys.is_empty() {
-            return false;
-        }
-        let theirs = self.blame.is_theirs(&keys, others);
+        let theirs = others || self.is_any_taken(connection).await;
         self.in_doubt |= !theirs;
         theirs
+    }
+
+    /// Asks whether a key that has worked is still taken. Who may not write to it is told so before the id is read, of
+    /// which nothing can come.
+    async fn is_any_taken(&mut self, connection: Option<MultiplexedConnection>) -> bool {
+        let keys = self.blame.to_ask(usize::MAX);
+        let Some(mut connection) = connection.filter(|_| !keys.is_empty()) else { return false };
+        let mut ask = Pipeline::new();
+        for key in &keys {
+            ask.cmd("XADD").arg(key).arg("?").arg("a").arg("1");
+        }
+        let Ok(told) = connection.send_packed_commands(&ask, 0, ask.len()).await else { return false };
+        let mut is_taken = false;
+        for (key, told) in keys.iter().zip(told) {
+            match told {
+                Value::ServerError(error) if error.code() == "NOPERM" => self.blame.refused(key),
+                // Of a cluster, any node knows.
+                Value::ServerError(error) => is_taken |= ["ERR", "MOVED", "ASK"].contains(&error.code()),
+                _ => {}
+            }
+        }
+        is_taken
     }
 
     /// Marks what became of the events of one transaction; those whose key is refused are bad where that is `theirs`.

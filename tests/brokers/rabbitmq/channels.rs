@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
+use streamll::SinkState;
 use streamll::consume::{Consumer, ConsumerStatus};
 
 use super::*;
@@ -38,7 +39,29 @@ fn a_connection_is_replaced_before_its_channels_end_however_few_they_are() {
         a_sink_that_was_refused_for_long_goes_on(node);
         a_storm_of_refused_events_holds_up_no_others(node);
         a_consumer_makes_all_that_is_missing(node);
+        if limit == 1 {
+            refusals_that_slow_it_are_the_reason(node);
+        }
     }
+}
+
+fn refusals_that_slow_it_are_the_reason(node: &RabbitNode) {
+    let room = Room::on(node);
+    let url = format!("url: \"{}\"", room.user("some", [".*"; 3]));
+    let user = format!("some-{}", room.vhost);
+    node.ctl(&["set_topic_permissions", "-p", &room.vhost, &user, "ai_events", "^ai\\.(?!secret)", ".*"]);
+    let mut machine = Machine::start(&["type: rabbitmq", &url, "queues: { all: [\"#\"] }"]);
+    for n in 0..60 {
+        machine.emit("One");
+        machine.emit(&format!("Secret{n}"));
+    }
+    machine.wait("it says why it is slow", |status| {
+        status.state == SinkState::Closed
+            && status.reason.as_deref().is_some_and(|why| why.contains("ends a channel for each"))
+    });
+    machine.settles();
+    assert_eq!(machine.status().reason, None);
+    assert_eq!(machine.ends().len(), 60);
 }
 
 fn a_sink_that_was_refused_for_long_goes_on(node: &RabbitNode) {

@@ -173,6 +173,61 @@ fn keys_that_are_taken_away_while_it_runs_are_for_a_person_to_mend() {
 }
 
 #[test]
+fn a_burst_of_refused_keys_stops_no_good_event_behind_it() {
+    let burst = (0..6000).map(|n| ["SecretA", "SecretB", "SecretC", "SecretD"][n % 4]);
+    let modules: Vec<_> = ["One"; 10].into_iter().chain(burst).chain(["One"; 1000]).collect();
+    let topics = Topics::matching(BUT_SECRETS);
+    let mut machine = topics.machine("pipelined");
+    for (n, module) in modules.iter().enumerate() {
+        machine.emit(module);
+        if n == 9 {
+            machine.settles();
+        }
+    }
+    machine.settles();
+    assert_eq!(machine.ends().len(), 6000);
+    assert_eq!(topics.arrived(), (0..10).chain(6010..7010).collect::<Vec<_>>());
+}
+
+#[test]
+fn refused_keys_that_come_alone_one_after_the_other_open_no_circuit() {
+    let modules = ["One", "SecretA", "SecretB", "SecretC", "SecretD", "SecretE", "SecretF", "One"];
+    let topics = Topics::matching(BUT_SECRETS);
+    let mut machine = topics.machine("pipelined");
+    for module in modules {
+        let number = machine.emit(module);
+        machine.wait("it is settled", |status| {
+            assert!(!status.circuit_open, "{status:#?}");
+            status.balance.delivered + status.balance.dead_lettered > number
+        });
+    }
+    assert_eq!(machine.ends().len(), 6);
+    assert_eq!(topics.arrived(), [0, 7], "nothing else was written to ask");
+}
+
+#[test]
+fn new_keys_alone_wait_for_a_person_when_the_permission_for_all_was_taken_away() {
+    let topics = Topics::matching(".*");
+    let mut machine = topics.machine("pipelined");
+    for module in ["One", "Two", "Three"] {
+        machine.emit(module);
+    }
+    machine.settles();
+    topics.allow("^$");
+    topics.room.node.ctl(&["close_all_connections", "-p", &topics.room.vhost, "test"]);
+    for module in ["Four", "Five", "Six", "Seven", "Eight", "Nine"].repeat(20) {
+        machine.emit(module);
+    }
+    machine.breaks("set_topic_permissions");
+    machine.wait("it has tried again", |status| status.failures > 3);
+    assert_eq!(machine.status().balance.dead_lettered, 0);
+    topics.allow(".*");
+    machine.settles();
+    assert_eq!(machine.ends(), []);
+    assert_eq!(topics.arrived(), (0..123).collect::<Vec<_>>());
+}
+
+#[test]
 fn an_exchange_that_its_user_may_not_write_opens_the_circuit_whatever_the_keys() {
     let room = Room::shared();
     opened_blocking(&room.sink());

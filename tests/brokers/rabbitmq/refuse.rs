@@ -1,6 +1,9 @@
 //! Brokers that refuse: users without rights, queues that are full or not there, messages that are too large.
 
+use std::ops::Range;
+
 use super::*;
+use crate::machine::Machine;
 use crate::proxy::Proxy;
 use streamll::sinks::rabbitmq::{Argument, ExchangeType, Ordering};
 
@@ -63,11 +66,66 @@ async fn an_exchange_that_vanishes_is_named_and_declared_anew() {
     room.with(async |channel| channel.exchange_delete("ai_events".into(), Default::default()).await.unwrap());
     let mut events = batch(0..50);
     let error = sink.deliver(&mut events).await.unwrap_err();
-    says(&error, ErrorClass::Misconfigured, &["exchange `ai_events`", &room.vhost, "no exchange"]);
+    says(&error, ErrorClass::Unavailable, &["exchange `ai_events`", &room.vhost, "is declared anew"]);
     assert!(!marks(&events).contains(&"Delivered".to_owned()));
     sink.open(&SinkContext::detached("records")).await.unwrap();
     sink.deliver(&mut again(&events)).await.unwrap();
     assert_eq!(room.numbers("all"), (0..50).collect::<Vec<_>>());
+}
+
+/// A sink with a queue that takes everything, which has taken the first event.
+fn running(room: &Room<'_>) -> Machine {
+    let url = format!("url: \"{}\"", room.url());
+    let mut machine = Machine::start(&["type: rabbitmq", &url, "queues: { all: [\"#\"] }"]);
+    machine.emit("One");
+    machine.settles();
+    machine
+}
+
+/// Emits until all has arrived, without a circuit that opens; nothing dies.
+fn goes_on(mut machine: Machine, room: &Room<'_>, arrive: Range<u64>) {
+    for n in 1..6 {
+        machine.emit("One");
+        machine.wait("it arrives", |status| {
+            assert!(!status.circuit_open && status.balance.dead_lettered == 0, "{status:#?}");
+            status.balance.delivered > n
+        });
+    }
+    assert_eq!(machine.ends(), []);
+    assert_eq!(room.numbers("all"), arrive.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_declared_queue_or_binding_that_vanishes_while_it_runs_is_declared_anew_and_nothing_dies() {
+    for what in ["queue", "binding"] {
+        let room = Room::shared();
+        let machine = running(&room);
+        match what {
+            "queue" => room.with(async |channel| {
+                channel.queue_delete("all".into(), Default::default()).await.unwrap();
+            }),
+            _ => room.unbind("all", "#"),
+        }
+        goes_on(machine, &room, u64::from(what == "queue")..6);
+    }
+}
+
+#[test]
+fn an_exchange_that_vanishes_while_it_runs_opens_no_circuit() {
+    let room = Room::shared();
+    let machine = running(&room);
+    room.with(async |channel| channel.exchange_delete("ai_events".into(), Default::default()).await.unwrap());
+    goes_on(machine, &room, 0..6);
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_not_declared_and_vanishes_is_for_a_person_to_mend() {
+    let room = Room::shared();
+    opened(&room.sink()).await;
+    let mut sink = opened(&room.sink().declare(false)).await;
+    room.with(async |channel| channel.exchange_delete("ai_events".into(), Default::default()).await.unwrap());
+    let error = sink.deliver(&mut batch([1])).await.unwrap_err();
+    says(&error, ErrorClass::Misconfigured, &["no exchange", "set `declare: true`"]);
 }
 
 #[tokio::test]

@@ -98,8 +98,10 @@ fn what_arrived_of_a_batch_that_failed_in_part_has_its_end() {
         }
         let of = |module: &str, number: u64| Event::new(&Step::new(module), "start").with("number", number);
         let mut part = batch_of([of("A", 1), of("B", 2), of("C", 3)]);
-        assert_told(refused(&mut sink, &mut part).await, Misconfigured, "holds a string");
-        assert_eq!(marks(&part), "Delivered Unsent Unsent");
+        // Keys of the events' own, beside one that works.
+        sink.deliver(&mut part).await.unwrap();
+        let marks = marks(&part);
+        assert!(marks.starts_with("Delivered Poison") && marks.matches("holds a string").count() == 2, "{marks}");
         sink.open(&SinkContext::detached("live")).await.unwrap();
         ends(&server, "a");
     });

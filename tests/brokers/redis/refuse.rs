@@ -447,3 +447,72 @@ fn a_key_that_is_taken_away_before_its_end_could_be_set_stops_no_other() {
     assert_eq!((numbers(&server, "chat:a"), numbers(&server, "chat:b")), (vec![2, 2], vec![1, 1]));
     assert_ne!(ask::<i64>(&server, "TTL chat:a"), -1);
 }
+
+/// What a sink does whose user may write to the keys of `a` alone, and which has done so.
+fn after_a_good_one(server: &RedisServer, ids: impl IntoIterator<Item = String>, one_by_one: bool) {
+    let mut machine = conversations(server, "+@all ~chat:a*");
+    machine.send(of("a"));
+    machine.settles();
+    let (mut good, mut bad) = (vec![0], Vec::new());
+    for id in ids {
+        let number = machine.send(of(&id));
+        if id == "a" {
+            good.push(number)
+        } else {
+            bad.push(number)
+        }
+        if one_by_one {
+            machine.settles();
+        }
+    }
+    machine.settles();
+    assert_eq!(machine.ends().iter().map(|(number, _)| *number).collect::<Vec<_>>(), bad);
+    assert_eq!(numbers(server, "chat:a"), good, "each once");
+}
+
+#[test]
+fn a_burst_of_refused_keys_stops_no_good_event_behind_it() {
+    let bad = (0..6000).map(|n| format!("x{}", n % 4));
+    after_a_good_one(&RedisServer::start(), bad.chain((0..1000).map(|_| "a".to_owned())), false);
+}
+
+#[test]
+fn refused_keys_that_come_alone_one_after_the_other_stop_no_good_event_either() {
+    let bad = (0..9).map(|n| format!("x{n}"));
+    after_a_good_one(&RedisServer::start(), bad.chain(["a".to_owned()]), true);
+}
+
+#[test]
+fn new_keys_alone_wait_for_a_person_when_the_permission_for_all_was_taken_away() {
+    let server = RedisServer::start();
+    let mut machine = conversations(&server, "+@all ~chat:*");
+    for id in ["a", "b"] {
+        machine.send(of(id));
+    }
+    machine.settles();
+    server.cli(&["ACL", "SETUSER", "app", "resetkeys", "~other"]);
+    for n in 0..50 {
+        machine.send(of(&format!("new{n}")));
+    }
+    machine.breaks("may not write");
+    machine.wait("it has tried again", |status| status.failures > 3);
+    assert_eq!(machine.status().balance.dead_lettered, 0);
+    server.cli(&["ACL", "SETUSER", "app", "~*"]);
+    machine.settles();
+    assert_eq!(machine.ends(), []);
+}
+
+#[test]
+fn an_eviction_policy_that_is_set_while_it_runs_is_told_at_the_end() {
+    let server = RedisServer::start();
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    let mut machine = conversations(&server, "+@all ~*");
+    machine.send(of("a"));
+    machine.settles();
+    assert!(!machine.status().warnings.iter().any(|told| told.contains("eviction")));
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    machine.send(of("a"));
+    machine.settles();
+    let told = machine.warns();
+    assert!(told.iter().any(|told| told.contains("eviction policy allkeys-lru")), "{told:?}");
+}
