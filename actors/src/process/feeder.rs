@@ -38,12 +38,14 @@ pub(crate) struct CustomActor {
     custom: Arc<Custom>,
     incarnation: u64,
     actor: Option<Recipient<Batch>>,
+    /// It has the last batch.
+    over: bool,
     watch: DeathWatch,
 }
 
 impl CustomActor {
     pub(crate) fn new(custom: Arc<Custom>, incarnation: u64, watch: DeathWatch) -> CustomActor {
-        CustomActor { custom, incarnation, actor: None, watch }
+        CustomActor { custom, incarnation, actor: None, over: false, watch }
     }
 
     fn begin(&mut self, ctx: &mut Context<Self>) -> Result<bool, Superseded> {
@@ -61,14 +63,23 @@ impl CustomActor {
         }
         ctx.run_interval(HEARTBEAT, |feeder, ctx| {
             if feeder.custom.beat(feeder.incarnation).is_err() {
+                return ctx.stop();
+            }
+            // It may end when there is nothing more to give it, and still have something.
+            if !feeder.over && feeder.is_gone() {
+                feeder.watch.because(Exit::Failed("the actor is gone".to_owned()));
                 ctx.stop();
             }
         });
         Ok(true)
     }
 
+    fn is_gone(&self) -> bool {
+        self.actor.as_ref().is_some_and(|actor| !actor.connected())
+    }
+
     fn turn(&mut self, ctx: &mut Context<Self>) {
-        if self.actor.as_ref().is_some_and(|actor| !actor.connected()) {
+        if self.is_gone() {
             // What comes next waits for the next incarnation.
             self.watch.because(Exit::Failed("the actor is gone".to_owned()));
             return ctx.stop();
@@ -95,7 +106,10 @@ impl CustomActor {
                     match feeder.custom.handled(feeder.incarnation, number) {
                         Ok(()) if !last => feeder.turn(ctx),
                         // What it hands on still passes.
-                        Ok(()) => feeder.watch.because(Exit::Stopped),
+                        Ok(()) => {
+                            feeder.over = true;
+                            feeder.watch.because(Exit::Stopped);
+                        }
                         Err(Superseded) => ctx.stop(),
                     }
                 }));
