@@ -101,7 +101,10 @@ fn what_arrived_of_a_batch_that_failed_in_part_has_its_end() {
         // Keys of the events' own, beside one that works.
         sink.deliver(&mut part).await.unwrap();
         let marks = marks(&part);
-        assert!(marks.starts_with("Delivered Poison") && marks.matches("holds a string").count() == 2, "{marks}");
+        assert!(
+            marks.starts_with("Delivered Poison") && marks.matches("holds a string").count() == 2,
+            "{marks}"
+        );
         sink.open(&SinkContext::detached("live")).await.unwrap();
         ends(&server, "a");
     });
