@@ -3,9 +3,11 @@
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 
 use crate::oracle::Copy;
 use crate::servers::{RabbitNode, RedisServer};
@@ -118,6 +120,8 @@ pub(crate) struct Rabbit<'a> {
     taken: Mutex<Vec<Copy>>,
     /// Keys of the queue, beside its binding.
     queue: &'static str,
+    /// Whether the sink declares exchange, queue and binding.
+    declares: bool,
 }
 
 impl<'a> Rabbit<'a> {
@@ -130,8 +134,27 @@ impl<'a> Rabbit<'a> {
         let vhost = node.vhost();
         // A user for each, so that a test can take away its rights.
         node.ctl(&["add_user", &format!("{USER}-{vhost}"), PASSWORD]);
-        let rabbit = Rabbit { node, vhost, taken: Mutex::default(), queue };
+        let rabbit = Rabbit { node, vhost, taken: Mutex::default(), queue, declares: true };
         rabbit.permit(".*");
+        rabbit
+    }
+
+    /// With everything declared before, by somebody else than the sink.
+    pub(crate) fn declared(node: &'a RabbitNode) -> Rabbit<'a> {
+        let rabbit = Rabbit { declares: false, ..Rabbit::on(node) };
+        let declared = rabbit.admin(async |channel| {
+            let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+            channel
+                .exchange_declare("events".into(), ExchangeKind::Topic, durable, FieldTable::default())
+                .await?;
+            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare("all".into(), durable, FieldTable::default()).await?;
+            let options = QueueBindOptions::default();
+            channel
+                .queue_bind("all".into(), "events".into(), "#".into(), options, FieldTable::default())
+                .await
+        });
+        declared.expect("everything is declared");
         rabbit
     }
 
@@ -192,7 +215,8 @@ impl Broker for Rabbit<'_> {
         let (vhost, queue) = (&self.vhost, self.queue);
         format!(
             "    type: rabbitmq\n    url: \"amqp://{USER}-{vhost}:{PASSWORD}@127.0.0.1:{port}/{vhost}\"\n    \
-             exchange: events\n    window: {WINDOW}\n    queues: {{ all: {{ bind: [\"#\"]{queue} }} }}\n"
+             exchange: events\n    window: {WINDOW}\n    declare: {}\n    queues: {{ all: {{ bind: [\"#\"]{queue} }} }}\n",
+            self.declares
         )
     }
 

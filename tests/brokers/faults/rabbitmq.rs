@@ -92,7 +92,8 @@ fn its_queue_is_full_and_is_drained_later() {
 
 #[test]
 fn its_binding_is_gone_for_a_while() {
-    let rabbit = shared();
+    // A sink that declares makes it anew at once.
+    let rabbit = Rabbit::declared(RabbitNode::shared());
     let outage = Outage::of(&[&rabbit]);
     let since = outage.since();
     outage.flows();

@@ -102,7 +102,7 @@ fn what_arrived_of_a_batch_that_failed_in_part_has_its_end() {
         sink.deliver(&mut part).await.unwrap();
         let marks = marks(&part);
         assert!(
-            marks.starts_with("Delivered Poison") && marks.matches("holds a string").count() == 2,
+            marks.starts_with("Delivered Poison") && marks.matches("holds no stream").count() == 2,
             "{marks}"
         );
         sink.open(&SinkContext::detached("live")).await.unwrap();
