@@ -37,6 +37,7 @@ impl Blame {
     }
 
     /// Whether something was taken after the last refusal.
+    #[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "only the RabbitMQ sink asks for it"))]
     pub(super) fn is_certain(&self) -> bool {
         self.is_certain
     }
