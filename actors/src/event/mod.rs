@@ -247,7 +247,7 @@ impl Event {
         self.0.stamp.as_ref()?.topic.as_ref()
     }
 
-    /// Who sent it and as the how-manieth; `None` before the ingress saw it.
+    /// The source that sent it, and its number there; `None` before the ingress saw it.
     #[must_use]
     pub fn origin(&self) -> Option<Origin> {
         Some(Origin { source: self.source()?.into(), seq: self.seq()? })

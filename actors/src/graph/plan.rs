@@ -239,7 +239,7 @@ pub enum StartError {
     /// A sink is named where none is.
     #[error("sink `{from}` names `{to}` as its {role}, but there is no such sink")]
     NoSuchSink {
-        /// Who names it.
+        /// The sink that names it.
         from: String,
         /// What it names.
         to: String,

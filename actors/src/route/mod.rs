@@ -1,4 +1,4 @@
-//! Who gets which event, and under which key.
+//! Which sink gets which event, and under which key.
 
 mod actor;
 mod lane;

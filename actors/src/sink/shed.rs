@@ -1,4 +1,4 @@
-//! Who goes when a buffer is full.
+//! Which events go when a buffer is full.
 
 use std::collections::VecDeque;
 

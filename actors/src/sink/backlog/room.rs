@@ -1,4 +1,4 @@
-//! Who goes when a buffer on disk is full, or its disk does not keep up.
+//! Which events go when a buffer on disk is full, or its disk does not keep up.
 //!
 //! What is shed counts as such at once, and the router waits for nothing: files shrink when their room is needed.
 

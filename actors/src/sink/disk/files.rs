@@ -208,7 +208,7 @@ fn sign(mut lock: &File) {
     let _ = lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes()));
 }
 
-/// Who has the lock, as the lock tells: numbers of processes mean something on one host only, or in one container.
+/// The process that has the lock, as the lock tells: numbers of processes mean something on one host only, or in one container.
 fn holder(signed: &str) -> String {
     let mut words = signed.split_whitespace();
     match (words.next(), words.next()) {

@@ -60,7 +60,7 @@ pub(crate) struct Disk {
     closed: watch::Receiver<bool>,
 }
 
-/// Who does the work.
+/// What does the work.
 enum Hand {
     Thread(OnceLock<Thread>),
     /// Whoever changes the buffer, at once: for tests that see the same every time.
