@@ -342,7 +342,7 @@ impl Log {
         if self.over.is_empty() {
             return;
         }
-        let front = self.front.filter(|front| self.mark_front(*front).is_ok());
+        let front = self.front.filter(|front| mark_front(&*self.files, *front, self.fsync).is_ok());
         if front.is_none() && self.marks.note(self.note).and_then(|()| self.sync_marks()).is_err() {
             return;
         }
@@ -353,15 +353,6 @@ impl Log {
                 warn!(sink = %self.name, segment = first, %error, "a part of the buffer on disk cannot be removed");
             }
         }
-    }
-
-    fn mark_front(&self, first: u64) -> io::Result<()> {
-        let name = file_name(first);
-        if Head::read(&self.files.read_start(&name, HEAD)?).is_none() {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        self.files.write(&name, head::FRONT as u64, &mark(first))?;
-        if self.fsync == Fsync::Never { Ok(()) } else { self.files.sync(&name) }
     }
 
     fn sync_marks(&self) -> io::Result<()> {
@@ -387,6 +378,16 @@ impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log").field("name", &self.name).field("active", &self.active).finish_non_exhaustive()
     }
+}
+
+/// Says in the head of a segment that everything before it is done, before what is there may go.
+pub(super) fn mark_front(files: &dyn Files, first: u64, fsync: Fsync) -> io::Result<()> {
+    let name = file_name(first);
+    if Head::read(&files.read_start(&name, HEAD)?).is_none() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    files.write(&name, head::FRONT as u64, &mark(first))?;
+    if fsync == Fsync::Never { Ok(()) } else { files.sync(&name) }
 }
 
 pub(super) fn file_name(first: u64) -> String {

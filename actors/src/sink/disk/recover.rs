@@ -11,7 +11,7 @@ use tracing::{error, warn};
 
 use super::files::Files;
 use super::head::{self, Head};
-use super::log::{Recovered, Segment, Stored, file_name, keep_unread, set_aside};
+use super::log::{Fsync, Recovered, Segment, Stored, file_name, keep_unread, mark_front, set_aside};
 use super::marks::{self, Note};
 use super::record::{Found, Kind, Scan};
 
@@ -81,11 +81,14 @@ impl Recovery<'_> {
         let mut sent = if known.is_some() { self.marks.sent } else { u64::MAX };
         let mut done = known.unwrap_or(0);
         let mut seen = self.scan(&firsts, done, note);
-        // By the word of a later segment; it is on disk before any of those before it goes.
+        // By the word of a later segment. It is on disk before any of those before it goes: that process may have failed to
+        // sync it, so it is written once more.
         if let Some(front) = seen.iter().rposition(|seen| seen.head.is_some_and(|head| head.is_front)) {
+            let first = seen.get(front).map_or(0, |seen| seen.segment.first);
+            let is_sure = front == 0 || mark_front(self.files, first, Fsync::Group).is_ok();
             for over in seen.drain(..front) {
                 let file = file_name(over.segment.first);
-                let removed = self.files.remove(&file).is_ok();
+                let removed = is_sure && self.files.remove(&file).is_ok();
                 warn!(sink = %self.name, file, removed, "a part of the buffer on disk was done, and is still there");
             }
         }
