@@ -59,6 +59,8 @@
 //! A memory buffer dies with its process; a [disk buffer](BufferPolicy::disk) does not. Nothing is delivered exactly once: a retry may repeat events, with the same
 //! `event_id`.
 
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod brokers;
 #[cfg(any(feature = "redis", feature = "rabbitmq"))]
 pub mod consume;
 pub mod emit;

@@ -18,8 +18,6 @@
 //! ```
 
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
-pub(crate) mod addresses;
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
 mod blame;
 pub mod file;
 mod flow;
@@ -28,8 +26,6 @@ pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod terminal;
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
-pub(crate) mod words;
 
 use std::path::PathBuf;
 

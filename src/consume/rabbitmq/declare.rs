@@ -5,8 +5,8 @@ use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ErrorKind, ExchangeKind};
 
+use crate::brokers::rabbitmq::connect::Link;
 use crate::consume::consumer::Consumer;
-use crate::sinks::rabbitmq::connect::Link;
 
 /// What a consumer reads from.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, ErrorKind, ExchangeKind};
 
 use super::declare::{Missing, Wanted, is_missing, waiting};
-use crate::sinks::rabbitmq::connect::Link;
+use crate::brokers::rabbitmq::connect::Link;
 
 impl Wanted {
     /// Why nothing would ever come from there, where that is certain. It is looked at once, also where the connection has no

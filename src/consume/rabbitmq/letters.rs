@@ -11,19 +11,19 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
-use streamll_actors::sink::{DeliveryError, SinkContext};
+use streamll_actors::sink::DeliveryError;
 use tokio::time::timeout;
 
 use super::DECLARE;
 use super::declare::{is_missing, is_used_up};
-use super::words::explain_letter;
+use super::words::of_letters;
+use crate::brokers::rabbitmq::address::Address;
+use crate::brokers::rabbitmq::connect::{Link, connect};
+use crate::brokers::rabbitmq::error::{Place, Stage, explain, explain_connect};
 use crate::consume::consumer::Consumer;
 use crate::consume::dead_letter::{DeadLetters, Letter};
 use crate::consume::source::Payload;
 use crate::consume::status::Shared;
-use crate::sinks::rabbitmq::connect::{Link, connect};
-use crate::sinks::rabbitmq::error::{Place, Stage, explain_connect};
-use crate::sinks::rabbitmq::place::Target;
 
 /// Most bytes of a reason that go into a header: all headers must fit into the smallest frame that a broker may ask for.
 const REASON: usize = 1000;
@@ -80,19 +80,19 @@ impl Letters {
     }
 
     /// Publishes one, and waits until it is confirmed: for as long as the broker is blocked, where it says that it is.
-    pub(super) async fn keep(&mut self, target: &Target, letter: &Letter) -> Result<(), DeliveryError> {
+    pub(super) async fn keep(&mut self, target: &Address, letter: &Letter) -> Result<(), DeliveryError> {
         let exchange = match &self.to {
             To::Queue(_) => "",
             To::Exchange(name) => name.as_str(),
         };
-        let place = Place { target, exchange };
+        let place = Place { target, exchange, advice: of_letters };
         let open =
             match self.open.take().filter(|open| open.link.is_alive() && open.channel.status().connected()) {
                 Some(open) => open,
                 None => {
-                    let (context, mut missing) = (SinkContext::detached("dead letters"), false);
+                    let mut missing = false;
                     loop {
-                        let link = connect(target, self.ca_file.as_deref(), &context).await;
+                        let link = connect(target, self.ca_file.as_deref(), "dead letters", |_| ()).await;
                         let mut link = link.map_err(|trouble| explain_connect(&trouble, place))?;
                         let was_missing = missing;
                         match timeout(DECLARE, make(&self.to, &mut link, &mut missing)).await {
@@ -100,7 +100,7 @@ impl Letters {
                             Ok(Err(error)) if is_used_up(&error) && !was_missing => {
                                 link.close(super::CLOSE).await;
                             }
-                            Ok(Err(error)) => return Err(explain_letter(&error, Stage::Declare, place)),
+                            Ok(Err(error)) => return Err(explain(&error, Stage::Publish, place)),
                             Err(_) => {
                                 return Err(DeliveryError::unavailable(
                                     "the broker gives no answer; is it frozen?",
@@ -115,7 +115,7 @@ impl Letters {
             loop {
                 match timeout(DECLARE, &mut published).await {
                     Ok(published) => {
-                        break published.map_err(|error| explain_letter(&error, Stage::Declare, place))?;
+                        break published.map_err(|error| explain(&error, Stage::Publish, place))?;
                     }
                     // Published once more, it would be there twice in the end.
                     Err(_) if open.link.connection.status().blocked() => {

@@ -16,7 +16,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ChannelState, ErrorKind};
-use streamll_actors::sink::{DeliveryError, SinkContext};
+use streamll_actors::sink::DeliveryError;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
@@ -29,10 +29,10 @@ use super::error::ConsumeError;
 use super::source::{Entry, Payload, Source, Ticket};
 use super::status::Shared;
 use super::window::Window;
-use crate::sinks::rabbitmq::Addresses;
-use crate::sinks::rabbitmq::connect::{Health, Link, connect};
-use crate::sinks::rabbitmq::error::{Place, Stage, explain_connect, is_vague};
-use crate::sinks::rabbitmq::place::Target;
+use crate::brokers::addresses::Addresses;
+use crate::brokers::rabbitmq::address::Address;
+use crate::brokers::rabbitmq::connect::{Link, connect};
+use crate::brokers::rabbitmq::error::{Place, Stage, explain, explain_connect};
 
 /// How often both sides show that they live, in seconds.
 const HEARTBEAT: u16 = 10;
@@ -50,7 +50,7 @@ const LAG: Duration = Duration::from_secs(2);
 
 /// Consumes a queue; see the [module](self).
 pub(super) struct RabbitMqSource {
-    targets: Vec<Target>,
+    targets: Vec<Address>,
     /// The one to try next, or that answers.
     current: usize,
     ca_file: Option<PathBuf>,
@@ -62,7 +62,6 @@ pub(super) struct RabbitMqSource {
     /// Where it is in a queue that is a stream.
     offsets: Offsets,
     shared: Arc<Shared>,
-    context: SinkContext,
     session: Option<Session>,
     /// Counts the connections.
     epoch: u64,
@@ -82,7 +81,7 @@ impl RabbitMqSource {
     pub(super) fn new(consumer: &Consumer, url: &str) -> Result<RabbitMqSource, ConsumeError> {
         let wrong = |text: &str| Err(ConsumeError::Setting(text.to_owned()));
         let targets = Addresses::from(url);
-        let targets = targets.iter().map(|url| Target::parse(url, HEARTBEAT)).collect::<Result<Vec<_>, _>>();
+        let targets = targets.iter().map(|url| Address::parse(url, HEARTBEAT)).collect::<Result<Vec<_>, _>>();
         let targets = targets.map_err(|why| ConsumeError::Url(why.trim_start_matches("url: ").to_owned()))?;
         if consumer.until.is_some() {
             return wrong("until: a queue has no ids; only a Redis stream ends there");
@@ -113,42 +112,31 @@ impl RabbitMqSource {
             letters: Arc::new(Mutex::new(letters)),
             offsets,
             shared: consumer.shared.clone(),
-            context: SinkContext::detached("consumer"),
             session: None,
             epoch: 0,
             lag_at: None,
         })
     }
 
-    fn place<'a>(&'a self, target: &'a Target) -> Place<'a> {
-        Place { target, exchange: self.wanted.exchange.as_str() }
+    fn place<'a>(&'a self, target: &'a Address) -> Place<'a> {
+        Place { target, exchange: self.wanted.exchange.as_str(), advice: words::of_reading }
     }
 
     /// What an error means here.
-    fn explain(&self, error: &lapin::Error, stage: Stage) -> DeliveryError {
+    fn explain(&self, error: &lapin::Error) -> DeliveryError {
         match self.targets.get(self.current) {
-            Some(target) => words::explain(error, stage, self.place(target)),
+            Some(target) => explain(error, Stage::Consume, self.place(target)),
             None => DeliveryError::unavailable("no address"),
         }
     }
 
     /// Why the connection is of no more use, waiting a little for the cause.
-    async fn cause(&mut self, error: lapin::Error) -> DeliveryError {
-        let Some(session) = &mut self.session else { return self.explain(&error, Stage::Publish) };
-        let (since, mut health) = (session.since, session.link.health.clone());
-        let last_word = |health: &Health| {
-            let channel = health.channel.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error);
-            let ended = health.ended.as_ref();
-            ended.filter(|error| !is_vague(error)).or(channel).or(ended).cloned()
+    async fn cause(&self, error: lapin::Error) -> DeliveryError {
+        let error = match &self.session {
+            Some(session) => session.link.cause(error, session.since, CAUSE).await,
+            None => error,
         };
-        let error = match is_vague(&error) {
-            false => error,
-            true => match timeout(CAUSE, health.wait_for(|health| last_word(health).is_some())).await {
-                Ok(Ok(health)) => last_word(&health).unwrap_or(error),
-                _ => error,
-            },
-        };
-        self.explain(&error, Stage::Publish)
+        self.explain(&error)
     }
 
     /// Whether its queue was not there, and was made.
@@ -158,7 +146,7 @@ impl RabbitMqSource {
         };
         let (mut missing, mut vain, mut links) = (Missing::default(), None, 0);
         let (link, since, began) = loop {
-            let link = connect(target, self.ca_file.as_deref(), &self.context).await;
+            let link = connect(target, self.ca_file.as_deref(), "consumer", |_| ()).await;
             let mut link = link.map_err(|trouble| explain_connect(&trouble, self.place(target)))?;
             let (since, wanted, offsets) = (Instant::now(), &self.wanted, &mut self.offsets);
             let began = begin(&mut link, wanted, &mut missing, offsets, &mut vain, self.prefetch);
@@ -188,7 +176,7 @@ impl RabbitMqSource {
                     )),
                 });
             }
-            Ok(Err(error)) => return Err(self.explain(&error, Stage::Declare)),
+            Ok(Err(error)) => return Err(self.explain(&error)),
             Err(_) => {
                 return Err(DeliveryError::unavailable(format!(
                     "{target} gave no answer within {DECLARE:?}; is it frozen?"

@@ -29,8 +29,8 @@ use super::error::ConsumeError;
 use super::source::{Entry, Source, Ticket};
 use super::status::Shared;
 use super::window::Window;
-use crate::sinks::redis::connect::Link;
-use crate::sinks::redis::error::{Failure, Scene, Stage, explain};
+use crate::brokers::redis::connect::Link;
+use crate::brokers::redis::error::{Failure, Scene, Stage, explain};
 
 /// How long a read may block, which is also how often a quiet connection shows that it lives.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -196,8 +196,8 @@ impl RedisSource {
 
     /// What an error of the client means here.
     fn lost(&self, error: &RedisError, link: &Link, stage: Stage) -> DeliveryError {
-        let scene = Scene { stage, last_words: &link.wire().last_words(), key: &self.place.key };
-        explain(error, &scene).at(&self.shown)
+        let (last_words, topic) = (link.wire().last_words(), words::topic(&self.place.key));
+        explain(error, &Scene { stage, last_words: &last_words, topic }).at(&self.shown)
     }
 
     /// What a refusal means here.
@@ -349,7 +349,8 @@ impl Source for RedisSource {
                 }
                 (None, Some(mut connection)) => {
                     connection.send_packed_commands(&command, 0, command.len()).await.map_err(|error| {
-                        explain(&error, &Scene { stage: Stage::Repeatable, last_words: &[], key: &dead })
+                        let topic = words::topic(&dead);
+                        explain(&error, &Scene { stage: Stage::Repeatable, last_words: &[], topic })
                     })
                 }
                 (None, None) => return Err(DeliveryError::unavailable("not connected")),
@@ -447,8 +448,8 @@ async fn bury_in_cluster(
         None => nodes.find(dead).await?.link,
     };
     let replies = link.ask(command).await.map_err(|error| {
-        let scene = Scene { stage: Stage::Repeatable, last_words: &link.wire().last_words(), key: dead };
-        explain(&error, &scene)
+        let (last_words, topic) = (link.wire().last_words(), words::topic(dead));
+        explain(&error, &Scene { stage: Stage::Repeatable, last_words: &last_words, topic })
     })?;
     // A refusal may be that of a node which has its slot no more: it is looked for anew.
     if !matches!(replies.first(), Some(Value::ServerError(_))) {

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use redis::Value;
 
 use super::commands::greeting;
-use super::words::reply;
-use crate::sinks::addresses::Addresses;
-use crate::sinks::redis::address::Address;
-use crate::sinks::redis::cluster::{Map, several, slot};
-use crate::sinks::redis::connect::Link;
-use crate::sinks::redis::error::{Failure, no_master};
+use super::words::{reply, topic};
+use crate::brokers::addresses::Addresses;
+use crate::brokers::redis::address::Address;
+use crate::brokers::redis::cluster::{Map, several, slot};
+use crate::brokers::redis::connect::Link;
+use crate::brokers::redis::error::{Failure, no_master};
 
 /// The addresses that were given, and the nodes that were found.
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ impl Nodes {
         if !in_cluster {
             return Ok(found);
         }
-        let map = Map::ask(&mut found.link, place).await?;
+        let map = Map::ask(&mut found.link, place, topic(key)).await?;
         let node = map.master_of(slot(key)).cloned().ok_or_else(|| no_master(slot(key)))?;
         let given = self.given.iter().filter(|given| !map.nodes.iter().any(|node| node.is(given)));
         self.places = map.nodes.iter().chain(given).cloned().collect();
@@ -87,7 +87,7 @@ impl Nodes {
 
     /// Also says whether it is a node of a cluster.
     async fn greet(&self, node: &Address, key: &str) -> Result<(Found, bool), Failure> {
-        let opened = Link::asking(node, self.ca_file.as_deref(), Some(key), &greeting(), None).await;
+        let opened = Link::open(node, self.ca_file.as_deref(), &greeting(), topic(key), || ()).await;
         let (link, answers) = opened?;
         // Who may not ask for the number of its connection, or for the cluster, does without.
         if let Some(Value::ServerError(error)) = answers.first()

@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use super::commands::text;
 use super::replies::{Standing, deliveries, entries, id};
 use super::{BLOCK, LAST, Phase, READ, RedisSource, UnderWay, WARY};
+use crate::brokers::redis::connect::ANSWER;
+use crate::brokers::redis::error::Failure;
 use crate::consume::consumer::Start;
 use crate::consume::source::Ticket;
 use crate::consume::window::Window;
-use crate::sinks::redis::connect::ANSWER;
-use crate::sinks::redis::error::Failure;
 
 impl RedisSource {
     /// The group, made where it is missing; or the place to read from.

@@ -1,28 +1,36 @@
-//! What a refusal of Redis means to a consumer, which reads: the words of sinks are about writing.
+//! What a refusal of Redis means to a consumer, which reads.
 
-use crate::sinks::redis::error::{Failure, reply as of_sinks};
+use crate::brokers::redis::error::{Cause, Failure, Topic, reply as said};
+
+/// What a consumer does with a key, for messages.
+pub(super) fn topic(key: &str) -> Topic<'_> {
+    Topic { key, advice }
+}
+
+fn advice(cause: Cause, key: &str) -> String {
+    match cause {
+        Cause::OutOfMemory => "raise maxmemory, or trim the stream".to_owned(),
+        Cause::OtherNode => "it is looked for there".to_owned(),
+        Cause::WrongType => "read another one, or delete it".to_owned(),
+        Cause::NotPermitted => format!("allow it to read `~{key}`"),
+        Cause::Exhausted => "delete it".to_owned(),
+        Cause::UnknownCommand => "consumers need Redis 6.2 or newer".to_owned(),
+        Cause::NoCluster => "name one server".to_owned(),
+    }
+}
 
 /// A reply that is an error, of a command about `key`.
 pub(super) fn reply(code: &str, detail: &str, key: &str) -> Failure {
     match code {
-        "WRONGTYPE" => {
-            Failure::misconfigured(format!("the key `{key}` holds no stream: read another one, or delete it"))
-        }
         "NOPERM" => Failure::misconfigured(format!("the user of url may not read `{key}`")),
+        // What is there can be read all the same.
         "OOM" => {
             Failure::unavailable("out of memory (maxmemory reached): raise maxmemory, or trim the stream")
         }
         "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" => Failure::unavailable(format!(
             "`{key}` goes to another node of the cluster, and is looked for there"
         )),
-        "ERR" if detail.contains("exhausted") => {
-            Failure::misconfigured(format!("the stream `{key}` has used its last possible id: delete it"))
-        }
-        "ERR" if detail.contains("unknown command") => Failure::misconfigured(format!(
-            "does not know all commands of consumers: they need Redis 6.2 or newer ({})",
-            detail.split(',').next().unwrap_or_default()
-        )),
-        _ => of_sinks(code, detail, key),
+        _ => said(code, detail, topic(key)),
     }
 }
 

@@ -8,9 +8,9 @@ use lapin::types::ShortString;
 use streamll_actors::sink::DeliveryError;
 use tokio::time::{Instant, timeout};
 
-use super::error::Stage;
 use super::refusals::{Word, read};
 use super::sink::RabbitMqSink;
+use crate::brokers::rabbitmq::error::Stage;
 
 /// Most keys that are asked about at once: each that is refused costs a channel.
 const ASKED: usize = 4;

@@ -9,10 +9,10 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::super::addresses::Addresses;
 use super::declare::{Declared, QueuePlan};
-use super::place::Target;
 use super::sink::RabbitMqSink;
+use crate::brokers::addresses::Addresses;
+use crate::brokers::rabbitmq::address::Address;
 use crate::units::{Period, check_path};
 
 /// The exchange where the configuration names none.
@@ -280,7 +280,7 @@ impl RabbitMqConfig {
         if let Some(Err(why)) = self.ca_file.as_deref().map(check_path) {
             return Err(format!("ca_file: {why}"));
         }
-        let targets = self.url.iter().map(|url| Target::parse(url, heartbeat));
+        let targets = self.url.iter().map(|url| Address::parse(url, heartbeat));
         let targets = targets.collect::<Result<_, _>>()?;
         Ok(RabbitMqSink::new(
             targets,

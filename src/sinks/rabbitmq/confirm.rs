@@ -14,7 +14,7 @@ use lapin::{Confirmation, ErrorKind};
 use streamll_actors::event::{Delivery, Event, EventId};
 use tokio::time::Instant;
 
-use super::error::is_vague;
+use crate::brokers::rabbitmq::error::is_vague;
 
 /// Most answers to keep that nobody asks for: their events may have been shed.
 const KEPT: usize = 1 << 16;

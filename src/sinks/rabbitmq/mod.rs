@@ -34,15 +34,12 @@
 //! assert!(records.build().is_ok());
 //! ```
 
+mod advice;
 mod ask;
-mod channels;
 mod config;
 mod confirm;
-pub(crate) mod connect;
 mod declare;
-pub(crate) mod error;
 mod message;
-pub(crate) mod place;
 mod publish;
 mod reach;
 mod refusals;
@@ -53,7 +50,7 @@ use std::time::Duration;
 
 use streamll_actors::sink::BatchPolicy;
 
-pub use super::addresses::Addresses;
+pub use crate::brokers::addresses::Addresses;
 pub use config::{Argument, ExchangeType, Ordering, QueueConfig, QueueType, RabbitMqConfig};
 pub use sink::RabbitMqSink;
 

@@ -11,13 +11,14 @@ use lapin::options::BasicPublishOptions;
 use streamll_actors::sink::{Cost, Deliveries, DeliveryError, ErrorClass};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::advice::of_size;
 use super::config::ExchangeType;
 use super::confirm::{Answer, Outcome};
-use super::error::{Stage, is_no_exchange, of_size};
 use super::message::Message;
-use super::place::Target;
 use super::refusals::{Word, read};
 use super::sink::{CAUSE, RabbitMqSink};
+use crate::brokers::rabbitmq::address::Address;
+use crate::brokers::rabbitmq::error::{Stage, is_no_exchange};
 
 /// Messages that are handed to the client at once.
 const GROUP: usize = 64;
@@ -390,7 +391,7 @@ impl RabbitMqSink {
     }
 
     fn vhost(&self) -> &str {
-        self.targets.get(self.current).map(Target::vhost).unwrap_or_default()
+        self.targets.get(self.current).map(Address::vhost).unwrap_or_default()
     }
 
     fn exchange(&self) -> String {

@@ -8,9 +8,9 @@ use streamll_actors::sink::{Cost, DeliveryError, ErrorClass};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 
-use super::connect::{Health, Link, connect};
-use super::error::{Stage, explain_connect, is_vague};
 use super::sink::{CAUSE, CLOSE, RabbitMqSink};
+use crate::brokers::rabbitmq::connect::{Change, Link, connect};
+use crate::brokers::rabbitmq::error::{Stage, explain_connect};
 
 /// How long declaring may take.
 pub(super) const DECLARE: Duration = Duration::from_secs(5);
@@ -144,7 +144,13 @@ impl RabbitMqSink {
             let Some(target) = self.targets.get(at) else { continue };
             // Should this future be dropped meanwhile, the next one is tried.
             self.current = (at + 1) % self.targets.len();
-            match connect(target, self.ca_file.as_deref(), &self.context).await {
+            let context = self.context.clone();
+            let on_change = move |change| match change {
+                Change::Blocked(reason) => context.block(reason),
+                Change::Unblocked => context.unblock(),
+                Change::Ended => context.connected(false),
+            };
+            match connect(target, self.ca_file.as_deref(), self.context.name(), on_change).await {
                 Ok(link) => {
                     self.current = at;
                     let mut warnings = Vec::new();
@@ -185,21 +191,11 @@ impl RabbitMqSink {
         })
     }
 
-    /// The reason behind an error that says no more than that something ended: the last word of the broker.
+    /// The reason behind an error of the channel that says no more than that something ended.
     pub(super) async fn cause(&self, error: lapin::Error) -> lapin::Error {
-        let Some(link) = self.link.as_ref().filter(|_| is_vague(&error)) else { return error };
-        let mut health = link.health.clone();
-        let since = self.channel_since;
-        let last_word = |health: &Health| {
-            let channel = health.channel.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error);
-            let ended = health.ended.as_ref();
-            // That a channel was closed may have ended the connection in turn.
-            ended.filter(|error| !is_vague(error)).or(channel).or(ended).cloned()
-        };
-        let told = timeout(CAUSE, health.wait_for(|health| last_word(health).is_some())).await;
-        match told {
-            Ok(Ok(health)) => last_word(&health).unwrap_or(error),
-            _ => error,
+        match &self.link {
+            Some(link) => link.cause(error, self.channel_since, CAUSE).await,
+            None => error,
         }
     }
 

@@ -10,14 +10,15 @@ use lapin::Channel;
 use streamll_actors::sink::{Deliveries, DeliveryError, Sink, SinkContext};
 use tokio::time::Instant;
 
+use super::advice::{advice, of_key};
 use super::confirm::Outstanding;
-use super::connect::Link;
 use super::declare::Declared;
-use super::error::{Place, Stage, explain, of_key};
-use super::place::Target;
 use super::publish::{REFUSED, Went};
 use super::refusals::Refusals;
 use super::unroutable::Unroutable;
+use crate::brokers::rabbitmq::address::Address;
+use crate::brokers::rabbitmq::connect::Link;
+use crate::brokers::rabbitmq::error::{Place, Stage, explain};
 use crate::sinks::blame::Blame;
 
 /// How long closing may take, within the two seconds that the machine grants.
@@ -29,7 +30,7 @@ pub(super) const CAUSE: Duration = Duration::from_millis(200);
 
 /// Publishes events and waits for their confirms; see the [module](super).
 pub struct RabbitMqSink {
-    pub(super) targets: Vec<Target>,
+    pub(super) targets: Vec<Address>,
     /// The target that worked last.
     pub(super) current: usize,
     pub(super) declared: Declared,
@@ -66,7 +67,7 @@ pub struct RabbitMqSink {
 
 impl RabbitMqSink {
     pub(super) fn new(
-        targets: Vec<Target>,
+        targets: Vec<Address>,
         declared: Declared,
         window: usize,
         strict: bool,
@@ -106,8 +107,8 @@ impl RabbitMqSink {
         }
     }
 
-    pub(super) fn place<'a>(&'a self, target: &'a Target) -> Place<'a> {
-        Place { target, exchange: self.declared.exchange.as_str() }
+    pub(super) fn place<'a>(&'a self, target: &'a Address) -> Place<'a> {
+        Place { target, exchange: self.declared.exchange.as_str(), advice }
     }
 
     async fn attempt(&mut self, batch: &mut Deliveries) -> Result<(), DeliveryError> {

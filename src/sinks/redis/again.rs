@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
-use super::cluster::several;
-use super::connect::Link;
 use super::look::{questions, read};
 use super::sink::{Reach, RedisSink};
+use crate::brokers::redis::cluster::several;
+use crate::brokers::redis::connect::Link;
 use streamll_actors::sink::SinkContext;
 
 /// Between two looks.

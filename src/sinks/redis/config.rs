@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use streamll_actors::route::Template;
 use streamll_actors::sink::{BatchPolicy, Placement};
 
-use super::super::addresses::Addresses;
 use super::RedisSink;
-use super::address::Address;
 use super::sink::Settings;
 use super::transaction::{Entry, Keys};
+use crate::brokers::addresses::Addresses;
+use crate::brokers::redis::address::Address;
 use crate::units::{Period, check_path};
 
 /// The limits of one delivery, where nothing is said of them: 1024 events make a round trip cheap.

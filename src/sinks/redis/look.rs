@@ -1,8 +1,13 @@
 //! A look at a server on connecting: what keeps the sink from working there, and what will hurt later.
 
+use std::path::Path;
+
 use redis::{Pipeline, Value};
 
-use super::error::{self, Failure};
+use super::advice::{no_pexpire, topic};
+use crate::brokers::redis::address::Address;
+use crate::brokers::redis::connect::Link;
+use crate::brokers::redis::error::{Failure, reply, wrong_type};
 
 /// The places of the answers.
 const PING: usize = 0;
@@ -43,6 +48,19 @@ pub(super) struct Look {
     pub(super) may_ask: bool,
 }
 
+/// Connects, logs in and looks around. `key` is one that it must be able to write to.
+pub(super) async fn connect(
+    address: &Address,
+    ca_file: Option<&Path>,
+    key: Option<&str>,
+    expires: bool,
+    on_end: impl FnOnce() + Send + 'static,
+) -> Result<(Link, Look), Failure> {
+    let (questions, topic) = (questions(key, expires), topic(key.unwrap_or("*")));
+    let (link, answers) = Link::open(address, ca_file, &questions, topic, on_end).await?;
+    Ok((link, read(&answers, key, expires)?))
+}
+
 /// What the user may not ask stays unknown, quietly.
 pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Result<Look, Failure> {
     let name = key.unwrap_or("*");
@@ -61,7 +79,7 @@ pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Resul
             && !dispensable(error.code())
             && !(i == TYPE && of_cluster(error.code()))
         {
-            return Err(error::reply(error.code(), error.details().unwrap_or_default(), name));
+            return Err(reply(error.code(), error.details().unwrap_or_default(), topic(name)));
         }
     }
     if let Some(Value::ServerError(error)) = pexpire
@@ -69,12 +87,12 @@ pub(super) fn read(answers: &[Value], key: Option<&str>, expires: bool) -> Resul
         // Which keys events will name is not known here.
         && (key.is_some() || error.details().is_some_and(|detail| detail.contains("pexpire")))
     {
-        return Err(error::no_pexpire(name));
+        return Err(no_pexpire(name));
     }
     if let (Some(key), Some(Value::SimpleString(kind))) = (key, answers.get(TYPE))
         && !["none", "stream"].contains(&kind.as_str())
     {
-        return Err(error::wrong_type(key, Some(kind)));
+        return Err(wrong_type(Some(kind), topic(key)));
     }
     let info = answers.get(INFO).and_then(text).unwrap_or_default();
     let value = |name: &str| {

@@ -43,17 +43,13 @@
 //!
 //! Unix sockets, Sentinel, client certificates.
 
-pub(crate) mod address;
+mod advice;
 mod again;
-pub(crate) mod cluster;
 mod config;
-pub(crate) mod connect;
-pub(crate) mod error;
 mod look;
 mod nodes;
 mod sink;
 mod transaction;
-mod wire;
 
 pub(crate) use config::{BATCH, PLACEMENT};
 pub use config::{Ordering, RedisConfig};

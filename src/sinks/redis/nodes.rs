@@ -13,14 +13,15 @@ use redis::{Pipeline, Value};
 use streamll_actors::sink::Deliveries;
 use tokio::time::sleep;
 
-use super::address::Address;
-use super::cluster::{Map, Redirect, slot};
-use super::connect::Link;
-use super::error::{Failure, no_asking, no_master};
+use super::advice::{between_nodes, no_asking, not_expiring, topic};
 use super::look::Look;
 use super::sink::{RedisSink, Undone, conclude};
 use super::transaction::{Verdict, read, redirection};
-use super::wire::Wire;
+use crate::brokers::redis::address::Address;
+use crate::brokers::redis::cluster::{Map, Redirect, slot};
+use crate::brokers::redis::connect::Link;
+use crate::brokers::redis::error::{Failure, no_master};
+use crate::brokers::redis::wire::Wire;
 
 /// How often one batch is sent on to where its slots went.
 const ROUNDS: u32 = 8;
@@ -100,7 +101,7 @@ impl Cluster {
     /// Asks a node that has got a slot how things stand now. Where it fails, the next batch is sent on once more.
     async fn learn(&mut self, node: &Address) {
         let Some((_, link)) = self.links.iter_mut().find(|(known, _)| known.is(node)) else { return };
-        if let Ok(map) = Map::ask(link, node).await {
+        if let Ok(map) = Map::ask(link, node, topic("*")).await {
             self.links.retain(|(node, _)| map.masters().iter().any(|master| master.is(node)));
             self.map = map;
         }
@@ -205,7 +206,7 @@ impl RedisSink {
         }
         if let Some(first) = waiting.first().filter(|_| failed.is_empty()) {
             let at = self.key_of(batch, first.events[0]);
-            failed.push(Undone::of(Failure::between_nodes(&at)));
+            failed.push(Undone::of(between_nodes(&at)));
         }
         waiting.iter().flat_map(|portion| &portion.events).for_each(|i| batch.unsent(*i));
         if let Some(node) = moved.filter(|_| failed.is_empty()) {
@@ -358,7 +359,7 @@ impl RedisSink {
             }
         }
         for (node, _) in &nodes {
-            cluster.link(self, node).await.map_err(Failure::of_prolonging)?;
+            cluster.link(self, node).await.map_err(not_expiring)?;
         }
         let told = nodes.iter().map(async |(node, keys)| {
             let link = cluster.links.iter().find(|(known, _)| known.is(node)).map(|(_, link)| link);
@@ -381,7 +382,7 @@ impl RedisSink {
         }
         // A slot may stay on its way for long, and a stream of it would end meanwhile.
         for (node, keys) in on_their_way {
-            let link = cluster.link(self, &node).await.map_err(Failure::of_prolonging)?;
+            let link = cluster.link(self, &node).await.map_err(not_expiring)?;
             let told = self.prolong_some(link, &node, &keys, true).await;
             let told = told.map_err(|failure| failure.of_node(&node))?;
             for (key, _) in keys.iter().zip(told).filter(|(_, redirect)| redirect.is_none()) {
@@ -389,7 +390,7 @@ impl RedisSink {
             }
         }
         if let Some(node) = moved {
-            cluster.link(self, &node).await.map_err(Failure::of_prolonging)?;
+            cluster.link(self, &node).await.map_err(not_expiring)?;
             cluster.learn(&node).await;
             self.remember(&cluster.map);
         }

@@ -12,18 +12,18 @@ use streamll_actors::sink::{Deliveries, DeliveryError, ErrorClass, Sink, SinkCon
 use tokio::time::{Instant, sleep};
 
 use super::Ordering;
-use super::address::Address;
+use super::advice::{no_pexpire, not_expiring, of_key, topic};
 use super::again::LOOK;
-use super::cluster::{Map, Redirect, several};
-use super::connect::{CONNECT, Link};
-use super::error::{
-    Failure, NO_CLUSTER, Scene, Stage, explain, is_of_key, no_cluster_info, no_pexpire, of_key, reply,
-    wrong_type,
-};
-use super::look::Look;
+use super::look::{self, Look};
 use super::nodes::Cluster;
 use super::transaction::{Entry, Refusal, Verdict, read};
-use super::wire::Wire;
+use crate::brokers::redis::address::Address;
+use crate::brokers::redis::cluster::{Map, Redirect, several};
+use crate::brokers::redis::connect::{CONNECT, Link};
+use crate::brokers::redis::error::{
+    Failure, Scene, Stage, explain, is_of_key, no_cluster, no_cluster_info, reply, wrong_type,
+};
+use crate::brokers::redis::wire::Wire;
 use crate::sinks::blame::Blame;
 
 /// Between two looks whether a cluster has its masters again.
@@ -203,7 +203,7 @@ impl RedisSink {
         let in_cluster = self.in_cluster.unwrap_or(look.in_cluster);
         if !in_cluster && self.settings.addresses.len() > 1 {
             return Err(match look.may_ask {
-                true => Failure::misconfigured(NO_CLUSTER),
+                true => no_cluster(topic("*")),
                 false => no_cluster_info(),
             });
         }
@@ -211,7 +211,7 @@ impl RedisSink {
             self.prolong(&link).await?;
             return Ok((Reach::Server(link), look.findings));
         }
-        let map = Map::ask(&mut link, place).await?;
+        let map = Map::ask(&mut link, place, topic("*")).await?;
         *maps += 1;
         drop(link);
         self.remember(&map);
@@ -231,7 +231,9 @@ impl RedisSink {
     /// A connection to one node. `key` is one that it must be able to write to.
     pub(super) async fn link(&self, address: &Address, key: Option<&str>) -> Result<(Link, Look), Failure> {
         let Settings { entry, ca_file, .. } = &self.settings;
-        Link::open(address, ca_file.as_deref(), key, entry.expire.is_some(), self.ctx.clone()).await
+        let ctx = self.ctx.clone();
+        let on_end = move || ctx.into_iter().for_each(|ctx| ctx.connected(false));
+        look::connect(address, ca_file.as_deref(), key, entry.expire.is_some(), on_end).await
     }
 
     pub(super) fn keep(&mut self, cluster: Cluster) {
@@ -467,7 +469,7 @@ impl RedisSink {
             self.in_cluster = Some(true);
             return Failure::unavailable("is a node of a cluster: the others are looked for");
         }
-        reply(code, detail, key)
+        reply(code, detail, topic(key))
     }
 
     /// Streams that took these events are to live on for their time.
@@ -506,8 +508,8 @@ impl RedisSink {
         let key = self.settings.entry.keys.one().unwrap_or("*");
         let replies = replies.map_err(|error| {
             let last_words = link.wire().last_words();
-            let scene = Scene { stage: Stage::Repeatable, last_words: &last_words, key };
-            explain(&error, &scene).of_prolonging()
+            let scene = Scene { stage: Stage::Repeatable, last_words: &last_words, topic: topic(key) };
+            not_expiring(explain(&error, &scene))
         })?;
         let told = replies.iter().skip(usize::from(asking)).step_by(1 + usize::from(asking));
         let told = told.map(|told| {
@@ -517,8 +519,8 @@ impl RedisSink {
                 Some(redirect) => Ok(Some(redirect)),
                 // Of this key alone, which its events are told as well: no other may wait for it.
                 None if is_of_key(code, detail) && self.settings.entry.keys.one().is_none() => Ok(None),
-                None if code == "NOPERM" => Err(no_pexpire(key).of_prolonging()),
-                None => Err(reply(code, detail, key).of_prolonging()),
+                None if code == "NOPERM" => Err(not_expiring(no_pexpire(key))),
+                None => Err(not_expiring(reply(code, detail, topic(key)))),
             }
         });
         told.collect()
@@ -529,7 +531,7 @@ impl RedisSink {
         let stage = if wire.written() > before { Stage::Written } else { Stage::Unwritten };
         let last_words = wire.last_words();
         let key = self.settings.entry.keys.one().unwrap_or("*");
-        let failure = explain(error, &Scene { stage, last_words: &last_words, key });
+        let failure = explain(error, &Scene { stage, last_words: &last_words, topic: topic(key) });
         Undone { failure, events, wrong_type: None, unwritten: stage == Stage::Unwritten }
     }
 }
@@ -574,7 +576,7 @@ async fn name_the_type(link: &mut Link, key: &str) -> Option<Failure> {
     let mut ask = Pipeline::new();
     ask.cmd("TYPE").arg(key);
     match link.ask(&ask).await.ok()?.first()? {
-        Value::SimpleString(kind) => Some(wrong_type(key, Some(kind))),
+        Value::SimpleString(kind) => Some(wrong_type(Some(kind), topic(key))),
         _ => None,
     }
 }

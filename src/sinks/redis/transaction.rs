@@ -6,7 +6,7 @@ use redis::{Cmd, Pipeline, Value};
 use streamll_actors::event::{Delivery, Event, Step};
 use streamll_actors::route::Template;
 
-use super::error::is_of_key;
+use crate::brokers::redis::error::is_of_key;
 
 /// How an event becomes an entry.
 #[derive(Debug)]

@@ -404,7 +404,7 @@ fn keys_that_are_all_refused_wait_for_a_person_also_when_that_was_not_so_before(
     for id in ["b", "a", "c", "a"] {
         machine.send(of(id));
     }
-    machine.breaks("may not write");
+    machine.breaks("the user of url may not do this");
     machine.wait("it has tried again", |status| status.failures > 3);
     assert_eq!(machine.status().balance.dead_lettered, 0);
     server.cli(&["ACL", "SETUSER", "app", "~*"]);
@@ -494,7 +494,7 @@ fn new_keys_alone_wait_for_a_person_when_the_permission_for_all_was_taken_away()
     for n in 0..50 {
         machine.send(of(&format!("new{n}")));
     }
-    machine.breaks("may not write");
+    machine.breaks("the user of url may not do this");
     machine.wait("it has tried again", |status| status.failures > 3);
     assert_eq!(machine.status().balance.dead_lettered, 0);
     server.cli(&["ACL", "SETUSER", "app", "~*"]);

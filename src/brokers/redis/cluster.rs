@@ -6,7 +6,7 @@ use redis::{Pipeline, Value};
 
 use super::address::Address;
 use super::connect::Link;
-use super::error::{self, Failure, Scene, Stage, explain};
+use super::error::{self, Failure, Scene, Stage, Topic, explain};
 
 /// How many slots the keys are spread over.
 const SLOTS: u16 = 16_384;
@@ -23,7 +23,7 @@ pub(crate) struct Map {
 
 /// Where something is that is not where it was looked for.
 #[derive(Debug)]
-pub(super) enum Redirect {
+pub(crate) enum Redirect {
     /// There.
     Moved(Address),
     /// This time there: its slot is on its way.
@@ -50,12 +50,12 @@ fn crc16(bytes: &[u8]) -> u16 {
 
 impl Map {
     /// Asks a node how its cluster stands.
-    pub(crate) async fn ask(link: &mut Link, node: &Address) -> Result<Map, Failure> {
+    pub(crate) async fn ask(link: &mut Link, node: &Address, topic: Topic<'_>) -> Result<Map, Failure> {
         let mut ask = Pipeline::new();
         ask.cmd("CLUSTER").arg("SLOTS").cmd("CLUSTER").arg("INFO");
         let answers = link.ask(&ask).await.map_err(|error| {
-            let scene = Scene { stage: Stage::Connecting, last_words: &link.wire().last_words(), key: "*" };
-            explain(&error, &scene)
+            let last_words = link.wire().last_words();
+            explain(&error, &Scene { stage: Stage::Connecting, last_words: &last_words, topic })
         })?;
         for answer in &answers {
             match answer {
@@ -63,7 +63,7 @@ impl Map {
                     return Err(error::no_cluster_info());
                 }
                 Value::ServerError(error) => {
-                    return Err(error::reply(error.code(), error.details().unwrap_or_default(), "*"));
+                    return Err(error::reply(error.code(), error.details().unwrap_or_default(), topic));
                 }
                 _ => {}
             }
@@ -106,7 +106,7 @@ impl Map {
         self.masters.get(range.2)
     }
 
-    pub(super) fn masters(&self) -> &[Address] {
+    pub(crate) fn masters(&self) -> &[Address] {
         &self.masters
     }
 
@@ -143,7 +143,7 @@ fn text(value: &Value) -> Option<&str> {
 
 impl Redirect {
     /// Of an error reply of `node`, where it is a redirection: `MOVED 3999 127.0.0.1:6381`.
-    pub(super) fn read(code: &str, detail: &str, node: &Address) -> Option<Redirect> {
+    pub(crate) fn read(code: &str, detail: &str, node: &Address) -> Option<Redirect> {
         let there = || {
             let (host, port) = detail.split_once(' ')?.1.trim().rsplit_once(':')?;
             Some(node.node(host.trim_matches(['[', ']']), port.parse().ok()?))

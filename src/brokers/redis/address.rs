@@ -4,8 +4,8 @@ use std::fmt;
 
 use redis::{ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo};
 
-use crate::sinks::addresses::is_several;
-use crate::sinks::words::ENCODE;
+use crate::brokers::addresses::is_several;
+use crate::brokers::words::ENCODE;
 
 const EXAMPLE: &str = "write it like `redis://user:password@host:6379/0`";
 
@@ -13,10 +13,10 @@ const EXAMPLE: &str = "write it like `redis://user:password@host:6379/0`";
 #[derive(Clone)]
 pub(crate) struct Address {
     pub(crate) tls: bool,
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(crate) host: String,
+    pub(crate) port: u16,
     /// User, password and database.
-    pub(super) login: RedisConnectionInfo,
+    pub(crate) login: RedisConnectionInfo,
 }
 
 impl Address {
@@ -80,7 +80,7 @@ impl Address {
     }
 
     /// The name that logs in, where the URL says one.
-    pub(super) fn user(&self) -> Option<&str> {
+    pub(crate) fn user(&self) -> Option<&str> {
         self.login.username()
     }
 

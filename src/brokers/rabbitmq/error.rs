@@ -7,8 +7,9 @@ use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use streamll_actors::sink::{Cost, DeliveryError, ErrorClass};
 
-use super::place::Target;
-use crate::sinks::words::quote;
+use super::address::Address;
+use crate::brokers::net::{self, NoTrust, Unreachable};
+use crate::brokers::words::quote;
 
 /// What a broker says of a classic queue whose node is away.
 const NODE_DOWN: &str = "is down or inaccessible";
@@ -24,6 +25,8 @@ pub(crate) enum Stage {
     Publish,
     /// With events sent and not confirmed.
     Confirm,
+    /// While reading, or on the way to it.
+    Consume,
 }
 
 /// Why there is no connection.
@@ -31,11 +34,9 @@ pub(crate) enum Stage {
 pub(crate) enum Trouble {
     /// No answer for so long.
     Silent(Duration),
+    Unreachable(Unreachable),
     Tls(io::Error),
-    /// The certificates of the system cannot be read.
-    Roots(io::Error),
-    /// The certificates of the configuration cannot be read: file and reason.
-    CaFile(String, String),
+    NoTrust(NoTrust),
     Client(lapin::Error),
 }
 
@@ -51,16 +52,42 @@ impl From<io::Error> for Trouble {
     }
 }
 
+impl From<Unreachable> for Trouble {
+    fn from(error: Unreachable) -> Trouble {
+        Trouble::Unreachable(error)
+    }
+}
+
+impl From<NoTrust> for Trouble {
+    fn from(error: NoTrust) -> Trouble {
+        Trouble::NoTrust(error)
+    }
+}
+
+/// A refusal that names something at the broker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refusal<'a> {
+    /// The reply code: 403 refused, 404 not found, 406 of another kind.
+    pub(crate) code: u16,
+    /// The broker's own words.
+    pub(crate) said: &'a str,
+    pub(crate) stage: Stage,
+}
+
+/// What the caller advises against a refusal: only the caller knows its own settings.
+pub(crate) type Advice = fn(Refusal<'_>) -> &'static str;
+
 /// What errors name: where, as whom, and what was wanted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
-    pub(crate) target: &'a Target,
+    pub(crate) target: &'a Address,
     /// Empty for the default exchange.
     pub(crate) exchange: &'a str,
+    pub(crate) advice: Advice,
 }
 
 /// The class of an error of the client; `text` is what the broker said of it.
-pub(super) fn class(kind: &ErrorKind, text: &str, stage: Stage) -> ErrorClass {
+fn class(kind: &ErrorKind, text: &str, stage: Stage) -> ErrorClass {
     use ErrorClass::{Fatal, Misconfigured, Overload, Rejected, Unavailable, Unknown};
     // Sent and not confirmed: it may have arrived.
     let cut = if stage == Stage::Confirm { Unknown } else { Unavailable };
@@ -148,12 +175,13 @@ fn line(
     stage: Stage,
     place: Place<'_>,
 ) -> String {
-    let Place { target, exchange } = place;
+    let Place { target, exchange, .. } = place;
     let (user, vhost) = (target.user(), target.vhost());
     let exchange = match exchange {
         "" => "the default exchange".to_owned(),
         name => format!("exchange `{name}`"),
     };
+    let advice = (place.advice)(Refusal { code, said, stage });
     match (code, stage) {
         (403, Stage::Connect) => {
             format!("login refused for user `{user}` at {target}; check user and password in `url`")
@@ -162,30 +190,30 @@ fn line(
             "{target} does not let user `{user}` into vhost `{vhost}`: {said}; create the vhost and grant permissions \
              on it, or name another in `url`"
         ),
-        (403, Stage::Declare) => format!(
-            "user `{user}` may not declare at {exchange} in vhost `{vhost}`: {said}; grant it with `rabbitmqctl \
-             set_permissions`, or declare it yourself and set `declare: false`"
-        ),
+        (403, Stage::Declare) => {
+            format!("user `{user}` may not declare at {exchange} in vhost `{vhost}`: {said}; {advice}")
+        }
+        // To read is to use a queue, to bind it and to read an exchange: the broker says which of them.
+        (403, Stage::Consume) => {
+            format!("user `{user}` may not read from there, in vhost `{vhost}`: {said}; {advice}")
+        }
         (403, _) if said.contains("access to topic") => format!(
-            "user `{user}` may not write to {exchange} in vhost `{vhost}` under this key: {said}; grant it with \
-             `rabbitmqctl set_topic_permissions`"
+            "user `{user}` may not write to {exchange} in vhost `{vhost}` under this key: {said}; {advice}"
         ),
-        (403, _) => format!(
-            "user `{user}` may not write to {exchange} in vhost `{vhost}`: {said}; grant it with `rabbitmqctl \
-             set_permissions`"
-        ),
+        (403, _) => {
+            format!("user `{user}` may not write to {exchange} in vhost `{vhost}`: {said}; {advice}")
+        }
         (404, _) if said.contains(NODE_DOWN) => {
             format!("in vhost `{vhost}`: {said}; bring that node back, or make the queue a quorum queue")
         }
-        (404, _) => {
-            format!("{exchange} in vhost `{vhost}`: {said}; create what is missing, or set `declare: true`")
-        }
+        (404, Stage::Consume) => format!("in vhost `{vhost}`: {said}; {advice}"),
+        (404, _) => format!("{exchange} in vhost `{vhost}`: {said}; {advice}"),
         (406 | 311, _) if class == ErrorClass::Rejected => {
             format!("too large for the broker: {said}; raise its `max_message_size`, or send less")
         }
+        (406, Stage::Consume) => format!("in vhost `{vhost}`: {said}; {advice}"),
         (406, _) => format!(
-            "what is at the broker differs from the configuration of {exchange} in vhost `{vhost}`: {said}; change the \
-             one or the other (delete it there to have it declared anew), or set `declare: false`"
+            "what is at the broker differs from what is wanted of {exchange} in vhost `{vhost}`: {said}; {advice}"
         ),
         (405, _) => format!("in use by another connection, in vhost `{vhost}`: {said}"),
         (501 | 502, _) if class == ErrorClass::Rejected => {
@@ -193,13 +221,7 @@ fn line(
         }
         (1.., _) => format!("{target} closed the connection of user `{user}` to vhost `{vhost}`: {said}"),
         (_, Stage::Connect) => match kind {
-            ErrorKind::IOError(error) if is_cut(error.kind()) => {
-                format!("{target} closed the connection before the login was over: {said}")
-            }
-            ErrorKind::IOError(error) if error.kind() == io::ErrorKind::TimedOut => {
-                format!("{target} cannot be reached: {said}; is its host up, or a firewall in between?")
-            }
-            ErrorKind::IOError(_) => format!("cannot connect to {target}: {said}"),
+            ErrorKind::IOError(error) => unreachable(error, target, said),
             ErrorKind::ParsingError(_) | ErrorKind::InvalidProtocolVersion(_) => format!(
                 "{target} does not speak AMQP 0-9-1; is it the port of another service, or one for `amqps://`?"
             ),
@@ -208,33 +230,17 @@ fn line(
         (_, Stage::Confirm) => {
             format!("connection to {target} lost with events sent and not confirmed: {said}")
         }
-        (_, Stage::Declare | Stage::Publish) => format!("connection to {target} lost: {said}"),
+        (_, Stage::Declare | Stage::Publish | Stage::Consume) => {
+            format!("connection to {target} lost: {said}")
+        }
     }
 }
 
 /// Whether an exchange is missing.
-pub(super) fn is_no_exchange(error: &lapin::Error) -> bool {
+pub(crate) fn is_no_exchange(error: &lapin::Error) -> bool {
     let ErrorKind::ProtocolError(error) = error.kind() else { return false };
     *error.kind() == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
         && error.get_message().as_str().contains("no exchange")
-}
-
-/// Why an event can never arrive whose key its user may not write to, while others are taken.
-pub(super) fn of_key(key: &str, place: Place<'_>) -> String {
-    let Place { target, exchange } = place;
-    format!(
-        "user `{}` may not write to exchange `{exchange}` in vhost `{}` under the key `{key}`: grant it with `rabbitmqctl \
-         set_topic_permissions`, or leave it out by `except`",
-        target.user(),
-        target.vhost()
-    )
-}
-
-/// Why an event of so many bytes can never arrive.
-pub(super) fn of_size(bytes: usize, largest: usize) -> String {
-    format!(
-        "too large for the broker: it has {bytes} bytes, of at most {largest}; raise its `max_message_size`, or send less"
-    )
 }
 
 /// Why there is no connection, for the machine and for people.
@@ -247,40 +253,39 @@ pub(crate) fn explain_connect(trouble: &Trouble, place: Place<'_>) -> DeliveryEr
              port of another service?"
         ))
         .with_cost(Cost::Something),
-        Trouble::Roots(error) => DeliveryError::misconfigured(format!(
-            "cannot read the certificates of this system: {error}; install them, or name a `ca_file`"
-        )),
-        Trouble::CaFile(path, error) => DeliveryError::misconfigured(format!(
-            "cannot read `{path}`: {error}; `ca_file` must name a file in PEM"
-        )),
-        Trouble::Tls(error) => explain_tls(error, place),
+        Trouble::Unreachable(Unreachable::Name(error) | Unreachable::Connect(error)) => {
+            let (class, cost) = (ErrorClass::Unavailable, Cost::of(ErrorClass::Unavailable, Some(error.kind())));
+            of(class, unreachable(error, target, &error.to_string())).with_cost(cost)
+        }
+        Trouble::NoTrust(why) => DeliveryError::misconfigured(format!("{target}: {why}")),
+        Trouble::Tls(error) => explain_tls(error, target),
     }
 }
 
-fn explain_tls(error: &io::Error, place: Place<'_>) -> DeliveryError {
-    use rustls::{CertificateError, Error};
-    let target = place.target;
-    let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {
+/// An error of the system while connecting.
+fn unreachable(error: &io::Error, target: &Address, said: &str) -> String {
+    match error.kind() {
+        kind if is_cut(kind) => format!("{target} closed the connection before the login was over: {said}"),
+        io::ErrorKind::TimedOut => {
+            format!("{target} cannot be reached: {said}; is its host up, or a firewall in between?")
+        }
+        _ => format!("cannot connect to {target}: {said}"),
+    }
+}
+
+fn explain_tls(error: &io::Error, target: &Address) -> DeliveryError {
+    let Some(cause) = net::tls_error(error) else {
         let line =
             format!("{target} closed the connection before TLS was agreed: {error}; is it a TLS port?");
         return DeliveryError::unavailable(line)
             .with_cost(Cost::of(ErrorClass::Unavailable, Some(error.kind())));
     };
-    DeliveryError::misconfigured(match cause {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            format!("nobody we trust signed the certificate of {target}; name its CA in `ca_file`")
-        }
-        Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => format!(
-            "the certificate of {target} is not for the name `{}`; use its name in `url`",
-            target.host()
-        ),
-        Error::InvalidCertificate(why) => format!("the certificate of {target} is not valid: {why}"),
-        Error::InvalidMessage(_) => {
+    DeliveryError::misconfigured(match (net::distrust(cause), cause) {
+        (Some(why), _) => format!("{target}: its certificate {why}"),
+        (None, rustls::Error::InvalidMessage(_)) => {
             format!("{target} does not speak TLS; use its port for TLS (usually 5671), or `amqp://`")
         }
-        other => format!("no TLS with {target}: {other}"),
+        (None, other) => format!("no TLS with {target}: {other}"),
     })
 }
 
@@ -327,8 +332,8 @@ mod tests {
 
     #[track_caller]
     fn classes(error: &lapin::Error, expected: [ErrorClass; 4]) {
-        let target = Target::parse("amqp://ann:canary@rabbit:5/v", 10).expect("an address");
-        let place = Place { target: &target, exchange: "x" };
+        let target = Address::parse("amqp://ann:canary@rabbit:5/v", 10).expect("an address");
+        let place = Place { target: &target, exchange: "x", advice: |_| "mend it" };
         for (stage, expected) in STAGES.into_iter().zip(expected) {
             let explained = explain(error, stage, place);
             assert_eq!(explained.class(), expected, "{error} while {stage:?}");
@@ -376,8 +381,8 @@ mod tests {
     #[test]
     fn a_node_that_is_away_or_starting_costs_nothing_and_a_silent_one_does() {
         use io::ErrorKind as Kind;
-        let target = Target::parse("amqp://ann:canary@rabbit:5/v", 10).expect("an address");
-        let place = Place { target: &target, exchange: "x" };
+        let target = Address::parse("amqp://ann:canary@rabbit:5/v", 10).expect("an address");
+        let place = Place { target: &target, exchange: "x", advice: |_| "mend it" };
         let by = |kind: Kind| lapin::Error::from(io::Error::from(kind));
         let [free, dear] = [[Cost::Nothing; 4], [Cost::Something; 4]];
         let connecting = [Cost::Nothing, Cost::Something, Cost::Something, Cost::Something];
@@ -415,8 +420,8 @@ mod tests {
 
     #[test]
     fn what_the_broker_says_begins_no_line_of_its_own() {
-        let target = Target::parse("amqp://ann:canary@rabbit:5/v", 10).expect("an address");
-        let place = Place { target: &target, exchange: "x" };
+        let target = Address::parse("amqp://ann:canary@rabbit:5/v", 10).expect("an address");
+        let place = Place { target: &target, exchange: "x", advice: |_| "mend it" };
         for code in [320, 402, 403, 404, 405, 406, 501, 506, 530, 541] {
             for stage in STAGES {
                 let line = explain(&said(code, "NO\r\nERROR all is lost\u{1b}[2J"), stage, place).to_string();
@@ -454,8 +459,8 @@ mod tests {
 
     #[test]
     fn people_read_where_as_whom_and_what_to_do() {
-        let target = Target::parse("amqp://ann:canary@rabbit:5/prod", 10).expect("an address");
-        let place = Place { target: &target, exchange: "ai_events" };
+        let target = Address::parse("amqp://ann:canary@rabbit:5/prod", 10).expect("an address");
+        let place = Place { target: &target, exchange: "ai_events", advice: |_| "mend it" };
         let line = |error, stage| explain(&error, stage, place).to_string();
         assert_eq!(
             line(said(403, "ACCESS_REFUSED"), Stage::Connect),
@@ -463,8 +468,7 @@ mod tests {
         );
         assert_eq!(
             line(said(404, "NOT_FOUND - no exchange 'ai_events' in vhost 'prod'"), Stage::Confirm),
-            "exchange `ai_events` in vhost `prod`: NOT_FOUND - no exchange 'ai_events' in vhost 'prod'; create what is \
-             missing, or set `declare: true`"
+            "exchange `ai_events` in vhost `prod`: NOT_FOUND - no exchange 'ai_events' in vhost 'prod'; mend it"
         );
         let down =
             "NOT_FOUND - home node 'x@h' of durable queue 'all' in vhost 'prod' is down or inaccessible";
@@ -475,7 +479,7 @@ mod tests {
         let topic = "ACCESS_REFUSED - access to topic 'a' in exchange 'ai_events' in vhost 'prod' refused for user 'ann'";
         assert!(
             line(said(403, topic), Stage::Confirm)
-                .ends_with("grant it with `rabbitmqctl set_topic_permissions`")
+                .contains("may not write to exchange `ai_events` in vhost `prod` under this key")
         );
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused).into();
         assert_eq!(line(refused, Stage::Connect), "cannot connect to rabbit:5: connection refused");

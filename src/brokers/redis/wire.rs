@@ -23,7 +23,7 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// How many bytes were handed to the system so far.
-    pub(super) fn written(&self) -> u64 {
+    pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
 
@@ -43,9 +43,9 @@ impl Wire {
 
 /// A stream that keeps its [`Wire`] up to date.
 #[derive(Debug)]
-pub(super) struct Tapped<S> {
-    pub(super) stream: S,
-    pub(super) wire: Arc<Wire>,
+pub(crate) struct Tapped<S> {
+    pub(crate) stream: S,
+    pub(crate) wire: Arc<Wire>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Tapped<S> {

@@ -4,21 +4,21 @@ use std::fmt;
 
 use lapin::uri::{AMQPScheme, AMQPUri};
 
-use crate::sinks::addresses::is_several;
-use crate::sinks::words::ENCODE;
+use crate::brokers::addresses::is_several;
+use crate::brokers::words::ENCODE;
 
 /// What may be set behind a `?`; the client knows others and does nothing with them.
 const PARAMETERS: [&str; 4] = ["heartbeat", "frame_max", "channel_max", "auth_mechanism"];
 
 /// One address of a broker.
 #[derive(Clone)]
-pub(crate) struct Target {
-    pub(super) uri: AMQPUri,
+pub(crate) struct Address {
+    pub(crate) uri: AMQPUri,
 }
 
-impl Target {
+impl Address {
     /// Reads an address. The message never quotes it: it may hold a password.
-    pub(crate) fn parse(url: &str, heartbeat: u16) -> Result<Target, String> {
+    pub(crate) fn parse(url: &str, heartbeat: u16) -> Result<Address, String> {
         const HELP: &str = "write `amqp://user:password@host:5672/vhost`";
         if !url.starts_with("amqp://") && !url.starts_with("amqps://") {
             return Err(format!("url: must begin with `amqp://` or `amqps://`; {HELP}"));
@@ -71,18 +71,18 @@ impl Target {
             return Err("url: a user or vhost of more than 255 bytes; the protocol allows no more".to_owned());
         }
         uri.query.heartbeat.get_or_insert(heartbeat);
-        Ok(Target { uri })
+        Ok(Address { uri })
     }
 
-    pub(super) fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
-    pub(super) fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.uri.authority.host
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.uri.authority.port
     }
 
@@ -96,7 +96,7 @@ impl Target {
 }
 
 /// `host:port`.
-impl fmt::Display for Target {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host() {
             host if host.contains(':') => write!(f, "[{host}]:{}", self.port()),
@@ -106,7 +106,7 @@ impl fmt::Display for Target {
 }
 
 /// The parser's own would print the password.
-impl fmt::Debug for Target {
+impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
@@ -125,7 +125,7 @@ mod tests {
             ("amqp://rabbit:1/%2fa?heartbeat=3", "rabbit:1", "/a", 3),
             ("amqp://u:p%40@[::1]:5673/v", "[::1]:5673", "v", 10),
         ] {
-            let target = Target::parse(url, 10).expect(url);
+            let target = Address::parse(url, 10).expect(url);
             assert_eq!((target.to_string().as_str(), target.vhost()), (shown, vhost));
             assert_eq!(target.uri.query.heartbeat, Some(heartbeat), "{url}");
         }
@@ -136,18 +136,18 @@ mod tests {
         for url in
             ["amqp://h?ssl=true", "amqp://u:p@h/v?heartbeat=5&hunter2", "amqps://h/?connection_timeout=5"]
         {
-            let error = Target::parse(url, 10).expect_err(url);
+            let error = Address::parse(url, 10).expect_err(url);
             assert!(error.contains("`heartbeat`") && error.contains("amqps://"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
-        Target::parse("amqp://h/v?heartbeat=5&frame_max=8192&channel_max=16&auth_mechanism=plain", 10)
+        Address::parse("amqp://h/v?heartbeat=5&frame_max=8192&channel_max=16&auth_mechanism=plain", 10)
             .expect("all are known");
     }
 
     #[test]
     fn several_places_each_need_a_scheme() {
         for url in ["amqp://h1:5672,h2:5672", "amqp://u:p@h1,h2/v", "amqps://u:p@h1:1,u:p@h2:1"] {
-            let error = Target::parse(url, 10).expect_err(url);
+            let error = Address::parse(url, 10).expect_err(url);
             assert!(error.contains("each of several addresses needs its own scheme"), "{error}");
         }
     }
@@ -162,14 +162,14 @@ mod tests {
             "amqps://ann:hunter2#@h",
             "amqp://h/hunter2@v",
         ] {
-            let error = Target::parse(url, 10).expect_err(url);
+            let error = Address::parse(url, 10).expect_err(url);
             assert!(
                 error.contains("`#` as `%23`") && !error.contains("hunter") && !error.contains("12"),
                 "{error}"
             );
         }
         for url in ["amqp://ann:12%2Fhunter2@h", "amqp://ann:a@b@h/v%40w"] {
-            let target = Target::parse(url, 10).expect(url);
+            let target = Address::parse(url, 10).expect(url);
             assert_eq!(target.host(), "h", "{url}");
         }
     }

@@ -11,16 +11,51 @@ use streamll_actors::sink::{Cost, DeliveryError, ErrorClass};
 
 use super::address::Address;
 use super::connect::ANSWER;
-use crate::sinks::words::quote;
+use crate::brokers::net::{self, Unreachable};
+use crate::brokers::words::quote;
+
+/// A refusal that is mended by a setting of whoever is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The memory of the server is full.
+    OutOfMemory,
+    /// The key lives on another node of a cluster.
+    OtherNode,
+    /// The key holds something else.
+    WrongType,
+    /// The user may not run the command, or not for this key.
+    NotPermitted,
+    /// The stream has used its last possible id.
+    Exhausted,
+    /// The server is too old.
+    UnknownCommand,
+    /// The server is no node of a cluster.
+    NoCluster,
+}
+
+/// What a command is about, for messages.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Topic<'a> {
+    /// The key; `*` for any.
+    pub(crate) key: &'a str,
+    /// What the caller advises against a refusal: only the caller knows its own settings.
+    pub(crate) advice: fn(cause: Cause, key: &str) -> String,
+}
+
+impl Topic<'_> {
+    fn advice(self, cause: Cause) -> String {
+        (self.advice)(cause, self.key)
+    }
+}
 
 /// A failure, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
-    pub(super) class: ErrorClass,
+    pub(crate) class: ErrorClass,
     cost: Cost,
     what: String,
     /// Whether what was sent is certain not to have been carried out.
-    pub(super) unsent: bool,
+    pub(crate) unsent: bool,
     /// Whether the connection may be used again.
     pub(crate) keep: bool,
 }
@@ -31,8 +66,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) stage: Stage,
     /// What the server said last; needed when it hung up.
     pub(crate) last_words: &'a [u8],
-    /// A key that was written to, for messages.
-    pub(crate) key: &'a str,
+    pub(crate) topic: Topic<'a>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +82,7 @@ pub(crate) enum Stage {
 }
 
 impl Failure {
-    fn new(class: ErrorClass, what: impl Into<String>) -> Failure {
+    pub(crate) fn new(class: ErrorClass, what: impl Into<String>) -> Failure {
         Failure { class, cost: Cost::of(class, None), what: what.into(), unsent: true, keep: false }
     }
 
@@ -70,7 +104,7 @@ impl Failure {
     }
 
     /// The first of two, on several nodes: one that refuses is asked again soon, although another is silent.
-    pub(super) fn cheaper(self, other: &Failure) -> Failure {
+    pub(crate) fn cheaper(self, other: &Failure) -> Failure {
         let is_free = self.class == ErrorClass::Unavailable && other.cost == Cost::Nothing;
         Failure { cost: if is_free { Cost::Nothing } else { self.cost }, ..self }
     }
@@ -78,11 +112,6 @@ impl Failure {
     /// It is about one of several nodes.
     pub(crate) fn of_node(self, node: &Address) -> Failure {
         Failure { what: format!("node {node}: {}", self.what), ..self }
-    }
-
-    /// A slot was not where it was said to be, again and again.
-    pub(super) fn between_nodes(key: &str) -> Failure {
-        Failure::unavailable(format!("`{key}` is on its way from one node to another"))
     }
 
     /// It did not answer in time while connecting.
@@ -93,13 +122,9 @@ impl Failure {
         .by(Some(ErrorKind::TimedOut))
     }
 
-    /// The time of streams could not be set, whose events have arrived.
-    pub(super) fn of_prolonging(self) -> Failure {
-        let what = format!(
-            "events arrived, but the end of their streams (expire) could not be set: {}; it is set first of all later on",
-            self.what
-        );
-        Failure { what, ..self }
+    /// The same failure, in the course of something larger: `describe` words that around what it says.
+    pub(crate) fn amid(self, describe: impl FnOnce(&str) -> String) -> Failure {
+        Failure { what: describe(&self.what), ..self }
     }
 
     /// It answers without TLS.
@@ -129,7 +154,7 @@ pub(crate) fn explain(error: &RedisError, scene: &Scene<'_>) -> Failure {
     match error.kind() {
         redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => {
             let (code, detail) = (error.code().unwrap_or_default(), error.detail().unwrap_or_default());
-            reply(code, detail, scene.key)
+            reply(code, detail, scene.topic)
         }
         redis::ErrorKind::AuthenticationFailed => last_words(scene)
             .unwrap_or_else(|| Failure::misconfigured("refuses the login: check user and password in url")),
@@ -176,16 +201,18 @@ fn unanswered(error: &RedisError) -> String {
 }
 
 /// A reply that is an error.
-pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
+pub(crate) fn reply(code: &str, detail: &str, topic: Topic<'_>) -> Failure {
     use ErrorClass::{Misconfigured, Overload, Rejected, Unavailable};
     let says = |what: &str| detail.contains(what);
+    let key = topic.key;
+    let with = |what: &str, refusal| format!("{what}: {}", topic.advice(refusal));
     match code {
         "EXECABORT" if says(BECAUSE) => {
             let cause = detail.split_once(BECAUSE).map_or("", |(_, cause)| cause);
             let (code, detail) = cause.split_once(' ').unwrap_or((cause, ""));
-            reply(code, detail, key)
+            reply(code, detail, topic)
         }
-        "OOM" => Failure::overload("out of memory (maxmemory reached): raise maxmemory or trim with max_len"),
+        "OOM" => Failure::overload(with("out of memory (maxmemory reached)", Cause::OutOfMemory)),
         "MISCONF" => Failure::overload(
             "cannot save to its disk and takes no writes (MISCONF): look at its log and its disk",
         ),
@@ -203,13 +230,17 @@ pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
         ),
         "LOADING" => Failure::unavailable("is loading its data: wait"),
         "CLUSTERDOWN" => cluster_down(0),
-        "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" => Failure::misconfigured(CLUSTER),
-        "WRONGTYPE" => wrong_type(key, None),
+        "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" => Failure::misconfigured(with(
+            &format!("is a node of a cluster, and `{key}` is another's"),
+            Cause::OtherNode,
+        )),
+        "WRONGTYPE" => wrong_type(None, topic),
         "NOAUTH" => Failure::misconfigured(NO_LOGIN),
         "WRONGPASS" => Failure::misconfigured("refuses the login: check user and password in url"),
-        "NOPERM" => Failure::misconfigured(format!(
-            "the user of url may not write: allow it `+xadd +multi +exec ~{key}`, with expire also `+pexpire`"
-        )),
+        "NOPERM" => {
+            let what = format!("the user of url may not do this ({})", quote(detail));
+            Failure::misconfigured(with(&what, Cause::NotPermitted))
+        }
         "DENIED" => Failure::misconfigured(
             "is in protected mode and takes no clients from afar: set a password and protected-mode no",
         ),
@@ -225,7 +256,7 @@ pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
         "ERR" if says("DB index") => Failure::misconfigured(
             "has no such database: take a smaller number at the end of url, or raise databases",
         ),
-        "ERR" if says("cluster support disabled") => Failure::misconfigured(NO_CLUSTER),
+        "ERR" if says("cluster support disabled") => no_cluster(topic),
         "ERR" if says("not allowed in cluster mode") => Failure::misconfigured(
             "is a node of a cluster, which has no databases: take the number out of the end of url",
         ),
@@ -233,10 +264,13 @@ pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
             Failure::misconfigured("has no password, but url brings one: take it out, or set requirepass")
         }
         "ERR" if says("unknown command") => {
-            Failure::misconfigured("does not know all of MULTI, XADD, EXEC: streams need Redis 5 or newer")
+            let what =
+                format!("knows no such command ({})", quote(detail.split(',').next().unwrap_or_default()));
+            Failure::misconfigured(with(&what, Cause::UnknownCommand))
         }
-        "ERR" if says(EXHAUSTED) => Failure::misconfigured(format!(
-            "the stream `{key}` has used its last possible id: choose another stream_key"
+        "ERR" if says(EXHAUSTED) => Failure::misconfigured(with(
+            &format!("the stream `{key}` has used its last possible id"),
+            Cause::Exhausted,
         )),
         _ => Failure::new(
             Misconfigured,
@@ -254,9 +288,6 @@ pub(crate) fn reply(code: &str, detail: &str, key: &str) -> Failure {
 const EXHAUSTED: &str = "exhausted the last possible ID";
 /// What `EXEC` says when it is itself what is refused.
 const BECAUSE: &str = "discarded because of: ";
-const CLUSTER: &str = "is a node of a cluster, and the stream is another's: leave out `cluster: false`";
-pub(super) const NO_CLUSTER: &str =
-    "is no node of a cluster: leave out `cluster: true`, and name one server in url";
 const NO_TLS: &str = "does not speak TLS: name its TLS port (tls-port) in url";
 const NO_LOGIN: &str = "asks for a password: put user and password into url (`redis://user:password@host`)";
 
@@ -286,13 +317,8 @@ pub(crate) fn no_cluster_info() -> Failure {
     )
 }
 
-/// The user may not follow a slot on its way.
-pub(super) fn no_asking() -> Failure {
-    Failure::misconfigured("the user of url may not write to slots that are on their way: allow it `+asking`")
-}
-
 /// Whether what a server says of a command concerns the key that it names, and not the command as such.
-pub(super) fn is_of_key(code: &str, detail: &str) -> bool {
+pub(crate) fn is_of_key(code: &str, detail: &str) -> bool {
     match code {
         "WRONGTYPE" => true,
         // "one of the keys used as arguments", and "a key" since Redis 7.2.
@@ -302,37 +328,16 @@ pub(super) fn is_of_key(code: &str, detail: &str) -> bool {
     }
 }
 
-/// Why an event can never arrive whose key [is refused](is_of_key), while others are taken.
-pub(super) fn of_key(code: &str, key: &str, user: Option<&str>) -> String {
-    match code {
-        "NOPERM" => {
-            let user = user.map_or("the user of url".to_owned(), |user| format!("the user `{user}`"));
-            format!(
-                "{user} may not write to the key `{key}`: allow it `~{key}`, or choose another stream_key"
-            )
-        }
-        "ERR" => {
-            format!(
-                "the stream `{key}` has used its last possible id: delete it, or choose another stream_key"
-            )
-        }
-        _ => format!("the key `{key}` holds no stream: delete it, or choose another stream_key"),
-    }
+/// A server by itself was asked as a node of a cluster.
+pub(crate) fn no_cluster(topic: Topic<'_>) -> Failure {
+    Failure::misconfigured(format!("is no node of a cluster: {}", topic.advice(Cause::NoCluster)))
 }
 
 /// A key that is taken by something else.
-pub(super) fn wrong_type(key: &str, kind: Option<&str>) -> Failure {
+pub(crate) fn wrong_type(kind: Option<&str>, topic: Topic<'_>) -> Failure {
     let kind = kind.map_or("no stream".to_owned(), |kind| format!("a {kind}, not a stream"));
-    Failure::misconfigured(format!(
-        "the key `{key}` holds {kind}: choose another stream_key, or delete the key"
-    ))
-}
-
-/// The user may not set how long a stream stays.
-pub(super) fn no_pexpire(key: &str) -> Failure {
-    Failure::misconfigured(format!(
-        "the user of url may not set how long streams stay: allow it `+pexpire ~{key}`, or leave out expire"
-    ))
+    let advice = topic.advice(Cause::WrongType);
+    Failure::misconfigured(format!("the key `{}` holds {kind}: {advice}", topic.key))
 }
 
 /// What a server says before it hangs up by itself, of which the library tells nothing.
@@ -345,12 +350,20 @@ fn last_words(scene: &Scene<'_>) -> Option<Failure> {
         let (code, detail) = line.strip_prefix('-')?.split_once(' ')?;
         let known = ["Protocol error", "max number of clients", "without any password configured"];
         let last = code == "DENIED" || (code == "ERR" && known.iter().any(|words| detail.contains(words)));
-        last.then(|| reply(code, detail, scene.key))
+        last.then(|| reply(code, detail, scene.topic))
     })
 }
 
-/// What a failure to reach or to trust the server means.
-pub(super) fn unreachable(error: &io::Error) -> Failure {
+/// What a failure to reach the server means.
+pub(super) fn unreachable(error: &Unreachable) -> Failure {
+    match error {
+        Unreachable::Name(error) => Failure::unavailable(format!("its name cannot be resolved: {error}")),
+        Unreachable::Connect(error) => unconnected(error),
+    }
+}
+
+/// What a failure to connect, or to trust the server, means.
+pub(super) fn unconnected(error: &io::Error) -> Failure {
     if let Some(failure) = tls(error) {
         return failure;
     }
@@ -366,28 +379,20 @@ pub(super) fn unreachable(error: &io::Error) -> Failure {
 /// What a failure of TLS means; plain text is never tried instead.
 fn tls(error: &io::Error) -> Option<Failure> {
     use rustls::{AlertDescription, CertificateError as Bad, Error};
-    let what = match error.get_ref()?.downcast_ref::<Error>()? {
-        Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
-            "its certificate has expired: renew it".to_owned()
-        }
-        Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
-            "its certificate is not valid yet: look at the clocks".to_owned()
-        }
-        // A bad signature: an authority of the same name.
-        Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
-            "its certificate is signed by nobody we trust: name the authority in ca_file".to_owned()
-        }
+    let what = match net::tls_error(error)? {
         Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
-            "its certificate is for another host: let url say the name that it is for, or of a cluster cluster-announce-hostname"
+            "its certificate is for another host: let url say the name that it is for, or of a cluster \
+             cluster-announce-hostname"
                 .to_owned()
         }
-        Error::InvalidCertificate(bad) => format!("its certificate cannot be trusted: {bad}"),
         Error::InvalidMessage(_) => NO_TLS.to_owned(),
         Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate) => {
-            "wants a certificate from its clients, and gets none: set tls-auth-clients no"
-                .to_owned()
+            "wants a certificate from its clients, and gets none: set tls-auth-clients no".to_owned()
         }
-        other => format!("TLS fails: {other}"),
+        other => match net::distrust(other) {
+            Some(why) => format!("its certificate {why}"),
+            None => format!("TLS fails: {other}"),
+        },
     };
     Some(Failure::misconfigured(what))
 }
@@ -403,7 +408,11 @@ mod tests {
     use ErrorClass::{Misconfigured, Overload, Rejected, Unavailable, Unknown};
 
     fn scene(stage: Stage, last_words: &[u8]) -> Scene<'_> {
-        Scene { stage, last_words, key: "ai_events" }
+        Scene {
+            stage,
+            last_words,
+            topic: Topic { key: "ai_events", advice: |cause, _| format!("{cause:?}") },
+        }
     }
 
     fn server(line: &str) -> RedisError {
@@ -424,7 +433,7 @@ mod tests {
             "EXECABORT Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command",
             Misconfigured,
             false,
-            "+xadd +multi +exec ~ai_events",
+            "NotPermitted",
         ),
         ("READONLY You can't write against a read only replica.", Overload, false, "promote it"),
         (
@@ -438,13 +447,13 @@ mod tests {
             "OOM command not allowed when used memory > 'maxmemory'.",
             Overload,
             true,
-            "raise maxmemory or trim with max_len",
+            "(maxmemory reached): OutOfMemory",
         ),
         (
             "WRONGTYPE Operation against a key holding the wrong kind of value",
             Misconfigured,
             false,
-            "the key `ai_events` holds no stream",
+            "the key `ai_events` holds no stream: WrongType",
         ),
         ("NOAUTH Authentication required.", Misconfigured, false, "password into url"),
         (
@@ -457,7 +466,7 @@ mod tests {
             "NOPERM this user has no permissions to run the 'xadd' command",
             Misconfigured,
             false,
-            "+xadd +multi +exec ~ai_events",
+            "NotPermitted",
         ),
         (
             "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
@@ -467,20 +476,20 @@ mod tests {
         ),
         ("NOREPLICAS Not enough good replicas to write.", Overload, true, "min-replicas-to-write"),
         ("BUSY Redis is busy running a script.", Overload, true, "SCRIPT KILL"),
-        ("MOVED 3999 127.0.0.1:6381", Misconfigured, false, "leave out `cluster: false`"),
-        ("ASK 3999 127.0.0.1:6381", Misconfigured, false, "leave out `cluster: false`"),
+        ("MOVED 3999 127.0.0.1:6381", Misconfigured, false, "`ai_events` is another's: OtherNode"),
+        ("ASK 3999 127.0.0.1:6381", Misconfigured, false, "`ai_events` is another's: OtherNode"),
         (
             "CROSSSLOT Keys in request don't hash to the same slot",
             Misconfigured,
             false,
-            "leave out `cluster: false`",
+            "`ai_events` is another's: OtherNode",
         ),
         ("CLUSTERDOWN The cluster is down", Unavailable, true, "(CLUSTERDOWN) and takes no writes"),
         (
             "TRYAGAIN Multiple keys request during rehashing of slot",
             Misconfigured,
             false,
-            "leave out `cluster: false`",
+            "`ai_events` is another's: OtherNode",
         ),
         ("ERR Protocol error: invalid bulk length", Rejected, false, "proto-max-bulk-len"),
         ("ERR Protocol error: unauthenticated bulk length", Misconfigured, false, "password into url"),
@@ -497,13 +506,13 @@ mod tests {
             "ERR The stream has exhausted the last possible ID, unable to add more items",
             Misconfigured,
             false,
-            "last possible id",
+            "last possible id: Exhausted",
         ),
         (
             "ERR unknown command 'XADD', with args beginning with: 'k' 'hunter2'",
             Misconfigured,
             false,
-            "Redis 5",
+            "(unknown command 'XADD'): UnknownCommand",
         ),
     ];
 
@@ -572,10 +581,10 @@ mod tests {
         let said = |line: &str| explain(&server(line), &scene(Stage::Written, b""));
         let broken = |kind: ErrorKind, stage| explain(&io::Error::from(kind).into(), &scene(stage, b""));
         for (failure, expected) in [
-            (unreachable(&ErrorKind::ConnectionRefused.into()), Cost::Nothing),
-            (unreachable(&ErrorKind::ConnectionReset.into()), Cost::Nothing),
-            (unreachable(&ErrorKind::UnexpectedEof.into()), Cost::Nothing),
-            (unreachable(&ErrorKind::TimedOut.into()), Cost::Something),
+            (unconnected(&ErrorKind::ConnectionRefused.into()), Cost::Nothing),
+            (unconnected(&ErrorKind::ConnectionReset.into()), Cost::Nothing),
+            (unconnected(&ErrorKind::UnexpectedEof.into()), Cost::Nothing),
+            (unconnected(&ErrorKind::TimedOut.into()), Cost::Something),
             (Failure::late(ANSWER), Cost::Something),
             (broken(ErrorKind::ConnectionReset, Stage::Connecting), Cost::Nothing),
             (broken(ErrorKind::BrokenPipe, Stage::Unwritten), Cost::Nothing),

@@ -7,32 +7,29 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
+use std::net::{Shutdown, TcpStream};
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use async_rs::traits::Reactor;
-use async_rs::{Tokio, TokioRuntime};
+use async_compat::Compat;
+use async_rs::TokioRuntime;
 use futures_util::Stream;
-use lapin::tcp::{AsyncTcpStream, RustlsConnector, RustlsConnectorConfig};
+use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::{Channel, Connection, ConnectionProperties, ConnectionStatus, Event};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use socket2::{SockRef, TcpKeepalive};
-use streamll_actors::sink::SinkContext;
-use tokio::net::lookup_host;
+use socket2::SockRef;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
+use super::address::Address;
 use super::channels::Channels;
-use super::error::Trouble;
-use super::place::Target;
-use crate::sinks::words::quote;
+use super::error::{Trouble, is_vague};
+use crate::brokers::net;
+use crate::brokers::words::quote;
 
 /// How long one address may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -47,16 +44,16 @@ pub(crate) struct Link {
     pub(crate) connection: Connection,
     pub(crate) health: watch::Receiver<Health>,
     channels: Channels,
-    _listener: Tied<()>,
+    _listener: AbortOnDrop<()>,
     // Last: everything else is dropped into an open socket.
-    _plug: Plug,
+    _closer: CloseOnDrop,
 }
 
 /// What a broker says of a connection as a whole.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     /// Why it takes nothing.
-    pub(super) blocked: Option<String>,
+    pub(crate) blocked: Option<String>,
     /// How the connection ended.
     pub(crate) ended: Option<lapin::Error>,
     /// When and how a channel of it ended last.
@@ -79,6 +76,25 @@ impl Link {
         self.channels.are_used_up()
     }
 
+    /// The reason behind an error that says no more than that something ended: the last word of the broker, about a channel
+    /// that was opened at `since` or later, or about the connection. The client may take `limit` to tell what it knows.
+    pub(crate) async fn cause(&self, error: lapin::Error, since: Instant, limit: Duration) -> lapin::Error {
+        if !is_vague(&error) {
+            return error;
+        }
+        let mut health = self.health.clone();
+        let last_word = |health: &Health| {
+            let channel = health.channel.as_ref().filter(|(at, _)| *at >= since).map(|(_, error)| error);
+            let ended = health.ended.as_ref();
+            // That a channel was closed may have ended the connection in turn.
+            ended.filter(|error| !is_vague(error)).or(channel).or(ended).cloned()
+        };
+        match timeout(limit, health.wait_for(|health| last_word(health).is_some())).await {
+            Ok(Ok(health)) => last_word(&health).unwrap_or(error),
+            _ => error,
+        }
+    }
+
     /// Ends it in order, if the broker plays along within `limit`.
     pub(crate) async fn close(self, limit: Duration) {
         if let Ok(reason) = lapin::types::ShortString::try_new("bye") {
@@ -88,18 +104,18 @@ impl Link {
 }
 
 /// A second handle of a socket, which shuts it down when it goes.
-struct Plug(TcpStream);
+struct CloseOnDrop(TcpStream);
 
-impl Drop for Plug {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
 /// A task that ends when nobody waits for it.
-struct Tied<T>(JoinHandle<T>);
+struct AbortOnDrop<T>(JoinHandle<T>);
 
-impl<T> Future for Tied<T> {
+impl<T> Future for AbortOnDrop<T> {
     type Output = io::Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
@@ -107,46 +123,67 @@ impl<T> Future for Tied<T> {
     }
 }
 
-impl<T> Drop for Tied<T> {
+impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-/// Where the client runs.
-fn home() -> io::Result<Handle> {
-    static HOME: OnceLock<Runtime> = OnceLock::new();
-    if HOME.get().is_none() {
+/// The runtime of the client's own tasks, one for the process.
+fn client_runtime() -> io::Result<Handle> {
+    static CLIENT: OnceLock<Runtime> = OnceLock::new();
+    if CLIENT.get().is_none() {
         let fresh = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("streamll-amqp")
             .enable_all()
             .build()?;
-        if let Err(late) = HOME.set(fresh) {
+        if let Err(late) = CLIENT.set(fresh) {
             late.shutdown_background();
         }
     }
-    HOME.get().map(|home| home.handle().clone()).ok_or_else(|| io::Error::other("no runtime"))
+    CLIENT.get().map(|client| client.handle().clone()).ok_or_else(|| io::Error::other("no runtime"))
 }
 
-/// Connects to one address.
-pub(crate) async fn connect(target: &Target, ca: Option<&Path>, ctx: &SinkContext) -> Result<Link, Trouble> {
-    let home = home()?;
-    let (target, ca, ctx) = (target.clone(), ca.map(Path::to_owned), ctx.clone());
-    let attempt =
-        async move { timeout(CONNECT, open(target, ca, ctx)).await.map_err(|_| Trouble::Silent(CONNECT))? };
-    Tied(home.spawn(attempt)).await?
+/// What a broker says of a connection as a whole.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// It takes nothing, for this reason.
+    Blocked(String),
+    Unblocked,
+    Ended,
 }
 
-async fn open(target: Target, ca: Option<std::path::PathBuf>, ctx: SinkContext) -> Result<Link, Trouble> {
+/// Connects to one address. `name` says in the broker's lists who that is.
+pub(crate) async fn connect(
+    target: &Address,
+    ca: Option<&Path>,
+    name: &str,
+    on_change: impl Fn(Change) + Send + 'static,
+) -> Result<Link, Trouble> {
+    let runtime = client_runtime()?;
+    let (target, ca, name) = (target.clone(), ca.map(Path::to_owned), format!("streamll {name}"));
+    let attempt = async move {
+        let opened = open(target, ca, name, on_change);
+        timeout(CONNECT, opened).await.map_err(|_| Trouble::Silent(CONNECT))?
+    };
+    AbortOnDrop(runtime.spawn(attempt)).await?
+}
+
+async fn open(
+    target: Address,
+    ca: Option<PathBuf>,
+    name: String,
+    on_change: impl Fn(Change) + Send + 'static,
+) -> Result<Link, Trouble> {
     let runtime = TokioRuntime::tokio_with_handle(Handle::current());
     let tls = match target.is_tls() {
-        true => {
-            Some(tokio::task::spawn_blocking(move || tls(ca.as_deref())).await.map_err(io::Error::other)??)
-        }
+        true => Some(RustlsConnector::from(net::trust(ca.as_deref()).await?)),
         false => None,
     };
-    let (stream, plug) = dial(&target, &runtime).await?;
+    let socket = net::dial(target.host(), target.port(), REACH, USER_TIMEOUT).await?;
+    let closer = CloseOnDrop(SockRef::from(&socket).try_clone()?.into());
+    let stream = AsyncTcpStream::Plain(Compat::new(socket));
     let stream = match tls {
         Some(tls) => stream.into_rustls(&tls, target.host()).await.map_err(Trouble::Tls)?,
         None => stream,
@@ -154,24 +191,23 @@ async fn open(target: Target, ca: Option<std::path::PathBuf>, ctx: SinkContext) 
     let stream = Mutex::new(Some(stream));
     let given = async move |_, _| {
         // On the client's thread, whose own words hold the payload of every message that comes back.
-        std::mem::forget(tracing::subscriber::set_default(Mute));
+        std::mem::forget(tracing::subscriber::set_default(NoLog));
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
         stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected).into())
     };
-    let properties =
-        ConnectionProperties::default().with_connection_name(format!("streamll {}", ctx.name()).into());
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connection = Connection::connector(target.uri.clone(), runtime, given, properties).await?;
     let (tell, health) = watch::channel(Health::default());
-    let listener =
-        Tied(tokio::spawn(listen(connection.events_listener(), connection.status().clone(), tell, ctx)));
+    let (events, status) = (connection.events_listener(), connection.status().clone());
+    let listener = AbortOnDrop(tokio::spawn(listen(events, status, tell, on_change)));
     let channels = Channels::new(connection.configuration().channel_max());
-    Ok(Link { connection, health, channels, _listener: listener, _plug: plug })
+    Ok(Link { connection, health, channels, _listener: listener, _closer: closer })
 }
 
 /// Takes no words at all, and says so, lest the level of the whole process rise.
-struct Mute;
+struct NoLog;
 
-impl tracing::Subscriber for Mute {
+impl tracing::Subscriber for NoLog {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
         false
     }
@@ -195,66 +231,6 @@ impl tracing::Subscriber for Mute {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-type Plain = <Tokio as Reactor>::TcpStream;
-type Socket = AsyncTcpStream<Plain>;
-
-async fn dial(target: &Target, runtime: &TokioRuntime) -> io::Result<(Socket, Plug)> {
-    let until = Instant::now() + REACH;
-    let found = timeout_at(until, lookup_host((target.host(), target.port()))).await;
-    let found =
-        found.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "timed out looking up its name"))?;
-    let addresses: Vec<_> = found?.collect();
-    let socket = reach(&addresses, until, runtime).await?;
-    let plug = Plug(SockRef::from(socket.get_ref()).try_clone()?.into());
-    Ok((AsyncTcpStream::Plain(socket), plug))
-}
-
-/// A stream to the first of these addresses that answers.
-async fn reach(addresses: &[SocketAddr], until: Instant, runtime: &TokioRuntime) -> io::Result<Plain> {
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
-        // Each gets its share: one that is silent must not hide the next.
-        let share = until.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(u32::MAX);
-        let stream = match timeout(share, runtime.tcp_connect_addr(*address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                failed = error;
-                continue;
-            }
-            Err(_) => {
-                failed = io::Error::new(io::ErrorKind::TimedOut, "timed out");
-                continue;
-            }
-        };
-        let socket = SockRef::from(stream.get_ref());
-        socket.set_tcp_nodelay(true)?;
-        let keepalive =
-            TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
-        socket.set_tcp_keepalive(&keepalive)?;
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-        return Ok(stream);
-    }
-    Err(failed)
-}
-
-fn tls(ca: Option<&Path>) -> Result<RustlsConnector, Trouble> {
-    let trusted = match ca {
-        None => RustlsConnectorConfig::new_with_native_certs().map_err(Trouble::Roots)?,
-        Some(path) => {
-            let unreadable = |why: String| Trouble::CaFile(path.display().to_string(), why);
-            let certificates =
-                CertificateDer::pem_file_iter(path).and_then(|found| found.collect::<Result<Vec<_>, _>>());
-            let certificates = certificates.map_err(|error| unreadable(error.to_string()))?;
-            if certificates.is_empty() {
-                return Err(unreadable("there is no certificate in it".to_owned()));
-            }
-            RustlsConnectorConfig::default().with_parsable_certificates(certificates)
-        }
-    };
-    trusted.connector_with_no_client_auth().map_err(Trouble::Tls)
-}
-
 /// Whether an error ends the connection, whatever its status still says.
 fn is_last_word(error: &lapin::Error) -> bool {
     use lapin::ErrorKind;
@@ -271,7 +247,7 @@ async fn listen(
     events: impl Stream<Item = Event>,
     status: ConnectionStatus,
     tell: watch::Sender<Health>,
-    ctx: SinkContext,
+    on_change: impl Fn(Change),
 ) {
     let mut events = pin!(events);
     while let Some(event) = poll_fn(|cx| events.as_mut().poll_next(cx)).await {
@@ -279,63 +255,27 @@ async fn listen(
             Event::ConnectionBlocked(why) => {
                 let reason = format!("blocked by the broker: {}", quote(&why));
                 tell.send_modify(|health| health.blocked = Some(reason.clone()));
-                ctx.block(reason);
+                on_change(Change::Blocked(reason));
             }
             Event::ConnectionUnblocked => {
                 tell.send_modify(|health| health.blocked = None);
-                ctx.unblock();
+                on_change(Change::Unblocked);
             }
             Event::Error(error) if status.connected() && !is_last_word(&error) => {
                 tell.send_modify(|health| health.channel = Some((Instant::now(), error)));
             }
             Event::Error(error) => {
-                ctx.connected(false);
+                on_change(Change::Ended);
                 let blocked = tell.borrow().blocked.is_some();
                 tell.send_modify(|health| {
                     health.blocked = None;
                     health.ended.get_or_insert(error);
                 });
                 if blocked {
-                    ctx.unblock();
+                    on_change(Change::Unblocked);
                 }
             }
             _ => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use socket2::{Domain, Socket, Type};
-
-    use super::*;
-
-    /// A listener that answers nobody: nothing is accepted, and its queue is full.
-    fn silent() -> (Socket, Vec<Socket>, SocketAddr) {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        listener.listen(0).unwrap();
-        let address = listener.local_addr().unwrap();
-        let queued = (0..8).map(|_| {
-            let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            client.set_nonblocking(true).unwrap();
-            let _ = client.connect(&address);
-            client
-        });
-        let queued = queued.collect();
-        (listener, queued, address.as_socket().unwrap())
-    }
-
-    #[tokio::test]
-    async fn a_silent_address_of_a_name_does_not_hide_the_next() {
-        let (_listener, _queued, silent) = silent();
-        let good = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let (good, begun) = (good.local_addr().unwrap(), Instant::now());
-        let runtime = TokioRuntime::tokio_with_handle(Handle::current());
-        let stream = reach(&[silent, good], begun + REACH, &runtime).await.unwrap();
-        assert_eq!(stream.get_ref().peer_addr().unwrap(), good);
-        assert!(begun.elapsed() >= REACH / 2);
-        let error = reach(&[silent], begun + REACH, &runtime).await.map(drop).unwrap_err();
-        assert!(error.kind() == io::ErrorKind::TimedOut && begun.elapsed() >= REACH);
     }
 }

@@ -1,0 +1,6 @@
+//! What speaking to RabbitMQ needs, whoever speaks: addresses, connections and their channels, and what errors mean.
+
+pub(crate) mod address;
+mod channels;
+pub(crate) mod connect;
+pub(crate) mod error;
