@@ -7,7 +7,7 @@ use syn::spanned::Spanned as _;
 use syn::{Error, Ident, Result};
 
 use crate::args::Args;
-use crate::item::Function;
+use crate::function::Function;
 use crate::shape::{self, Given, Shape, Stream};
 
 /// A function that stands by itself, or a method with an attribute of its own.

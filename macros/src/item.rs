@@ -3,26 +3,16 @@
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote};
 use syn::parse::{Parse, ParseStream};
-use syn::{
-    AttrStyle, Attribute, Error, ImplItem, ImplItemFn, ItemImpl, Pat, Result, Signature, Token, Visibility,
-    braced,
-};
+use syn::{Attribute, Error, ImplItem, ImplItemFn, ItemImpl, Result, Signature, Token, Visibility, braced};
 
 use crate::args::{Args, nearest, only_on_methods};
 use crate::expand;
+use crate::function::Function;
 
 /// An item that can be instrumented.
 pub(crate) enum Item {
     Function(Box<Function>),
     Impl(Box<ItemImpl>),
-}
-
-/// A function with its body, which is passed on unread.
-pub(crate) struct Function {
-    pub(crate) attributes: Vec<Attribute>,
-    pub(crate) head: TokenStream,
-    pub(crate) signature: Signature,
-    pub(crate) body: TokenStream,
 }
 
 impl Parse for Item {
@@ -52,39 +42,6 @@ impl Parse for Item {
         attributes.extend(content.call(Attribute::parse_inner)?);
         let function = Function::new(attributes, visibility.to_token_stream(), signature, content.parse()?);
         Ok(Item::Function(Box::new(function)))
-    }
-}
-
-impl Function {
-    fn new(
-        mut attributes: Vec<Attribute>,
-        head: TokenStream,
-        signature: Signature,
-        body: TokenStream,
-    ) -> Function {
-        // The body moves into a closure, where inner attributes cannot stand.
-        attributes.iter_mut().for_each(|attribute| attribute.style = AttrStyle::Outer);
-        Function { attributes, head, signature, body }
-    }
-
-    /// The names that its arguments are bound to.
-    pub(crate) fn inputs(&self) -> Vec<Ident> {
-        self.conditional_inputs().into_iter().map(|(name, _)| name).collect()
-    }
-
-    /// The same, each with the `#[cfg(…)]` under which it is there: attributes see arguments before those are decided.
-    pub(crate) fn conditional_inputs(&self) -> Vec<(Ident, Vec<Attribute>)> {
-        let mut inputs = Vec::new();
-        for input in &self.signature.inputs {
-            if let syn::FnArg::Typed(input) = input {
-                let conditions = input.attrs.iter().filter(|attribute| attribute.path().is_ident("cfg"));
-                let conditions: Vec<_> = conditions.cloned().collect();
-                let mut names = Vec::new();
-                bindings(&input.pat, &mut names);
-                inputs.extend(names.into_iter().map(|name| (name, conditions.clone())));
-            }
-        }
-        inputs
     }
 }
 
@@ -203,23 +160,4 @@ fn wrong_place(at: ParseStream<'_>) -> Error {
             .error(format!("{places}; of a trait, put it on methods with a body or on its impl blocks"));
     }
     at.error(places)
-}
-
-fn bindings(pattern: &Pat, names: &mut Vec<Ident>) {
-    match pattern {
-        Pat::Ident(one) => {
-            names.push(one.ident.clone());
-            if let Some((_, inner)) = &one.subpat {
-                bindings(inner, names);
-            }
-        }
-        Pat::Tuple(tuple) => tuple.elems.iter().for_each(|inner| bindings(inner, names)),
-        Pat::TupleStruct(tuple) => tuple.elems.iter().for_each(|inner| bindings(inner, names)),
-        Pat::Slice(slice) => slice.elems.iter().for_each(|inner| bindings(inner, names)),
-        Pat::Struct(fields) => fields.fields.iter().for_each(|field| bindings(&field.pat, names)),
-        Pat::Reference(inner) => bindings(&inner.pat, names),
-        Pat::Paren(inner) => bindings(&inner.pat, names),
-        Pat::Type(inner) => bindings(&inner.pat, names),
-        _ => {}
-    }
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod expand;
+mod function;
 mod item;
 mod shape;
 

@@ -13,7 +13,7 @@ use crate::sinks::{FileConfig, TerminalConfig};
 use crate::units::check_path;
 
 use super::error::{Class, Problem, TopologyError};
-use super::layers::is_name;
+use super::overlay::is_name;
 use super::secrets::mask_argument;
 use super::validate::{SERVICE_HELP, is_service_name};
 use super::{LoadOptions, Topology, compile};

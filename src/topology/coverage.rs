@@ -3,7 +3,7 @@
 use streamll_actors::route::{Template, TopicPattern};
 
 use super::error::{Class, Problem, Severity};
-use super::locate::KeyPath;
+use super::key_path::KeyPath;
 use super::sources::At;
 use super::validate::{Check, CheckedSink};
 

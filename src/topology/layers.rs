@@ -8,9 +8,10 @@ use config::{Config, ConfigError, Map, Source, Value, ValueKind};
 
 use super::LoadOptions;
 use super::error::{Class, Problem, TopologyError, listed};
-use super::locate::{Document, KeyPath, Spot, Step, place};
+use super::key_path::{KeyPath, Step};
+use super::locate::{Document, Spot, place};
 use super::mask::What;
-use super::overlay::overlay;
+use super::overlay::{is_name, overlay};
 use super::scan::{self, MAX_BYTES};
 use super::secrets::mask_argument;
 use super::sources::{At, Sources, lookup};
@@ -25,11 +26,6 @@ pub(crate) struct Merged {
     pub(crate) disabled: BTreeSet<String>,
     /// What is wrong with variables, to be told with everything else.
     pub(crate) problems: Vec<Problem>,
-}
-
-/// Whether a name can stand in YAML, in a variable and in a file name alike.
-pub(crate) fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
 /// The environments that have a file in `dir`, sorted; `base` is what they share, not one of them.

@@ -7,6 +7,7 @@ use config::{Map, Value, ValueKind};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
 
 use super::error::{Excerpt, Location, Problem};
+use super::key_path::KeyPath;
 use super::lines;
 
 /// Where something stands: lines and columns in characters, both from 1; the end is exclusive.
@@ -46,67 +47,6 @@ pub(crate) fn place(mut problem: Problem, file: &str, text: &str, spot: Spot) ->
             Excerpt { line: lines::mask_line_of(text, line), width: width.clamp(1, rest.max(1)) }
         });
     problem
-}
-
-/// The way to a value: keys and, in lists, indexes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub(crate) struct KeyPath(Vec<Step>);
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Step {
-    Key(String),
-    Index(usize),
-}
-
-impl KeyPath {
-    pub(crate) fn of<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
-        Self(keys.into_iter().map(|key| Step::Key(key.to_owned())).collect())
-    }
-
-    pub(crate) fn step(&self, step: Step) -> Self {
-        Self(self.0.iter().cloned().chain([step]).collect())
-    }
-
-    pub(crate) fn key(&self, key: &str) -> Self {
-        self.step(Step::Key(key.to_owned()))
-    }
-
-    pub(crate) fn index(&self, index: usize) -> Self {
-        self.step(Step::Index(index))
-    }
-
-    pub(crate) fn steps(&self) -> &[Step] {
-        &self.0
-    }
-
-    pub(crate) fn parent(&self) -> Option<Self> {
-        self.0.split_last().map(|(_, rest)| Self(rest.to_vec()))
-    }
-
-    /// The nearest key: of an item, the key of its list.
-    pub(crate) fn last_key(&self) -> Option<&str> {
-        self.0.iter().rev().find_map(|step| match step {
-            Step::Key(key) => Some(key.as_str()),
-            Step::Index(_) => None,
-        })
-    }
-
-    pub(crate) fn starts_with(&self, other: &Self) -> bool {
-        self.0.starts_with(&other.0)
-    }
-}
-
-impl fmt::Display for KeyPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, step) in self.0.iter().enumerate() {
-            match step {
-                Step::Key(key) if n == 0 => write!(f, "{key}")?,
-                Step::Key(key) => write!(f, ".{key}")?,
-                Step::Index(index) => write!(f, "[{index}]")?,
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Where a value and the key in front of it stand.

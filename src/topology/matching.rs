@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use streamll_actors::route::{Field, Fields, Template, TopicPattern};
 
 use super::error::{Class, Problem, Severity};
-use super::locate::KeyPath;
+use super::key_path::KeyPath;
 use super::validate::Check;
 
 impl Check<'_> {

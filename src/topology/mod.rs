@@ -14,6 +14,7 @@ mod compile;
 mod coverage;
 mod error;
 mod fields;
+mod key_path;
 mod layers;
 mod lines;
 mod locate;

@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use config::{Map, Value, ValueKind};
 
 use super::error::{Class, Problem};
-use super::layers::is_name;
-use super::locate::KeyPath;
+use super::key_path::KeyPath;
 use super::scan::MAX_DEPTH;
 use super::schema;
+
+/// Whether a name can stand in YAML, in a variable and in a file name alike.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
 
 /// In front of every variable that overrides a value.
 const PREFIX: &str = "STREAMLL__";

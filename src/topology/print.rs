@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::key_path::KeyPath;
 use super::layers::Merged;
-use super::locate::KeyPath;
 use super::mask::What;
 use super::secrets::mask_value;
 use crate::sinks::terminal::{acts, harmless};

@@ -7,7 +7,8 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use super::error::{Class, Problem, listed, nearest};
-use super::locate::{Document, KeyPath, Step, scalar};
+use super::key_path::{KeyPath, Step};
+use super::locate::{Document, scalar};
 use super::scan;
 use super::secrets::{is_secret_key, may_be_secret_key};
 use super::sources::{At, Sources};

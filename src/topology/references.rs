@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::error::{Class, Problem, listed};
-use super::locate::KeyPath;
+use super::key_path::KeyPath;
 use super::schema::{OnOpen, Settings};
 use super::validate::{Check, CheckedSink};
 

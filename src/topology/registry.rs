@@ -22,7 +22,7 @@ use crate::sinks::{FileConfig, TerminalConfig};
 
 use super::error::{Class, Problem};
 use super::fields::fields_of;
-use super::locate::KeyPath;
+use super::key_path::KeyPath;
 use super::read::{Read, Reader, with};
 use super::secrets::is_address_key;
 use super::sources::At;

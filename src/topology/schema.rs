@@ -327,7 +327,8 @@ pub(crate) fn words() -> BTreeSet<String> {
 mod tests {
     use serde_json::Value;
 
-    use super::super::locate::{Document, KeyPath};
+    use super::super::key_path::KeyPath;
+    use super::super::locate::Document;
     use super::*;
 
     fn keys(value: &Value, path: &KeyPath, out: &mut Vec<(KeyPath, Value)>) {

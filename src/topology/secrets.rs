@@ -1,7 +1,7 @@
 //! Keeps secrets out of everything people read: which keys stand before one, and messages that quote one.
 
 use super::error::nearest;
-use super::locate::KeyPath;
+use super::key_path::KeyPath;
 use super::mask::{What, mask, pad, squeeze};
 
 /// Keys in front of a secret.

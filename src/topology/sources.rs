@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use config::{Value, ValueKind};
 
 use super::error::Problem;
-use super::locate::{Document, KeyPath, Spot, Step, place};
+use super::key_path::{KeyPath, Step};
+use super::locate::{Document, Spot, place};
 use super::mask::{What, mask, pad};
 use super::secrets::{Secrets, behind, is_secret_key, mask_value};
 

@@ -8,8 +8,9 @@ use streamll_actors::route::Template;
 use streamll_actors::sink::{BatchPolicy, Placement, SinkFactory};
 
 use super::error::{Class, Problem, Severity, TopologyError, listed};
-use super::layers::{Merged, is_name};
-use super::locate::KeyPath;
+use super::key_path::KeyPath;
+use super::layers::Merged;
+use super::overlay::is_name;
 use super::read::{Reader, keys_of, list, unknown_key};
 use super::registry::{Keeps, Registry, Step};
 use super::schema::{BufferKind, Fsync, SINK_KEYS, Settings, SinkSettings};

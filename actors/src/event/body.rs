@@ -6,10 +6,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use compact_str::CompactString;
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::datum::{Datum, Members};
+use super::fields::Fields;
 use super::{json, patch};
 
 /// The data of one event, without the context of its step.
@@ -24,47 +24,6 @@ pub enum Body {
     Fields(Fields),
     /// JSON that came in and is passed on as it is.
     Raw(Raw),
-}
-
-/// A few keys and values in their order. Cheaper than a map where most keys are known when the program is built.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Fields(Vec<(Cow<'static, str>, Value)>);
-
-impl Fields {
-    /// Sets one key; an older value of it is replaced.
-    pub fn set(&mut self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) {
-        let (key, value) = (key.into(), value.into());
-        match self.0.iter_mut().find(|(known, _)| *known == key) {
-            Some(field) => field.1 = value,
-            None => self.0.push((key, value)),
-        }
-    }
-
-    /// The value of one key.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Value> {
-        self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value)
-    }
-
-    /// All of them, in the order in which they were first set.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(key, value)| (&**key, value))
-    }
-
-    pub(super) fn entries(&self) -> &[(Cow<'static, str>, Value)] {
-        &self.0
-    }
-
-    fn to_map(&self) -> Map<String, Value> {
-        self.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect()
-    }
-}
-
-/// As the JSON object that it is.
-impl Serialize for Fields {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter())
-    }
 }
 
 /// A string that needs no memory of its own up to 24 bytes: most tokens, and the names of fields.

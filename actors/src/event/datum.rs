@@ -5,7 +5,7 @@ use std::slice;
 
 use serde_json::Value;
 
-use super::body::Fields;
+use super::fields::Fields;
 use super::json;
 
 /// One value of an event's data, as it stands there: a number that came in keeps its digits.
@@ -160,7 +160,7 @@ impl<'a> Datum<'a> {
     pub(super) fn write(self, out: &mut Vec<u8>) {
         match self.0 {
             Form::Json(json) => out.extend_from_slice(json.as_bytes()),
-            _ => super::wire::write(&*self.value(), out),
+            _ => super::write::write(&*self.value(), out),
         }
     }
 }

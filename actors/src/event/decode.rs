@@ -11,18 +11,11 @@ use super::keys::Keys;
 use super::strict::Line;
 use super::{
     Body, Class, Context, Event, EventId, Kind, MAX_EVENT_BYTES, Stamp, Statics, Step, StepParts, Timestamp,
-    Token, id, wire,
+    Token, WireError, id, wire,
 };
 
-/// How deep the `data` of an incoming event may nest, and whatever stands beside it.
-pub(super) const MAX_DEPTH: usize = 64;
 /// The longest id that every broker takes.
 const MAX_ID_BYTES: usize = 255;
-
-/// Why a text is no event.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct WireError(pub(super) String);
 
 /// Reads events; remembers the last step, so that a run of tokens shares one.
 #[derive(Debug, Default)]

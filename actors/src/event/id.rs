@@ -35,7 +35,7 @@ impl EventId {
                 let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
                 out.extend_from_slice(id.as_hyphenated().encode_lower(&mut text).as_bytes());
             }
-            EventId::Text(text) => super::wire::write_inner(text, out),
+            EventId::Text(text) => super::write::write_inner(text, out),
         }
     }
 }

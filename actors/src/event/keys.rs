@@ -37,7 +37,7 @@ pub(super) struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     pub(super) fn read(line: &'a Line<'_>) -> Result<Keys<'a>, WireError> {
-        serde_json::from_str(&line.text).map_err(|error| said(&error, line))
+        serde_json::from_str(&line.text).map_err(|error| line.said(&error))
     }
 
     /// The topic that a graph has given it.
@@ -59,53 +59,6 @@ impl<'a> Keys<'a> {
             && self.tags.len() == step.context.tags().len()
             && self.tags.iter().all(|(key, value)| step.context.get_tag(key) == Some(value))
     }
-}
-
-/// What the JSON parser says, with its place. Values it would show are left out: they may be anybody's words.
-pub(super) fn said(error: &serde_json::Error, line: &Line<'_>) -> WireError {
-    let text = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let what = match text.strip_suffix(&place) {
-        Some(what) => without_value(what) + &line.place(error.line(), error.column()),
-        None => without_value(&text),
-    };
-    WireError(match bare_number(&line.text) {
-        Some(word) if error.is_syntax() => format!("holds a bare `{word}`, which is no JSON: {what}"),
-        _ => what,
-    })
-}
-
-/// `invalid type: string "…", expected u64` without the string.
-fn without_value(text: &str) -> String {
-    if let Some(wrong) = text.find("invalid ")
-        && let Some((before, rest)) = text.split_at_checked(wrong)
-        && let Some((kind, rest)) = rest.split_once(['"', '`'])
-        && let Some((_, expected)) = rest.rsplit_once(", expected ")
-    {
-        return format!("{before}{}, expected {expected}", kind.trim_end());
-    }
-    text.to_owned()
-}
-
-/// The first `NaN` or `Infinity` outside of strings: Python writes them.
-fn bare_number(json: &str) -> Option<&'static str> {
-    let (mut quoted, mut escaped) = (false, false);
-    for (at, byte) in json.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'N' | b'I' if !quoted => {
-                let rest = json.get(at..).unwrap_or_default();
-                let found = ["NaN", "Infinity"].into_iter().find(|word| rest.starts_with(word));
-                if found.is_some() {
-                    return found;
-                }
-            }
-            _ => {}
-        }
-    }
-    None
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Keys<'a> {

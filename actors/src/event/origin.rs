@@ -37,7 +37,7 @@ impl Statics {
         tags: impl IntoIterator<Item = (Arc<str>, Arc<str>)>,
     ) -> Statics {
         let tags: Vec<_> = tags.into_iter().collect();
-        let encoded = tags.iter().map(|(key, value)| super::wire::tag(key, value)).collect();
+        let encoded = tags.iter().map(|(key, value)| super::write::tag(key, value)).collect();
         Statics {
             service: service.into(),
             environment: environment.into(),

@@ -2,8 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::wire;
+use super::write::{tag, write, write_optional};
 use super::{Context, id};
+
+/// The keys of a token's own data: a context key of the same name gives way.
+const TOKEN_KEYS: [&str; 4] = ["field", "token", "token_index", "merged"];
 
 /// One step of a run: its start, tokens and end share it. Clones are cheap; it never changes.
 ///
@@ -124,7 +127,7 @@ impl Step {
     }
 
     pub(super) fn fragments(&self) -> &Fragments {
-        self.0.fragments.get_or_init(|| wire::fragments(&self.0.parts))
+        self.0.fragments.get_or_init(|| Fragments::of(&self.0.parts))
     }
 
     fn changed(mut self, change: impl FnOnce(&mut StepParts)) -> Step {
@@ -142,6 +145,39 @@ impl Step {
 impl From<StepParts> for Step {
     fn from(parts: StepParts) -> Step {
         Step(Arc::new(Inner { parts, fragments: OnceLock::new() }))
+    }
+}
+
+impl Fragments {
+    fn of(parts: &StepParts) -> Fragments {
+        let mut ids = b"\",\"execution_id\":".to_vec();
+        write(&*parts.execution_id, &mut ids);
+        ids.extend_from_slice(b",\"span_id\":");
+        write(&*parts.span_id, &mut ids);
+        ids.extend_from_slice(b",\"parent_id\":");
+        write_optional(parts.parent_id.as_deref(), &mut ids);
+        ids.extend_from_slice(b",\"timestamp\":\"");
+
+        let mut names = b"\",\"module_name\":".to_vec();
+        write(&*parts.module_name, &mut names);
+        names.extend_from_slice(b",\"method_name\":");
+        write_optional(parts.method_name.as_deref(), &mut names);
+        names.extend_from_slice(b",\"event_type\":\"");
+
+        let mut operation = b"\",\"operation\":".to_vec();
+        write_optional(parts.operation.as_deref(), &mut operation);
+        operation.extend_from_slice(b",\"topic\":");
+
+        let mut token_context = Vec::new();
+        for (key, value) in parts.context.members().filter(|(key, _)| !TOKEN_KEYS.contains(key)) {
+            token_context.push(b',');
+            write(key, &mut token_context);
+            token_context.push(b':');
+            value.write(&mut token_context);
+        }
+        let tags =
+            parts.context.tags().iter().map(|(key, value)| tag(key, value)).collect::<Vec<_>>().join(&b',');
+        Fragments { ids, names, operation, token_context, tags }
     }
 }
 

@@ -6,9 +6,8 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::error::{MAX_DEPTH, WireError};
 use super::json::{self, Cursor, unquoted};
-use super::keys::said;
-use super::{MAX_DEPTH, WireError};
 
 /// The first bytes of a file that some programs write.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -64,6 +63,53 @@ impl<'a> Line<'a> {
         let column = before.len() - before.rfind('\n').map_or(0, |at| at + 1) + 1;
         Err(format!("{flaw}{}", self.place(line, column)))
     }
+
+    /// What the JSON parser says, with its place. Values it would show are left out: they may be anybody's words.
+    pub(super) fn said(&self, error: &serde_json::Error) -> WireError {
+        let text = error.to_string();
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        let what = match text.strip_suffix(&place) {
+            Some(what) => without_value(what) + &self.place(error.line(), error.column()),
+            None => without_value(&text),
+        };
+        WireError(match bare_number(&self.text) {
+            Some(word) if error.is_syntax() => format!("holds a bare `{word}`, which is no JSON: {what}"),
+            _ => what,
+        })
+    }
+}
+
+/// `invalid type: string "…", expected u64` without the string.
+fn without_value(text: &str) -> String {
+    if let Some(wrong) = text.find("invalid ")
+        && let Some((before, rest)) = text.split_at_checked(wrong)
+        && let Some((kind, rest)) = rest.split_once(['"', '`'])
+        && let Some((_, expected)) = rest.rsplit_once(", expected ")
+    {
+        return format!("{before}{}, expected {expected}", kind.trim_end());
+    }
+    text.to_owned()
+}
+
+/// The first `NaN` or `Infinity` outside of strings: Python writes them.
+fn bare_number(json: &str) -> Option<&'static str> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in json.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'N' | b'I' if !quoted => {
+                let rest = json.get(at..).unwrap_or_default();
+                let found = ["NaN", "Infinity"].into_iter().find(|word| rest.starts_with(word));
+                if found.is_some() {
+                    return found;
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// JSON of others as text that strict readers take, as an [`Event`](super::Event) is read: without a byte order mark, with
@@ -74,7 +120,7 @@ impl<'a> Line<'a> {
 /// When it is no JSON, nests deeper than 64, or holds a number that no double is near to.
 pub fn strict_json(json: &[u8]) -> Result<Cow<'_, str>, WireError> {
     let line = Line::of(json);
-    serde_json::from_str::<&RawValue>(&line.text).map_err(|error| said(&error, &line))?;
+    serde_json::from_str::<&RawValue>(&line.text).map_err(|error| line.said(&error))?;
     let unique = line.check(&line.text).map_err(WireError)?;
     Ok(unique.map_or(line.text, Cow::Owned))
 }

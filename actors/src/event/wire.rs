@@ -4,16 +4,13 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use serde::Serialize;
-
-use super::step::{Fragments, StepParts};
+use super::step::Fragments;
+use super::write::{write, write_inner, write_optional};
 use super::{Body, Context, Event, Statics};
+use bytes::Bytes;
 
 /// A scratch buffer that one huge event made larger than this is given back.
 const SCRATCH_KEPT: usize = 64 << 10;
-/// The keys of a token's own data: a context key of the same name gives way.
-const TOKEN_KEYS: [&str; 4] = ["field", "token", "token_index", "merged"];
 
 /// Encodes into a scratch buffer of the thread, and copies that into `Bytes` of exactly this event: a slice of a batch
 /// would keep the whole batch alive while one event waits.
@@ -128,37 +125,6 @@ fn write_tags(event: &Event, fragments: &Fragments, out: &mut Vec<u8>) {
     }
 }
 
-pub(super) fn fragments(parts: &StepParts) -> Fragments {
-    let mut ids = b"\",\"execution_id\":".to_vec();
-    write(&*parts.execution_id, &mut ids);
-    ids.extend_from_slice(b",\"span_id\":");
-    write(&*parts.span_id, &mut ids);
-    ids.extend_from_slice(b",\"parent_id\":");
-    write_optional(parts.parent_id.as_deref(), &mut ids);
-    ids.extend_from_slice(b",\"timestamp\":\"");
-
-    let mut names = b"\",\"module_name\":".to_vec();
-    write(&*parts.module_name, &mut names);
-    names.extend_from_slice(b",\"method_name\":");
-    write_optional(parts.method_name.as_deref(), &mut names);
-    names.extend_from_slice(b",\"event_type\":\"");
-
-    let mut operation = b"\",\"operation\":".to_vec();
-    write_optional(parts.operation.as_deref(), &mut operation);
-    operation.extend_from_slice(b",\"topic\":");
-
-    let mut token_context = Vec::new();
-    for (key, value) in parts.context.members().filter(|(key, _)| !TOKEN_KEYS.contains(key)) {
-        token_context.push(b',');
-        write(key, &mut token_context);
-        token_context.push(b':');
-        value.write(&mut token_context);
-    }
-    let tags =
-        parts.context.tags().iter().map(|(key, value)| tag(key, value)).collect::<Vec<_>>().join(&b',');
-    Fragments { ids, names, operation, token_context, tags }
-}
-
 /// Keys beside ours, as they stand at the end of an event: `,"key":value` each.
 pub(super) fn extra(members: &[(&str, Cow<'_, str>)]) -> Option<Arc<str>> {
     let mut out = String::new();
@@ -166,36 +132,4 @@ pub(super) fn extra(members: &[(&str, Cow<'_, str>)]) -> Option<Arc<str>> {
         out.extend([",", &serde_json::Value::from(*key).to_string(), ":", value]);
     }
     (!out.is_empty()).then(|| out.into())
-}
-
-/// `"key":"value"`.
-pub(super) fn tag(key: &str, value: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(key.len() + value.len() + 5);
-    write(key, &mut out);
-    out.push(b':');
-    write(value, &mut out);
-    out
-}
-
-/// A string without its quotes, for where the quotes stand in a fragment.
-pub(super) fn write_inner(text: &str, out: &mut Vec<u8>) {
-    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-        return out.extend_from_slice(text.as_bytes());
-    }
-    let mut quoted = Vec::with_capacity(text.len() + 8);
-    write(text, &mut quoted);
-    out.extend_from_slice(quoted.get(1..quoted.len() - 1).unwrap_or_default());
-}
-
-fn write_optional(text: Option<&str>, out: &mut Vec<u8>) {
-    match text {
-        Some(text) => write(text, out),
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
-/// Writing a string, a number or a JSON value into memory cannot fail: no map here has keys that are not strings.
-pub(super) fn write<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) {
-    let written = serde_json::to_writer(&mut *out, value);
-    debug_assert!(written.is_ok());
 }

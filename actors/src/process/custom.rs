@@ -9,13 +9,14 @@ use actix::prelude::Recipient;
 use tokio::time::Instant;
 use tracing::error;
 
-use super::feeder::HEARTBEAT;
 use super::watch::{Record, Silence, Watched, named};
 use super::{OnFailed, ProcessorStatus};
 use crate::event::{Confirmation, Event};
 use crate::ingress::{Batch, Inbox, Originals, Ticket};
 use crate::supervise::{Exit, Observer};
 
+/// How often the actor's thread shows that it moves.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Two beats may be missed.
 const BEATS: Duration = Duration::from_millis(2 * HEARTBEAT.as_millis() as u64 + 500);
 

@@ -2,19 +2,15 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::prelude::{
     Actor, ActorContext as _, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient,
     ResponseFuture, WrapFuture as _,
 };
 
-use super::custom::{Custom, Superseded};
+use super::custom::{Custom, HEARTBEAT, Superseded};
 use crate::ingress::Batch;
 use crate::supervise::{DeathWatch, Exit};
-
-/// How often the actor's thread shows that it moves.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// What the actor hands on to.
 struct Onward(Arc<Custom>, u64);

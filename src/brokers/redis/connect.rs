@@ -13,6 +13,7 @@ use tokio::task::{AbortHandle, spawn};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::ANSWER;
 use super::address::Address;
 use super::error::{Failure, Scene, Stage, Topic, explain, unconnected, unreachable};
 use super::wire::{Tapped, Wire};
@@ -22,8 +23,6 @@ use crate::brokers::net;
 pub(crate) const CONNECT: Duration = Duration::from_secs(3);
 /// For TLS, of that.
 const HANDSHAKE: Duration = Duration::from_secs(2);
-/// For an answer. What comes later counts as unknown, as it may still be carried out.
-pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 /// How long sent bytes may stay without a sign of the other side; the system's own limit is a quarter of an hour.
 const UNHEARD: Duration = Duration::from_secs(10);
 

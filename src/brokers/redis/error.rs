@@ -9,8 +9,8 @@ use std::time::Duration;
 use redis::RedisError;
 use streamll_actors::sink::{Cost, DeliveryError, ErrorClass};
 
+use super::ANSWER;
 use super::address::Address;
-use super::connect::ANSWER;
 use crate::brokers::net::{self, Unreachable};
 use crate::brokers::words::quote;
 

@@ -5,3 +5,8 @@ pub(crate) mod cluster;
 pub(crate) mod connect;
 pub(crate) mod error;
 pub(crate) mod wire;
+
+use std::time::Duration;
+
+/// For an answer. What comes later counts as unknown, as it may still be carried out.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::commands::text;
 use super::replies::{Standing, deliveries, entries, id};
 use super::{BLOCK, LAST, Phase, READ, RedisSource, UnderWay, WARY};
-use crate::brokers::redis::connect::ANSWER;
+use crate::brokers::redis::ANSWER;
 use crate::brokers::redis::error::Failure;
 use crate::consume::consumer::Start;
 use crate::consume::source::Ticket;
