@@ -116,6 +116,9 @@ impl Open {
     pub(super) fn close(&self) {
         let Begun { scope, last } = self.begun();
         let mut fields = self.fields();
+        if let Some(usage) = scope.take_usage() {
+            fields.add_usage(&usage);
+        }
         if std::thread::panicking() && !fields.failed {
             fields.failed = true;
             fields.error_type = Some("Panic".to_owned());
