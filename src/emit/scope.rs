@@ -277,10 +277,6 @@ enum Phase {
 
 impl Scope {
     /// A scope that has not begun yet.
-    pub(super) fn new(step: Step, emitter: Option<Emitter>) -> Scope {
-        Scope::with_inputs(step, emitter, Fields::default())
-    }
-
     pub(super) fn with_inputs(step: Step, emitter: Option<Emitter>, inputs: Fields) -> Scope {
         let (outputs, usage, failure) = (Fields::default(), None, None);
         let state = State { step, inputs, outputs, usage, failure, phase: Phase::New, began: None };

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use streamll_actors::event::read_json;
 use tracing::field::{Field, Visit};
 
-use super::super::usage::{INPUT, MODEL, OUTPUT, PROVIDER, RESPONSE_MODEL, TOTAL, Usage, name_of, total};
+use super::super::usage::names::{INPUT, MODEL, OUTPUT, PROVIDER, RESPONSE_MODEL, TOTAL, name_of};
+use super::super::usage::{Usage, total};
 use crate::fault::{message, of_any, shown};
 
 /// The most bytes of one value; the rest is cut, and the key `truncated` lists it.

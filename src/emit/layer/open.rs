@@ -108,7 +108,7 @@ impl Open {
             };
             let step = self.step.clone().module(self.module()).operation(name);
             emit_silently(self.emitter.as_ref(), Event::new(&step, first).with_data(data.into()).at(self.at));
-            Begun { scope: Scope::new(step, self.emitter.clone()), last }
+            Begun { scope: Scope::with_inputs(step, self.emitter.clone(), Default::default()), last }
         })
     }
 

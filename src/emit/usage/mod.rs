@@ -1,15 +1,13 @@
 //! What a call of a model used: one vocabulary for all who tell it, and for all who read it.
 
-mod names;
+pub(super) mod names;
 mod read;
-
-use names::{CACHE_CREATION, CACHE_READ, REASONING};
-pub(super) use names::{INPUT, MODEL, OUTPUT, PROVIDER, RESPONSE_MODEL, TOTAL, name_of};
 
 use serde_json::Value;
 use streamll_actors::event::{Datum, Event, View};
 
 use super::ambient::Ambient;
+use names::{CACHE_CREATION, CACHE_READ, INPUT, MODEL, OUTPUT, PROVIDER, REASONING, TOTAL};
 
 /// The tokens that a call of a model used, and of which model. On the wire each field is a key of `data` with the same name,
 /// on the event that closes the step.
