@@ -8,33 +8,33 @@ use std::time::Duration;
 use actix::prelude::*;
 use serde::Deserialize;
 use streamll::topology::{LoadOptions, Period};
-use streamll::{Batch, Event, Kind, Registry, Step, Topology};
+use streamll::{Batch, Event, Kind, Registry, Step, Topology, Usage};
 
 #[derive(Deserialize)]
 #[serde(default)]
-struct UsageConfig {
+struct TotalsConfig {
     every: Period,
 }
 
-impl Default for UsageConfig {
-    fn default() -> UsageConfig {
-        UsageConfig { every: Period(Duration::from_secs(10)) }
+impl Default for TotalsConfig {
+    fn default() -> TotalsConfig {
+        TotalsConfig { every: Period(Duration::from_secs(10)) }
     }
 }
 
-struct Usage {
+struct Totals {
     next: Recipient<Batch>,
     every: Duration,
     tokens: BTreeMap<String, u64>,
 }
 
-impl Usage {
-    fn new(next: Recipient<Batch>, config: UsageConfig) -> Usage {
-        Usage { next, every: config.every.0, tokens: BTreeMap::new() }
+impl Totals {
+    fn new(next: Recipient<Batch>, config: TotalsConfig) -> Totals {
+        Totals { next, every: config.every.0, tokens: BTreeMap::new() }
     }
 
     fn count(&mut self, event: &Event) {
-        let tokens = event.data("usage").and_then(|usage| usage.get("total_tokens")?.as_u64());
+        let tokens = Usage::of(event).and_then(|usage| usage.total_tokens);
         if let (Kind::LlmEnd, Some(tokens)) = (event.kind(), tokens) {
             *self.tokens.entry(event.tag("tenant").unwrap_or("none").to_owned()).or_default() += tokens;
         }
@@ -50,15 +50,15 @@ impl Usage {
     }
 
     /// Batches leave in the order they came: no other message is handled before the next stage has this one.
-    fn hand_on(&mut self, batch: Batch, ctx: &mut Context<Usage>) {
+    fn hand_on(&mut self, batch: Batch, ctx: &mut Context<Totals>) {
         ctx.wait(self.next.send(batch).into_actor(self).map(|_, _, _| ()));
     }
 }
 
-impl Actor for Usage {
-    type Context = Context<Usage>;
+impl Actor for Totals {
+    type Context = Context<Totals>;
 
-    fn started(&mut self, ctx: &mut Context<Usage>) {
+    fn started(&mut self, ctx: &mut Context<Totals>) {
         ctx.run_interval(self.every, |usage, ctx| {
             let totals = usage.totals();
             if !totals.is_empty() {
@@ -68,10 +68,10 @@ impl Actor for Usage {
     }
 }
 
-impl Handler<Batch> for Usage {
+impl Handler<Batch> for Totals {
     type Result = ();
 
-    fn handle(&mut self, mut batch: Batch, ctx: &mut Context<Usage>) {
+    fn handle(&mut self, mut batch: Batch, ctx: &mut Context<Totals>) {
         batch.events().iter().for_each(|event| self.count(event));
         if batch.is_last() {
             self.totals().into_iter().for_each(|event| batch.push(event));
@@ -91,7 +91,7 @@ sinks:
 ";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let kinds = Registry::default().actor("usage", Usage::new);
+    let kinds = Registry::default().actor("usage", Totals::new);
     let folder = tempfile::tempdir()?;
     let bills = folder.path().join("bills.ndjson");
     std::fs::write(folder.path().join("development.yaml"), TOPOLOGY)?;
@@ -102,9 +102,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for call in 0..100_u64 {
         let tenant = ["acme", "globex"][usize::from(call % 4 == 0)];
         let step = streamll::step("Chat").context(&streamll::context! { tags.tenant = tenant });
-        handle.emit(
-            Event::new(&step, "llm_end").with("usage", serde_json::json!({ "total_tokens": 10 + call })),
-        );
+        handle.emit(Usage::new(10, call).model("demo-1").on(Event::new(&step, "llm_end")));
         std::thread::sleep(Duration::from_millis(5));
     }
     let ended = handle.shutdown_blocking(Duration::from_secs(5));

@@ -27,7 +27,7 @@
 //! ```
 //!
 //! * Instrument: [`#[instrument]`](macro@instrument).
-//! * Emit: [`trace`], [`TokenStream::tokens`], [`with_context`], [`context!`], and below them [`emit`](crate::emit()), [`step`].
+//! * Emit: [`trace`], [`TokenStream::tokens`], [`Usage`], [`with_context`], [`context!`], and below them [`emit`](crate::emit()), [`step`].
 //! * Run: [`init`], or [`Topology`] (YAML or [builder](Topology::builder)) and [`install`]; [`Handle`] (status, subscribe,
 //!   flush, shutdown); [`drain_on_signals`], without which SIGTERM ends a program undrained.
 //! * Read: [`consume`], on the other side of a broker.
@@ -35,7 +35,7 @@
 //! * Test what you wrote: [`testing`] for code that emits and for topologies, [`testkit`] for sinks and processors.
 //! * Look up: [events on the wire](guide::events), key by key.
 //! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers), to
-//!   [signals](guide::signals), [running it](guide::running), [testing](guide::testing),
+//!   [signals](guide::signals), [running it](guide::running), [testing](guide::testing), [usage and cost](guide::usage),
 //!   [through several services](guide::traces), and [past one machine](guide::scaling).
 //!
 //! # Features
@@ -84,8 +84,9 @@ pub use emit::__value;
 #[doc(hidden)]
 pub use emit::instrumented as __private;
 pub use emit::{
-    AsToken, Captured, Guard, Scope, TokenStream, Trace, capture, carry, current_context, emit, installed,
-    set_context, shed_before_install, step, trace, traceparent, with_context, with_context_sync,
+    AsToken, Captured, Guard, Scope, TokenStream, Trace, Usage, capture, carry, current_context, emit,
+    installed, set_context, shed_before_install, step, trace, traceparent, usage, with_context,
+    with_context_sync,
 };
 #[cfg(feature = "tracing")]
 pub use emit::{LayerExt, SpanLayer, layer};

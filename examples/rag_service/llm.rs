@@ -10,6 +10,7 @@ use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use streamll::Usage;
 use tokio::net::TcpStream;
 use tokio_stream::Stream;
 
@@ -17,7 +18,7 @@ use tokio_stream::Stream;
 pub(crate) enum Piece {
     Text(String),
     /// How many tokens it took; the last piece.
-    Usage(Value),
+    Usage(Usage),
 }
 
 impl Piece {
@@ -115,6 +116,5 @@ impl Events {
 
 fn piece(chunk: &Value) -> Option<Piece> {
     let text = chunk["choices"][0]["delta"]["content"].as_str().filter(|text| !text.is_empty());
-    let usage = || chunk.get("usage").filter(|usage| usage.is_object()).cloned();
-    text.map(|text| Piece::Text(text.to_owned())).or_else(|| usage().map(Piece::Usage))
+    text.map(|text| Piece::Text(text.to_owned())).or_else(|| Usage::read(chunk).map(Piece::Usage))
 }

@@ -58,7 +58,7 @@ impl RagService {
             while let Some(piece) = pieces.next().await {
                 match piece? {
                     Piece::Text(text) => answer.push_str(&text),
-                    Piece::Usage(usage) => scope.output("usage", usage),
+                    Piece::Usage(usage) => scope.usage(usage.provider("stub")),
                 }
             }
             Ok(answer)

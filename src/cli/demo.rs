@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
 use streamll_actors::graph::SinkSpec;
 use streamll_actors::sink::breaker::BreakerPolicy;
 use tokio::runtime::Builder;
@@ -16,7 +15,9 @@ use tokio::time::sleep;
 use super::signals::Signals;
 use super::{Format, report};
 use crate::topology::{Registry, Topology, environments};
-use crate::{Context, Deliveries, DeliveryError, Event, Handle, Sink, SinkContext, Step, context, sinks};
+use crate::{
+    Context, Deliveries, DeliveryError, Event, Handle, Sink, SinkContext, Step, Usage, context, sinks,
+};
 
 /// Between two tokens: about as fast as people read.
 const TOKEN: Duration = Duration::from_millis(45);
@@ -145,15 +146,15 @@ impl Chat<'_> {
         self.emit(Event::new(&retrieval, "end"));
 
         let call = run.child().operation("llm_call");
-        self.emit(Event::new(&call, "start").with("model", "demo-1"));
+        self.emit(Event::new(&call, "start").with("provider", "demo").with("model", "demo-1"));
         self.pause(Duration::from_millis(400)).await;
         let tokens: Vec<&str> = answer.split_inclusive(' ').collect();
         for (index, token) in tokens.iter().enumerate() {
             self.emit(Event::token(&call, "answer", *token, index as u64));
             self.pause(TOKEN).await;
         }
-        let usage = json!({ "prompt_tokens": 412, "completion_tokens": tokens.len() });
-        self.emit(Event::new(&call, "end").with("answer", answer).with("usage", usage));
+        let usage = Usage::new(412, tokens.len() as u64).provider("demo").model("demo-1");
+        self.emit(usage.on(Event::new(&call, "end").with("answer", answer)));
         self.emit(Event::new(&run, "end"));
     }
 

@@ -11,6 +11,7 @@ mod reader;
 mod scope;
 mod tokens;
 mod traceparent;
+mod usage;
 
 pub use context::{
     __value, Captured, capture, carry, current_context, set_context, with_context, with_context_sync,
@@ -22,6 +23,7 @@ pub use layer::{LayerExt, SpanFilter, SpanLayer, Spans, layer};
 pub use scope::{Guard, Scope, Trace, trace};
 pub use tokens::{TokenStream, Tokens};
 pub use traceparent::traceparent;
+pub use usage::{Usage, usage};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

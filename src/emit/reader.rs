@@ -1,8 +1,9 @@
-//! What the items of a stream say: their text, and their errors.
+//! What the items of a stream say: their text, their errors, and what the model used.
 
 use std::fmt;
 use std::marker::PhantomData;
 
+use super::usage::Usage;
 use crate::fault::{AsFault, Fault};
 
 /// Looks at the items of a stream. Every closure that finds an item's text is one.
@@ -12,6 +13,12 @@ pub trait Reader<I> {
 
     /// The error that an item is, where it is one.
     fn error(&mut self, item: &I) -> Option<Fault> {
+        let _ = item;
+        None
+    }
+
+    /// What an item tells of usage.
+    fn usage(&mut self, item: &I) -> Option<Usage> {
         let _ = item;
         None
     }
@@ -49,10 +56,46 @@ where
     fn error(&mut self, item: &I) -> Option<Fault> {
         Some((self.error)(item)?.as_fault())
     }
+
+    fn usage(&mut self, item: &I) -> Option<Usage> {
+        self.reader.usage(item)
+    }
 }
 
 impl<R, G, E: ?Sized, How> fmt::Debug for WithErrors<R, G, E, How> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WithErrors").finish_non_exhaustive()
+    }
+}
+
+/// A reader that finds usage, too.
+pub struct WithUsage<R, G> {
+    reader: R,
+    usage: G,
+}
+
+impl<R, G> WithUsage<R, G> {
+    pub(super) fn new(reader: R, usage: G) -> WithUsage<R, G> {
+        WithUsage { reader, usage }
+    }
+}
+
+impl<I, R: Reader<I>, G: FnMut(&I) -> Option<Usage>> Reader<I> for WithUsage<R, G> {
+    fn text<'a>(&mut self, item: &'a I) -> Option<&'a str> {
+        self.reader.text(item)
+    }
+
+    fn error(&mut self, item: &I) -> Option<Fault> {
+        self.reader.error(item)
+    }
+
+    fn usage(&mut self, item: &I) -> Option<Usage> {
+        (self.usage)(item).or_else(|| self.reader.usage(item))
+    }
+}
+
+impl<R, G> fmt::Debug for WithUsage<R, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WithUsage").finish_non_exhaustive()
     }
 }

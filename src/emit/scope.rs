@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::ambient::{Ambient, Left, Level, surface, swap};
 use super::early::Early;
 use super::traceparent::Position;
+use super::usage::Usage;
 use super::{emit_to, in_context, is_heard};
 use crate::fault::{AsFault, Fault, displayed};
 
@@ -260,6 +261,7 @@ struct State {
     step: Step,
     inputs: Fields,
     outputs: Fields,
+    usage: Option<Box<Usage>>,
     failure: Option<Fault>,
     phase: Phase,
     /// When it emitted its `start`; who emits that elsewhere leaves the duration to the enricher.
@@ -275,13 +277,10 @@ enum Phase {
 
 impl Scope {
     /// A scope that has not begun yet.
-    pub(super) fn new(step: Step, emitter: Option<Emitter>) -> Scope {
-        Scope::with_inputs(step, emitter, Fields::default())
-    }
-
-    fn with_inputs(step: Step, emitter: Option<Emitter>, inputs: Fields) -> Scope {
-        let (outputs, failure, phase, began) = (Fields::default(), None, Phase::New, None);
-        let state = Mutex::new(State { step, inputs, outputs, failure, phase, began });
+    pub(super) fn with_inputs(step: Step, emitter: Option<Emitter>, inputs: Fields) -> Scope {
+        let (outputs, usage, failure) = (Fields::default(), None, None);
+        let state = State { step, inputs, outputs, usage, failure, phase: Phase::New, began: None };
+        let state = Mutex::new(state);
         Scope(Arc::new(Inner { emitter, is_sampled: true, state }))
     }
 
@@ -331,6 +330,30 @@ impl Scope {
     /// Adds to the data of `end` (and of `error`).
     pub fn output(&self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) {
         self.state().outputs.set(key, value);
+    }
+
+    /// Puts on the closing event (`end` or `error`) how many tokens a model used, and of which model. Of what is told several
+    /// times, [the last counts](Usage::merged).
+    ///
+    /// ```
+    /// # let answer = serde_json::json!({ "usage": { "prompt_tokens": 412, "completion_tokens": 27 } });
+    /// use streamll::Usage;
+    ///
+    /// let scope = streamll::trace("llm_call").enter();
+    /// scope.usage(Usage::read(&answer).map(|usage| usage.provider("openai").model("gpt-test")));
+    /// ```
+    pub fn usage(&self, usage: impl Into<Option<Usage>>) {
+        if let Some(later) = usage.into() {
+            let mut state = self.state();
+            let before = state.usage.take().map(|usage| *usage).unwrap_or_default();
+            state.usage = Some(Box::new(before.merged(later)));
+        }
+    }
+
+    /// What was told of usage, for who closes the step elsewhere.
+    #[cfg(feature = "tracing")]
+    pub(super) fn take_usage(&self) -> Option<Box<Usage>> {
+        self.state().usage.take()
     }
 
     /// Makes it end with `error` instead of `end`. Of a message longer than 4 KiB it has the beginning.
@@ -428,6 +451,9 @@ impl Scope {
             }
             state.phase = Phase::Ended;
             let mut data = std::mem::take(&mut state.outputs);
+            if let Some(usage) = state.usage.take() {
+                usage.each(|key, value| data.set(key, value));
+            }
             if let Some(began) = state.began {
                 data.set("duration", began.elapsed().as_secs_f64());
             }

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use streamll_actors::event::{Step, Text};
+use streamll_actors::event::{Fields, Step, Text};
 use streamll_actors::ingress::Emitter;
 use tokio::time::Instant;
 use tokio_stream::Stream;
 
 use super::ambient::Ambient;
 use super::early::Early;
-use super::reader::{Reader, WithErrors};
+use super::reader::{Reader, WithErrors, WithUsage};
 use super::scope::{Open, Scope};
+use super::usage::Usage;
 use super::{completed, installed};
 use crate::fault::AsFault;
 
@@ -60,7 +61,7 @@ pub trait TokenStream: Stream + Sized {
         ambient.emitter = ambient.emitter.or_else(installed);
         let step = ambient.step(&field).operation(field.clone());
         let state = State::Waiting { step, ambient, begun: false };
-        let tap = Tap { state, said: Some(Said::new(&field)) };
+        let tap = Tap { state, said: Some(Said::new(&field)), usage: None };
         Tokens { flow: Flow { stream: Some(Early::new(self)), tap }, reader: text }
     }
 }
@@ -131,6 +132,59 @@ impl<S, R> Tokens<S, R> {
         self
     }
 
+    /// Names the model, on the first and on the closing event of the step.
+    pub fn model(self, name: impl Into<String>) -> Tokens<S, R> {
+        self.told(Usage::default().model(name))
+    }
+
+    /// Names who runs the model, on the first and on the closing event of the step.
+    pub fn provider(self, name: impl Into<String>) -> Tokens<S, R> {
+        self.told(Usage::default().provider(name))
+    }
+
+    /// Puts on the closing event how many tokens the model read, where that is known before it answers.
+    pub fn input(self, tokens: u64) -> Tokens<S, R> {
+        self.told(Usage::default().input(tokens))
+    }
+
+    /// Puts on the closing event how many tokens the model wrote, where that is known before it answers. How many pieces of
+    /// text came is another number, its key `tokens`.
+    pub fn output(self, tokens: u64) -> Tokens<S, R> {
+        self.told(Usage::default().output(tokens))
+    }
+
+    fn told(mut self, usage: Usage) -> Tokens<S, R> {
+        let tap = &mut self.flow.tap;
+        match &tap.state {
+            State::Open(open) => open.scope().usage(usage),
+            _ => tap.usage = Some(tap.usage.take().unwrap_or_default().merged(usage)),
+        }
+        self
+    }
+
+    /// Finds items that tell usage, which the closing event then carries, also where it is an `error`. Of several that do,
+    /// [the last counts](Usage::merged), key by key: who streams usage tells that of all so far.
+    ///
+    /// ```
+    /// use serde_json::Value;
+    /// use streamll::{TokenStream as _, Usage};
+    ///
+    /// # let chunks = tokio_stream::iter(Vec::<Value>::new());
+    /// let answer = chunks
+    ///     .tokens("answer", |chunk: &Value| chunk["choices"][0]["delta"]["content"].as_str())
+    ///     .usage(|chunk| Usage::read(&chunk["usage"]))
+    ///     .provider("openai")
+    ///     .model("gpt-test");
+    /// # let _ = answer;
+    /// ```
+    pub fn usage<G>(self, usage: G) -> Tokens<S, WithUsage<R, G>>
+    where
+        S: Stream,
+        G: FnMut(&S::Item) -> Option<Usage>,
+    {
+        Tokens { flow: self.flow, reader: WithUsage::new(self.reader, usage) }
+    }
+
     /// Finds items that are errors: after one, the step closes with `error`, of the first one's type and message, with its
     /// causes.
     ///
@@ -146,7 +200,7 @@ impl<S, R> Tokens<S, R> {
 
     /// Lets a scope that has begun end with the stream: with what `field` streams, where there is one.
     pub(crate) fn until(open: Open, field: Option<&str>, stream: S, reader: R) -> Tokens<S, R> {
-        let tap = Tap { state: State::Open(open), said: field.map(Said::new) };
+        let tap = Tap { state: State::Open(open), said: field.map(Said::new), usage: None };
         Tokens { flow: Flow { stream: Some(Early::new(stream)), tap }, reader }
     }
 }
@@ -159,7 +213,7 @@ impl<S: Stream, R: Reader<S::Item>> Stream for Tokens<S, R> {
         let (flow, reader) = (this.flow.project(), this.reader);
         let (stream, tap) = (flow.stream.as_pin_mut().expect("it goes with this"), flow.tap);
         tap.begin();
-        let Tap { state: State::Open(open), said } = &mut *tap else { return stream.poll_next(cx) };
+        let Tap { state: State::Open(open), said, usage: _ } = &mut *tap else { return stream.poll_next(cx) };
         let polled = open.try_enter(|scope| {
             let polled = stream.poll_next(cx);
             if let Poll::Ready(Some(item)) = &polled {
@@ -168,6 +222,7 @@ impl<S: Stream, R: Reader<S::Item>> Stream for Tokens<S, R> {
                 {
                     scope.fail_by(fault);
                 }
+                scope.usage(reader.usage(item));
                 if let Some(said) = said
                     && let Some(text) = reader.text(item)
                 {
@@ -205,6 +260,8 @@ impl<S, R> fmt::Debug for Tokens<S, R> {
 struct Tap {
     state: State,
     said: Option<Said>,
+    /// What is known of usage before it begins.
+    usage: Option<Usage>,
 }
 
 enum State {
@@ -222,7 +279,11 @@ impl Tap {
         if let State::Waiting { .. } = &self.state
             && let State::Waiting { step, ambient, begun } = mem::replace(&mut self.state, State::Beginning)
         {
-            let scope = Scope::new(step, ambient.emitter).sampled_as(ambient.scope.as_ref());
+            let (mut inputs, usage) = (Fields::default(), self.usage.take());
+            usage.iter().for_each(|usage| usage.names(|key, name| inputs.set(key, name)));
+            let scope = Scope::with_inputs(step, ambient.emitter, inputs);
+            let scope = scope.sampled_as(ambient.scope.as_ref());
+            scope.usage(usage);
             if begun {
                 scope.resume()
             } else {

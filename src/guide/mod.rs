@@ -34,6 +34,10 @@ pub mod scaling {}
 #[doc = include_str!("running.md")]
 pub mod running {}
 
+/// What models used: the keys, every way in, how to add it up, and what is counted twice.
+#[doc = include_str!("usage.md")]
+pub mod usage {}
+
 /// Tests of code that emits, of topologies, and of sinks and processors of your own.
 #[doc = include_str!("testing.md")]
 pub mod testing {}

@@ -7,6 +7,7 @@ mod leaks;
 mod scopes;
 mod tokens;
 mod traceparent;
+mod usage;
 
 use std::fmt::{self, Write as _};
 use std::pin::Pin;

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use serde_json::json;
-use streamll::{AsToken, instrument};
+use streamll::{AsToken, Usage, instrument};
 use tokio_stream::{Stream, StreamExt as _, iter};
 
 use super::{end, error, lines, record_async, start};
@@ -12,15 +12,32 @@ use super::{end, error, lines, record_async, start};
 enum Chunk {
     Text(String),
     Tool(&'static str),
+    /// The tokens of the input and of the output.
+    Done(u64, u64),
 }
 
 impl AsToken for Chunk {
     fn as_token(&self) -> Option<&str> {
         match self {
             Chunk::Text(text) => Some(text),
-            Chunk::Tool(_) => None,
+            Chunk::Tool(_) | Chunk::Done(..) => None,
         }
     }
+
+    fn usage(&self) -> Option<Usage> {
+        match self {
+            Chunk::Done(input, output) => Some(Usage::new(*input, *output)),
+            _ => None,
+        }
+    }
+}
+
+#[instrument(stream_fields(answer))]
+fn counted(cut: bool) -> impl Stream<Item = Result<Option<Chunk>, String>> {
+    streamll::usage(Usage::default().model("m"));
+    let cut = if cut { vec![Err("upstream closed".to_owned())] } else { Vec::new() };
+    let chunks = [Chunk::Text("forty-two".into()), Chunk::Done(1, 1), Chunk::Done(6, 2)];
+    iter(chunks.into_iter().map(|chunk| Ok(Some(chunk))).chain(cut))
 }
 
 #[instrument(stream_fields(answer))]
@@ -100,6 +117,17 @@ fn a_stream_that_is_dropped_is_cancelled_with_the_text_so_far() {
         (&data["error_type"], &data["answer"], &data["tokens"]),
         (&"Cancelled".into(), &"forty".into(), &1.into())
     );
+}
+
+#[test]
+fn the_closing_event_says_the_usage_that_an_item_tells() {
+    let (_, events) = record_async(async { counted(false).collect::<Vec<_>>().await });
+    let used = r#""model":"m","input_tokens":6,"output_tokens":2,"total_tokens":8}"#;
+    let last = lines(&events).pop();
+    assert_eq!(last, Some(format!(r#"end counted {{"answer":"forty-two","tokens":1,{used}"#)));
+    let (_, events) = record_async(async { counted(true).collect::<Vec<_>>().await });
+    let data = &error(&events)["data"];
+    assert_eq!((&data["model"], &data["total_tokens"]), (&json!("m"), &json!(8)));
 }
 
 #[test]

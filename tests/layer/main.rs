@@ -6,6 +6,7 @@ mod libraries;
 mod places;
 mod quiet;
 mod targets;
+mod usage;
 
 use std::process::Command;
 use std::time::Duration;

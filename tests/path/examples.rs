@@ -87,7 +87,7 @@ fn rag_service() {
     let out = run("rag_service", &[fast]);
     assert_shows(
         &out,
-        &["◆ docs_found", "• stream", "✖ llm_call", "\"usage\"", "console  closed (delivering): "],
+        &["◆ docs_found", "• stream", "✖ llm_call", "\"output_tokens\"", "console  closed (delivering): "],
     );
     // No broker is running: it answers all the same, and says what waits.
     let out = run("rag_service", &[fast, ("STREAMLL_ENV", "production")]);

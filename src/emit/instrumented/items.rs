@@ -1,6 +1,7 @@
-//! What the items of a returned stream say: their tokens, and their errors.
+//! What the items of a returned stream say: their tokens, their errors, and what the model used.
 
 use super::super::reader::Reader;
+use super::super::usage::Usage;
 use crate::fault::Fault;
 
 /// What an item of a stream says, for `#[instrument(stream_fields(answer))]`.
@@ -28,6 +29,12 @@ use crate::fault::Fault;
 pub trait AsToken {
     /// The text of this item; `None` for one that is no piece of the text.
     fn as_token(&self) -> Option<&str>;
+
+    /// What this item tells of usage; none by default. The closing event carries it; of several items that do,
+    /// [the last counts](Usage::merged).
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
 }
 
 impl AsToken for str {
@@ -46,17 +53,29 @@ impl<T: AsToken + ?Sized> AsToken for &T {
     fn as_token(&self) -> Option<&str> {
         (**self).as_token()
     }
+
+    fn usage(&self) -> Option<Usage> {
+        (**self).usage()
+    }
 }
 
 impl<T: AsToken> AsToken for Option<T> {
     fn as_token(&self) -> Option<&str> {
         self.as_ref()?.as_token()
     }
+
+    fn usage(&self) -> Option<Usage> {
+        self.as_ref()?.usage()
+    }
 }
 
 impl<T: AsToken, E> AsToken for Result<T, E> {
     fn as_token(&self) -> Option<&str> {
         self.as_ref().ok()?.as_token()
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.as_ref().ok()?.usage()
     }
 }
 
@@ -74,7 +93,7 @@ impl<I, L: FnMut(&I) -> Option<Fault>> Reader<I> for Errors<L> {
     }
 }
 
-/// Finds the errors and the texts among the items.
+/// Finds the errors, the texts and the usage among the items.
 #[derive(Debug)]
 pub struct TokensAndErrors<L>(pub(super) L);
 
@@ -85,5 +104,9 @@ impl<I: AsToken, L: FnMut(&I) -> Option<Fault>> Reader<I> for TokensAndErrors<L>
 
     fn error(&mut self, item: &I) -> Option<Fault> {
         (self.0)(item)
+    }
+
+    fn usage(&mut self, item: &I) -> Option<Usage> {
+        item.usage()
     }
 }

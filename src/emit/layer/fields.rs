@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 use streamll_actors::event::read_json;
 use tracing::field::{Field, Visit};
 
+use super::super::usage::names::{INPUT, MODEL, OUTPUT, PROVIDER, RESPONSE_MODEL, TOTAL, name_of};
+use super::super::usage::{Usage, total};
 use crate::fault::{message, of_any, shown};
 
 /// The most bytes of one value; the rest is cut, and the key `truncated` lists it.
@@ -47,8 +49,8 @@ fn known(name: &str) -> Option<Known> {
         "operation.name" => Operation,
         "agent.name" | "workflow.name" => Agent,
         "tool.error.type" => ErrorType,
-        "provider.name" | "system" => Data("provider"),
-        "request.model" => Data("model"),
+        "provider.name" | "system" => Data(PROVIDER),
+        "request.model" => Data(MODEL),
         "request.stream" => Data("stream"),
         "request.temperature" => Data("temperature"),
         "request.max_tokens" => Data("max_tokens"),
@@ -69,21 +71,9 @@ fn known(name: &str) -> Option<Known> {
         "tool.call.id" => Data("tool_call_id"),
         "tool.call.outcome" => Data("outcome"),
         "response.id" => Answer("response_id"),
-        "response.model" => Answer("response_model"),
+        "response.model" => Answer(RESPONSE_MODEL),
         "response.finish_reasons" => Answer("finish_reasons"),
         "response.time_to_first_chunk" => Answer("time_to_first_token"),
-        "usage.input_tokens" | "usage.prompt_tokens" => Answer("input_tokens"),
-        "usage.output_tokens" | "usage.completion_tokens" => Answer("output_tokens"),
-        "usage.total_tokens" => Answer("total_tokens"),
-        "usage.reasoning_tokens" | "usage.reasoning.output_tokens" | "usage.thinking_tokens" => {
-            Answer("reasoning_tokens")
-        }
-        "usage.cache_read.input_tokens" | "usage.cache_read_input_tokens" | "usage.cached_tokens" => {
-            Answer("cache_read_tokens")
-        }
-        "usage.cache_creation.input_tokens" | "usage.cache_creation_input_tokens" => {
-            Answer("cache_creation_tokens")
-        }
         "usage.tool_use_prompt_tokens" => Answer("tool_use_tokens"),
         "input.messages" | "prompt" => Content("input_messages"),
         "output.messages" | "completion" => Content("output_messages"),
@@ -94,7 +84,7 @@ fn known(name: &str) -> Option<Known> {
         "tool.call.result" => Content("result"),
         "retrieval.query.text" => Content("query"),
         "retrieval.documents" => Content("documents"),
-        _ => return None,
+        other => return name_of(other.strip_prefix("usage.")?).map(Answer),
     })
 }
 
@@ -195,17 +185,23 @@ impl Fields {
 
     /// Whether it has said how it ended.
     pub(super) fn is_complete(&self) -> bool {
-        ["finish_reasons", "output_tokens", "outcome"].iter().any(|key| self.data.contains_key(*key))
+        ["finish_reasons", OUTPUT, "outcome"].iter().any(|key| self.data.contains_key(*key))
     }
 
     /// The data of an event that is made now.
     pub(super) fn take(&mut self) -> Map<String, Value> {
         let mut data = self.data.clone();
         let tokens = |key: &str| self.data.get(key)?.as_u64();
-        if let (Some(input), Some(output), None) =
-            (tokens("input_tokens"), tokens("output_tokens"), self.data.get("total_tokens"))
+        if !data.contains_key(TOTAL)
+            && let Some(total) = total(tokens(INPUT), tokens(OUTPUT))
         {
-            data.insert("total_tokens".to_owned(), input.saturating_add(output).into());
+            data.insert(TOTAL.to_owned(), total.into());
+        }
+        // Whoever adds up by models finds all of them below one key.
+        if !data.contains_key(MODEL)
+            && let Some(model) = data.get(RESPONSE_MODEL).cloned()
+        {
+            data.insert(MODEL.to_owned(), model);
         }
         data.append(&mut self.once);
         data
@@ -217,6 +213,12 @@ impl Fields {
             self.put(name, value);
         }
         self.error_type = self.error_type.take().or(said.error_type);
+    }
+
+    /// Takes in what the code inside told of usage.
+    pub(super) fn add_usage(&mut self, usage: &Usage) {
+        self.answered = true;
+        usage.each(|key, value| keep(&mut self.data, key, value));
     }
 
     /// Takes in what an event said of an error, and nothing else of it.

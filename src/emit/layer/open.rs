@@ -108,7 +108,7 @@ impl Open {
             };
             let step = self.step.clone().module(self.module()).operation(name);
             emit_silently(self.emitter.as_ref(), Event::new(&step, first).with_data(data.into()).at(self.at));
-            Begun { scope: Scope::new(step, self.emitter.clone()), last }
+            Begun { scope: Scope::with_inputs(step, self.emitter.clone(), Default::default()), last }
         })
     }
 
@@ -116,6 +116,9 @@ impl Open {
     pub(super) fn close(&self) {
         let Begun { scope, last } = self.begun();
         let mut fields = self.fields();
+        if let Some(usage) = scope.take_usage() {
+            fields.add_usage(&usage);
+        }
         if std::thread::panicking() && !fields.failed {
             fields.failed = true;
             fields.error_type = Some("Panic".to_owned());

@@ -1,0 +1,233 @@
+//! What a call of a model used: one vocabulary for all who tell it, and for all who read it.
+
+pub(super) mod names;
+mod read;
+
+use serde_json::Value;
+use streamll_actors::event::{Datum, Event, View};
+
+use super::ambient::Ambient;
+use names::{CACHE_CREATION, CACHE_READ, INPUT, MODEL, OUTPUT, PROVIDER, REASONING, TOTAL};
+
+/// The tokens that a call of a model used, and of which model. On the wire each field is a key of `data` with the same name,
+/// on the event that closes the step.
+///
+/// ```
+/// use streamll::Usage;
+///
+/// let usage = Usage::new(412, 27).provider("openai").model("gpt-test").cache_read(400);
+/// assert_eq!(usage.total_tokens, Some(439));
+/// let scope = streamll::trace("llm_call").enter();
+/// scope.usage(usage);
+/// ```
+///
+/// What comes later counts: [`merged`](Usage::merged) lays one over another, key by key. `total_tokens` is the sum of input
+/// and output, unless a total comes with them or after them.
+#[non_exhaustive]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Who runs the model: `openai`.
+    pub provider: Option<String>,
+    /// The model.
+    pub model: Option<String>,
+    /// All that the model read, with what came from a cache or went into one.
+    pub input_tokens: Option<u64>,
+    /// All that the model wrote, with its reasoning.
+    pub output_tokens: Option<u64>,
+    /// Both together, or what the provider says instead.
+    pub total_tokens: Option<u64>,
+    /// How much of the input came from a cache of the provider.
+    pub cache_read_tokens: Option<u64>,
+    /// How much of the input went into a cache of the provider.
+    pub cache_creation_tokens: Option<u64>,
+    /// How much of the output was reasoning.
+    pub reasoning_tokens: Option<u64>,
+}
+
+impl Usage {
+    /// So many tokens in, and so many out.
+    #[must_use]
+    pub fn new(input: u64, output: u64) -> Usage {
+        Usage::default().input(input).output(output)
+    }
+
+    /// What an event says of usage: by our names, in an object `usage`, or by the names of a provider. `None` where it tells
+    /// no number of tokens.
+    ///
+    /// ```
+    /// use streamll::{Event, Usage, step};
+    ///
+    /// let said = serde_json::json!({ "prompt_tokens": 412, "completion_tokens": 27 });
+    /// let event = Event::new(&step("Chat"), "end").with("usage", said);
+    /// assert_eq!(Usage::of(&event), Some(Usage::new(412, 27)));
+    /// ```
+    #[must_use]
+    pub fn of(event: &Event) -> Option<Usage> {
+        if event.as_token().is_some() {
+            return None;
+        }
+        let context = event.step().parts().context.members().map(|(key, value)| (key.into(), value));
+        read::usage(event.body().members().chain(context))
+    }
+
+    /// What a provider says of usage: the object that it sends as such, or the whole answer or chunk in which that object
+    /// stands. The [guide](crate::guide::usage) lists the names that are understood. `None` where there is no number of tokens.
+    ///
+    /// ```
+    /// use streamll::Usage;
+    ///
+    /// let chunk = serde_json::json!({
+    ///     "model": "gpt-test", "choices": [],
+    ///     "usage": { "prompt_tokens": 6, "completion_tokens": 2, "total_tokens": 8 },
+    /// });
+    /// assert_eq!(Usage::read(&chunk), Some(Usage::new(6, 2).model("gpt-test")));
+    /// ```
+    #[must_use]
+    pub fn read(said: &Value) -> Option<Usage> {
+        match Datum::from(said).view() {
+            View::Object(members) => read::usage(members),
+            _ => None,
+        }
+    }
+
+    /// Who runs the model.
+    #[must_use]
+    pub fn provider(mut self, name: impl Into<String>) -> Usage {
+        self.provider = Some(name.into());
+        self
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(mut self, name: impl Into<String>) -> Usage {
+        self.model = Some(name.into());
+        self
+    }
+
+    /// All that the model read.
+    #[must_use]
+    pub fn input(self, tokens: u64) -> Usage {
+        self.merged(Usage { input_tokens: Some(tokens), ..Usage::default() })
+    }
+
+    /// All that the model wrote.
+    #[must_use]
+    pub fn output(self, tokens: u64) -> Usage {
+        self.merged(Usage { output_tokens: Some(tokens), ..Usage::default() })
+    }
+
+    /// The total, where it is not the sum of input and output. It holds until another input or output is set.
+    #[must_use]
+    pub fn total(mut self, tokens: u64) -> Usage {
+        self.total_tokens = Some(tokens);
+        self
+    }
+
+    /// How much of the input came from a cache.
+    #[must_use]
+    pub fn cache_read(mut self, tokens: u64) -> Usage {
+        self.cache_read_tokens = Some(tokens);
+        self
+    }
+
+    /// How much of the input went into a cache.
+    #[must_use]
+    pub fn cache_creation(mut self, tokens: u64) -> Usage {
+        self.cache_creation_tokens = Some(tokens);
+        self
+    }
+
+    /// How much of the output was reasoning.
+    #[must_use]
+    pub fn reasoning(mut self, tokens: u64) -> Usage {
+        self.reasoning_tokens = Some(tokens);
+        self
+    }
+
+    /// This, with all that a later one says in its place: streams tell their usage several times, each time of all so far.
+    #[must_use]
+    pub fn merged(mut self, later: Usage) -> Usage {
+        if later.input_tokens.or(later.output_tokens).is_some() {
+            self.total_tokens = None;
+        }
+        let mut merged = later.or(self);
+        merged.total_tokens = merged.total_tokens.or(total(merged.input_tokens, merged.output_tokens));
+        merged
+    }
+
+    /// This, and what is not said in it from another.
+    fn or(self, other: Usage) -> Usage {
+        Usage {
+            provider: self.provider.or(other.provider),
+            model: self.model.or(other.model),
+            input_tokens: self.input_tokens.or(other.input_tokens),
+            output_tokens: self.output_tokens.or(other.output_tokens),
+            total_tokens: self.total_tokens.or(other.total_tokens),
+            cache_read_tokens: self.cache_read_tokens.or(other.cache_read_tokens),
+            cache_creation_tokens: self.cache_creation_tokens.or(other.cache_creation_tokens),
+            reasoning_tokens: self.reasoning_tokens.or(other.reasoning_tokens),
+        }
+    }
+
+    /// Puts it on an event that is made by hand: `usage.on(Event::new(&step, "llm_end"))`.
+    #[must_use]
+    pub fn on(&self, mut event: Event) -> Event {
+        self.each(|key, value| event.set_data(key, value));
+        event
+    }
+
+    /// All that is known, by the keys of the wire.
+    pub(super) fn each(&self, mut put: impl FnMut(&'static str, Value)) {
+        self.names(&mut put);
+        for (key, tokens) in self.numbers() {
+            if let Some(tokens) = tokens {
+                put(key, tokens.into());
+            }
+        }
+    }
+
+    /// The provider and the model.
+    pub(super) fn names(&self, mut put: impl FnMut(&'static str, Value)) {
+        for (key, name) in [(PROVIDER, &self.provider), (MODEL, &self.model)] {
+            if let Some(name) = name {
+                put(key, name.as_str().into());
+            }
+        }
+    }
+
+    fn numbers(&self) -> [(&'static str, Option<u64>); 6] {
+        [
+            (INPUT, self.input_tokens),
+            (OUTPUT, self.output_tokens),
+            (TOTAL, self.total_tokens),
+            (CACHE_READ, self.cache_read_tokens),
+            (CACHE_CREATION, self.cache_creation_tokens),
+            (REASONING, self.reasoning_tokens),
+        ]
+    }
+}
+
+/// The total, where nobody says another.
+pub(super) fn total(input: Option<u64>, output: Option<u64>) -> Option<u64> {
+    Some(input?.saturating_add(output?))
+}
+
+/// Puts usage on the closing event of what the code is inside of: of the innermost [scope](crate::trace), instrumented
+/// function, token stream or span. For code that has no [`Scope`](crate::Scope) at hand; outside of everything it does nothing.
+///
+/// ```
+/// use streamll::{Usage, usage};
+///
+/// #[streamll::instrument]
+/// fn ask(question: &str) -> String {
+///     // … call the model
+///     usage(Usage::new(412, 27).model("gpt-test"));
+///     "forty-two".to_owned()
+/// }
+/// # ask("What is 6 × 7?");
+/// ```
+pub fn usage(usage: impl Into<Option<Usage>>) {
+    if let Some(scope) = Ambient::read(|around| around.scope.clone()).flatten() {
+        scope.usage(usage);
+    }
+}
