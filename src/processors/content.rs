@@ -290,3 +290,43 @@ fn is_name(text: &str) -> bool {
 fn is_key(key: &str) -> bool {
     key.len() <= LONGEST_KEY && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the guide says that a shape may hold.
+    fn said(shape: Shape) -> &'static str {
+        match shape {
+            Shape::Id => "a number, a text, `true` or `false`",
+            Shape::Number => "a number",
+            Shape::Text => "a text",
+            Shape::Texts => "a list of texts, 255 bytes in all",
+            Shape::Flag => "`true` or `false`",
+            Shape::Usage => "an object: its numbers stay",
+        }
+    }
+
+    #[test]
+    fn the_guide_names_each_key_with_its_shape() {
+        let page = include_str!("../guide/privacy.md");
+        let table =
+            page.split("| keys | what they may hold |").nth(1).and_then(|rest| rest.split("\n\n").next());
+        let rows: Vec<_> =
+            table.unwrap().lines().filter_map(|row| row.trim_matches('|').split_once(" | ")).collect();
+        for (pattern, shape) in KEPT {
+            let key = format!("`{}`", pattern.trim_start_matches('*'));
+            let row = rows.iter().find(|(keys, _)| keys.contains(&key));
+            let is_so = row.is_some_and(|(_, holds)| holds.trim().starts_with(said(shape)));
+            assert!(is_so, "{key}: {shape:?} in {row:?}");
+        }
+        // And no other: of a `token` only the place stays, and of `usage` the words are those here.
+        let named = rows.iter().flat_map(|(keys, _)| keys.split('`').skip(1).step_by(2));
+        let unknown: Vec<_> = named
+            .filter(|key| !KEPT.iter().any(|(pattern, _)| pattern.trim_start_matches('*') == *key))
+            .collect();
+        assert_eq!(unknown, ["context!", "fields(…)", "token", "token"]);
+        let words = rows.iter().find(|(keys, _)| keys.contains("`usage`")).map(|(_, holds)| holds);
+        assert!(USAGE.iter().all(|word| words.unwrap().contains(&format!("`{word}`"))), "{words:?}");
+    }
+}

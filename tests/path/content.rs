@@ -1,7 +1,7 @@
 //! `content: off`: of what was said nothing arrives, whichever way it came in; ids, times, usage and models do.
 
 use serde_json::json;
-use streamll::processors::WithoutContent;
+use streamll::processors::{RedactConfig, WithoutContent};
 use streamll::topology::LoadOptions;
 use streamll::{Event, Handle, Registry, Stage, TokenStream as _, Topology, context, step, trace};
 use tokio_stream::StreamExt as _;
@@ -182,7 +182,24 @@ fn one_sink_has_it_and_the_other_has_not() {
     assert_eq!(numbers(&with), numbers(&without));
 }
 
-/// The same from YAML, with a disk buffer behind a sink that is not there.
+#[test]
+fn what_a_processor_of_a_sink_takes_out_does_not_show_in_its_topic() {
+    let (with, without) = (Kept::default(), Kept::default());
+    let redact = RedactConfig { fields: vec!["tags.user".to_owned()], replacement: None };
+    let mut spec = without.spec();
+    spec.processors
+        .push(("redact".to_owned(), std::sync::Arc::new(move || Box::new(redact.build().unwrap()))));
+    let builder = Topology::builder("rag-api").routing_key("ai.{tags.user}.{event_type}");
+    let handle = builder.sink("with", with.spec()).sink("without", spec).start().expect("it starts");
+    handle.emit(Event::new(&step("Chat").context(&context! { tags.user = CANARY }), "start"));
+    handle.emit(Event::new(&step("Chat"), "end"));
+    end(&handle);
+    hold_no_canary(&without.arrivals());
+    assert_eq!(with.arrivals()[0].key, format!("ai.{CANARY}.start"));
+    assert_eq!(with.arrivals()[1].key, without.arrivals()[1].key);
+}
+
+/// From YAML, with a disk buffer behind a sink that is not there.
 #[test]
 fn neither_disk_buffers_nor_dead_letters_hold_it() {
     for top in [true, false] {
