@@ -245,12 +245,7 @@ fn usage(value: Datum<'_>) -> Fate {
     let View::Object(members) = value.view() else { return Fate::Goes };
     let (mut any, mut all) = (false, true);
     for (key, value) in members {
-        let fate = match value.view() {
-            _ if !is_usage(&key) => Fate::Goes,
-            View::Object(_) => usage(value),
-            _ if Shape::Number.fits(value) => Fate::Stays,
-            _ => Fate::Goes,
-        };
+        let fate = number(&key, value);
         any |= fate != Fate::Goes;
         all &= fate == Fate::Stays;
     }
@@ -261,18 +256,24 @@ fn usage(value: Datum<'_>) -> Fate {
     }
 }
 
+/// What becomes of one member of an object of numbers.
+fn number(key: &str, value: Datum<'_>) -> Fate {
+    match value.view() {
+        _ if !is_usage(key) => Fate::Goes,
+        View::Object(_) => usage(value),
+        _ if Shape::Number.fits(value) => Fate::Stays,
+        _ => Fate::Goes,
+    }
+}
+
 /// Leaves the numbers of an object of numbers.
-fn shrink(usage_of: &mut Map<String, Value>) {
-    usage_of.retain(|key, value| {
-        let fits = is_usage(key)
-            && match &*value {
-                Value::Object(_) => usage(Datum::from(&*value)) != Fate::Goes,
-                value => Shape::Number.fits(Datum::from(value)),
-            };
-        if let Value::Object(map) = value {
-            shrink(map);
+fn shrink(numbers: &mut Map<String, Value>) {
+    numbers.retain(|key, value| {
+        let fate = number(key, Datum::from(&*value));
+        if let Value::Object(inner) = value {
+            shrink(inner);
         }
-        fits
+        fate != Fate::Goes
     });
 }
 
