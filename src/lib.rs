@@ -35,7 +35,8 @@
 //! * Test what you wrote: [`testing`] for code that emits and for topologies, [`testkit`] for sinks and processors.
 //! * Look up: [events on the wire](guide::events), key by key.
 //! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers), to
-//!   [signals](guide::signals), [running it](guide::running), [testing](guide::testing), [usage and cost](guide::usage),
+//!   [signals](guide::signals), [running it](guide::running), [privacy](guide::privacy), [testing](guide::testing),
+//!   [usage and cost](guide::usage),
 //!   [through several services](guide::traces), and [past one machine](guide::scaling).
 //!
 //! # Features

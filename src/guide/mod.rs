@@ -30,6 +30,10 @@ pub mod traces {}
 #[cfg(all(feature = "redis", feature = "rabbitmq"))]
 pub mod scaling {}
 
+/// What is recorded, how to record less, the switch `content: off`, and where events rest.
+#[doc = include_str!("privacy.md")]
+pub mod privacy {}
+
 /// In production: the end of a process, disks, deploys that overlap, threads, what to alert on.
 #[doc = include_str!("running.md")]
 pub mod running {}

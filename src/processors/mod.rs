@@ -3,6 +3,7 @@
 //! | processor | does |
 //! |---|---|
 //! | [`coalesce`] | merges tokens: the first at once, then at most one event per window, with the same text |
+//! | [`content`] | takes out what was said: what `content: off` does |
 //! | [`filter`] | keeps the events that match a topic and values, drops the others |
 //! | [`redact`] | replaces the values of named fields |
 //! | [`sample`] | keeps a share of the runs, each whole or not at all; and all errors |
@@ -10,11 +11,13 @@
 //! In code every `FnMut(Event) -> Option<Event>` is a processor too.
 
 pub mod coalesce;
+pub mod content;
 pub mod filter;
 pub mod redact;
 pub mod sample;
 
 pub use coalesce::{Coalesce, CoalesceConfig};
+pub use content::WithoutContent;
 pub use filter::{Filter, FilterConfig};
 pub use redact::{Redact, RedactConfig};
 pub use sample::{Sample, SampleConfig};

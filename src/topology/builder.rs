@@ -12,6 +12,7 @@ use streamll_actors::sink::{BatchPolicy, DynSink, Placement, Sink};
 use crate::sinks::{FileConfig, TerminalConfig};
 use crate::units::check_path;
 
+use super::content;
 use super::error::{Class, Problem, TopologyError};
 use super::overlay::is_name;
 use super::secrets::mask_argument;
@@ -96,6 +97,7 @@ fn checked<S: Sink>(
 #[derive(Debug)]
 pub struct Builder {
     plan: Plan,
+    without_content: bool,
     data_dir: Option<PathBuf>,
     shutdown_timeout: Duration,
     problems: Vec<Problem>,
@@ -105,6 +107,7 @@ impl Builder {
     pub(crate) fn new(service: impl Into<String>) -> Self {
         Self {
             plan: Plan::new(service),
+            without_content: false,
             data_dir: None,
             shutdown_timeout: Duration::from_secs(25),
             problems: Vec::new(),
@@ -179,6 +182,14 @@ impl Builder {
         self
     }
 
+    /// Takes out what was said before anything else sees it, as `content: off` does: inputs, outputs, text of tokens, messages,
+    /// tool data. What stays is in the [guide](crate::guide::privacy#content-off). By default all of it comes through.
+    #[must_use]
+    pub fn without_content(mut self) -> Self {
+        self.without_content = true;
+        self
+    }
+
     /// Adds a processor that every event passes.
     #[must_use]
     pub fn processor<P: Processor>(self, name: &str, make: impl Fn() -> P + Send + Sync + 'static) -> Self {
@@ -233,6 +244,9 @@ impl Builder {
             return Err(TopologyError { problems: self.problems }.sealed());
         }
         let mut plan = self.plan;
+        if self.without_content {
+            plan.stages.insert(0, Stage::from_factory(content::STEP, content::step()));
+        }
         let vars = LoadOptions::from_process().vars;
         let warnings = match self.data_dir {
             Some(_) => None,

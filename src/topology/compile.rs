@@ -10,6 +10,7 @@ use streamll_actors::sink::breaker::BreakerPolicy;
 use streamll_actors::sink::{BatchPolicy, BufferPolicy, Fsync, OnOpen, WhenFull};
 use streamll_actors::supervise::RestartPolicy;
 
+use super::content::{self, Content};
 use super::error::{Problem, Severity};
 use super::registry::Step;
 use super::schema;
@@ -33,7 +34,10 @@ pub(crate) fn compile(checked: &Checked, environment: &str, vars: &BTreeMap<Stri
     ] {
         plan.classes.extend(parsed(patterns)?.into_iter().map(|pattern| (pattern, class)));
     }
-    plan.stages = checked.processors.iter().map(|(name, step)| stage(name, step)).collect();
+    let content =
+        (settings.content == Content::Off).then(|| Stage::from_factory(content::STEP, content::step()));
+    plan.stages =
+        content.into_iter().chain(checked.processors.iter().map(|(name, step)| stage(name, step))).collect();
     plan.sinks = checked.sinks.iter().map(sink).collect::<Option<_>>()?;
     plan.dead_letter.clone_from(&settings.dead_letter);
     plan.data_dir = settings.data_dir.clone().unwrap_or_else(|| state_dir(&settings.service, vars));
@@ -86,6 +90,9 @@ fn sink(sink: &CheckedSink) -> Option<SinkSpec> {
         Some(template) => Some(Template::parse(template).ok()?),
         None => None,
     };
+    if settings.content == Content::Off {
+        spec.processors.push((content::STEP.to_owned(), content::step()));
+    }
     for (name, step) in &sink.processors {
         let Step::Processor(factory) = step else { return None };
         spec.processors.push((name.clone(), factory.clone()));

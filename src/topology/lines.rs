@@ -1,5 +1,7 @@
 //! Source lines as they may be shown: of the same width, so that carets stay right.
 
+use std::collections::BTreeSet;
+
 use super::mask::{What, mask, pad};
 use super::schema;
 use super::secrets::{behind, is_secret_key};
@@ -49,7 +51,7 @@ pub(crate) fn mask_line_of(text: &str, number: usize) -> String {
 /// A line of a file that could not be read, whose types nobody knows: letters and digits stay only in keys, and behind
 /// those of a topology itself.
 pub(crate) fn mask_unread_line(line: &str) -> String {
-    let known = schema::words();
+    let known = words();
     let chars: Vec<char> = line.chars().collect();
     let mut masked = String::with_capacity(line.len());
     // Nothing goes on at the begin of a line.
@@ -138,6 +140,22 @@ fn value_end(value: &str, in_flow: bool) -> usize {
         _ if in_flow && !value.contains("${") => value.find([',', '}', ']']).unwrap_or(value.len()),
         _ => value.find(" #").unwrap_or(value.len()),
     }
+}
+
+/// The keys of a topology and of every sink, at any depth, but for those whose values people name as they like.
+fn words() -> BTreeSet<String> {
+    fn collect(value: &serde_json::Value, words: &mut BTreeSet<String>) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            words.insert(key.clone());
+            collect(value, words);
+        }
+    }
+    let mut words = BTreeSet::from(["fallback".to_owned()]);
+    let top = serde_json::to_value(schema::Settings::default());
+    let sink = serde_json::to_value(schema::SinkSettings::default());
+    top.iter().chain(&sink).for_each(|settings| collect(settings, &mut words));
+    words.remove("token");
+    words
 }
 
 #[cfg(test)]

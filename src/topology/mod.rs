@@ -11,6 +11,7 @@
 
 mod builder;
 mod compile;
+mod content;
 mod coverage;
 mod error;
 mod fields;

@@ -1,14 +1,15 @@
 //! What may stand in a topology: one documented field per YAML key, with its default and its unit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::content::Content;
 use crate::units::{Period, Size};
 
 /// The keys at the top of a file.
-pub(crate) const TOP_KEYS: [&str; 11] = [
+pub(crate) const TOP_KEYS: [&str; 12] = [
     "extends",
     "service",
     "tags",
@@ -16,6 +17,7 @@ pub(crate) const TOP_KEYS: [&str; 11] = [
     "routing_key",
     "classes",
     "alert_after",
+    "content",
     "processors",
     "dead_letter",
     "sinks",
@@ -23,12 +25,13 @@ pub(crate) const TOP_KEYS: [&str; 11] = [
 ];
 
 /// The keys of every sink, whatever its kind; all others belong to the kind.
-pub(crate) const SINK_KEYS: [&str; 13] = [
+pub(crate) const SINK_KEYS: [&str; 14] = [
     "type",
     "enabled",
     "topics",
     "except",
     "routing_key",
+    "content",
     "processors",
     "buffer",
     "circuit_breaker",
@@ -57,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) classes: Classes,
     /// How long a sink may be in trouble before an alert event tells the other sinks. Default 30 s.
     pub(crate) alert_after: Period,
+    /// `off` takes out what was said, before anything else sees it. Default `on`.
+    pub(crate) content: Content,
     /// The steps every event passes, in order: `- kind: { its keys }`. None by default.
     pub(crate) processors: Vec<serde_json::Value>,
     /// The sink that takes what can never be delivered. Default: a file for each sink in `data_dir`.
@@ -77,6 +82,7 @@ impl Default for Settings {
             routing_key: "ai.{module_name}.{event_type}".to_owned(),
             classes: Classes::default(),
             alert_after: Period::secs(30),
+            content: Content::default(),
             processors: Vec::new(),
             dead_letter: None,
             sinks: serde_json::Map::new(),
@@ -126,6 +132,8 @@ pub(crate) struct SinkSettings {
     pub(crate) except: Vec<String>,
     /// The template of the key under which its broker sees an event. Default: the topology's.
     pub(crate) routing_key: Option<String>,
+    /// `off` takes out what was said, before this sink alone. Default `on`, unless it is off at the top.
+    pub(crate) content: Content,
     /// Steps in front of this sink alone, on a copy of each event. None by default.
     pub(crate) processors: Vec<serde_json::Value>,
     /// Where its events wait.
@@ -152,6 +160,7 @@ impl Default for SinkSettings {
             topics: None,
             except: Vec::new(),
             routing_key: None,
+            content: Content::default(),
             processors: Vec::new(),
             buffer: Buffer::default(),
             circuit_breaker: CircuitBreaker::default(),
@@ -305,22 +314,6 @@ pub(crate) struct Batch {
     pub(crate) max_size: Option<Size>,
     /// How long to wait for more before a batch leaves. Default `0s`.
     pub(crate) linger: Option<Period>,
-}
-
-/// The keys of a topology and of every sink, at any depth, but for those whose values people name as they like.
-pub(crate) fn words() -> BTreeSet<String> {
-    fn collect(value: &serde_json::Value, words: &mut BTreeSet<String>) {
-        for (key, value) in value.as_object().into_iter().flatten() {
-            words.insert(key.clone());
-            collect(value, words);
-        }
-    }
-    let mut words = BTreeSet::from(["fallback".to_owned()]);
-    let top = serde_json::to_value(Settings::default());
-    let sink = serde_json::to_value(SinkSettings::default());
-    top.iter().chain(&sink).for_each(|settings| collect(settings, &mut words));
-    words.remove("token");
-    words
 }
 
 #[cfg(test)]

@@ -58,6 +58,7 @@ pub(crate) fn validate(merged: &mut Merged, kinds: &Registry) -> Result<Checked,
     let shape = Template::parse(&settings.routing_key).ok();
     check.top(&settings, shape.as_ref());
     check.references(&settings, &sinks);
+    check.content(&settings, &processors, &sinks);
     for sink in &sinks {
         check.sink(sink, shape.as_ref());
     }

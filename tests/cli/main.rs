@@ -1,6 +1,7 @@
 //! The command `streamll`, as its users call it.
 
 mod check;
+mod content;
 mod dead;
 mod demo;
 mod exact;

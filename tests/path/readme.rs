@@ -44,7 +44,7 @@ fn its_yaml_loads_without_a_warning() {
 /// All blocks of YAML in the guide: each is a topology.
 #[test]
 fn the_yaml_of_the_guide_loads_without_a_warning() {
-    let guide = ["sinks", "delivery", "scaling", "running"]
+    let guide = ["sinks", "delivery", "scaling", "running", "privacy"]
         .map(|page| read(&format!("src/guide/{page}.md")))
         .concat();
     let blocks: Vec<&str> =
@@ -82,6 +82,7 @@ fn what_the_documents_link_to_is_there() {
         "src/guide/delivery.md",
         "src/guide/signals.md",
         "src/guide/consumers.md",
+        "src/guide/privacy.md",
     ] {
         for target in read(document).split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);

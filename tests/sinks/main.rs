@@ -1,6 +1,7 @@
 //! The sinks that need no broker, and the processors.
 
 mod coalesce;
+mod content;
 mod file;
 mod filter;
 mod redact;

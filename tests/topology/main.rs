@@ -5,6 +5,7 @@ mod bombs;
 #[cfg(all(feature = "redis", feature = "rabbitmq"))]
 mod brokers;
 mod canary;
+mod content;
 #[cfg(feature = "rabbitmq")]
 mod coverage;
 mod environment;

@@ -51,6 +51,19 @@ impl Context {
         self
     }
 
+    /// This context with those keys of `data` alone that `stays` says yes to. All tags stay.
+    #[must_use]
+    pub fn with_only(mut self, stays: impl Fn(&str, Datum<'_>) -> bool) -> Context {
+        let gone = self.members().filter(|(key, value)| !stays(key, *value));
+        let gone: Vec<String> = gone.map(|(key, _)| key.to_owned()).collect();
+        if !gone.is_empty() {
+            let entries = self.entries();
+            entries.data.retain(|(key, _)| !gone.iter().any(|gone| **gone == **key));
+            entries.written.retain(|(key, _)| !gone.iter().any(|gone| **gone == **key));
+        }
+        self
+    }
+
     /// This context with all of `inner` laid over it.
     #[must_use]
     pub fn merged(&self, inner: &Context) -> Context {
@@ -153,6 +166,19 @@ mod tests {
         assert_eq!(outer.get("conversation_id"), Some(&Value::from("conv_1")));
         assert_eq!(inner.get("conversation_id"), Some(&Value::from("conv_2")));
         assert_eq!(inner.get_tag("tenant"), Some("acme"));
+    }
+
+    #[test]
+    fn what_stays_of_a_context_keeps_its_digits_and_its_tags() {
+        let id = Datum::json("18446744073709551617");
+        let context = Context::empty().with_datum("user_id", id).with("text", "long").tag("tenant", "acme");
+        let left = context.clone().with_only(|key, _| key.ends_with("_id"));
+        assert_eq!(left.look("user_id").map(|id| id.text()).as_deref(), Some("18446744073709551617"));
+        assert_eq!((left.get("text"), left.get_tag("tenant")), (None, Some("acme")));
+        assert!(
+            context.clone().with_only(|_, _| true).same(&context),
+            "nothing is copied where all of it stays"
+        );
     }
 
     #[test]

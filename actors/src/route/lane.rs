@@ -174,10 +174,14 @@ impl Source for Lane {
             // An unchanged event keeps its key; a changed one is named again.
             let place = came.iter().position(|delivery| delivery.event.same(&event));
             let unchanged = place.and_then(|place| came.drain(..=place).next_back());
-            if event.topic().is_none() {
-                // A processor made it.
+            // A processor made it.
+            let is_new = event.topic().is_none();
+            if is_new || unchanged.is_none() && self.table.routing_key.shows_data() {
+                // What a processor took out must not show in the topic either.
                 let (statics, topic) = (self.table.statics.clone(), Some(self.table.topic(&event)));
                 event.set_stamp(&Arc::new(Stamp { statics, topic }));
+            }
+            if is_new {
                 event.set_seq(self.seq.fetch_add(1, Ordering::Relaxed));
             }
             let key = unchanged.and_then(|delivery| delivery.own_key());

@@ -216,6 +216,11 @@ impl Template {
         })
     }
 
+    /// Whether the key shows something of an event's data or tags, which processors may take out.
+    pub(crate) fn shows_data(&self) -> bool {
+        self.fields().any(|field| matches!(field, Field::Data(_) | Field::Tag(_)))
+    }
+
     /// Whether the key depends on nothing but module, type, operation, method, service and environment: few enough
     /// to keep each rendered key.
     #[must_use]
