@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use streamll_actors::process::ProcessorFactory;
 
 use super::error::{Class, Problem, Severity};
-use super::locate::KeyPath;
+use super::key_path::KeyPath;
 use super::registry::Step;
 use super::schema::{OnOpen, Settings};
 use super::sources::At;
