@@ -22,8 +22,7 @@ pub use instrumented::AsToken;
 pub use layer::{LayerExt, SpanFilter, SpanLayer, Spans, layer};
 pub use scope::{Guard, Scope, Trace, trace};
 pub use tokens::{TokenStream, Tokens};
-pub use traceparent::traceparent;
-pub use usage::{Usage, usage};
+pub use usage::Usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -136,4 +135,37 @@ fn completed(step: &Step, around: &Context) -> Option<Step> {
         parts.context = around.merged(known);
         Step::from(parts)
     })
+}
+
+/// The `traceparent` of the code that runs right now, for a request to another service: of the innermost
+/// [scope](crate::trace), token stream or span. `None` outside of everything, and where a run has an id of its own kind.
+///
+/// ```
+/// let _scope = streamll::trace("answer").enter();
+/// let header = streamll::traceparent().expect("inside of a scope");
+/// assert_eq!(header.len(), 55); // request.header("traceparent", header)
+/// ```
+#[must_use]
+pub fn traceparent() -> Option<String> {
+    Ambient::read(|around| around.scope.as_ref()?.traceparent()).flatten()
+}
+
+/// Puts usage on the closing event of what the code is inside of: of the innermost [scope](crate::trace), instrumented
+/// function, token stream or span. For code that has no [`Scope`](crate::Scope) at hand; outside of everything it does nothing.
+///
+/// ```
+/// use streamll::{Usage, usage};
+///
+/// #[streamll::instrument]
+/// fn ask(question: &str) -> String {
+///     // … call the model
+///     usage(Usage::new(412, 27).model("gpt-test"));
+///     "forty-two".to_owned()
+/// }
+/// # ask("What is 6 × 7?");
+/// ```
+pub fn usage(usage: impl Into<Option<Usage>>) {
+    if let Some(scope) = Ambient::read(|around| around.scope.clone()).flatten() {
+        scope.usage(usage);
+    }
 }

@@ -6,7 +6,6 @@ mod read;
 use serde_json::Value;
 use streamll_actors::event::{Datum, Event, View};
 
-use super::ambient::Ambient;
 use names::{CACHE_CREATION, CACHE_READ, INPUT, MODEL, OUTPUT, PROVIDER, REASONING, TOTAL};
 
 /// The tokens that a call of a model used, and of which model. On the wire each field is a key of `data` with the same name,
@@ -210,24 +209,4 @@ impl Usage {
 /// The total, where nobody says another.
 pub(super) fn total(input: Option<u64>, output: Option<u64>) -> Option<u64> {
     Some(input?.saturating_add(output?))
-}
-
-/// Puts usage on the closing event of what the code is inside of: of the innermost [scope](crate::trace), instrumented
-/// function, token stream or span. For code that has no [`Scope`](crate::Scope) at hand; outside of everything it does nothing.
-///
-/// ```
-/// use streamll::{Usage, usage};
-///
-/// #[streamll::instrument]
-/// fn ask(question: &str) -> String {
-///     // … call the model
-///     usage(Usage::new(412, 27).model("gpt-test"));
-///     "forty-two".to_owned()
-/// }
-/// # ask("What is 6 × 7?");
-/// ```
-pub fn usage(usage: impl Into<Option<Usage>>) {
-    if let Some(scope) = Ambient::read(|around| around.scope.clone()).flatten() {
-        scope.usage(usage);
-    }
 }

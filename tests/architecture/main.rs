@@ -1,5 +1,7 @@
 //! Holds the shape of the house: which folder may use which, and what every file keeps to.
 
+mod circles;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
