@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Buffer;
+use super::buffer::Buffer;
 use super::policy::{OnOpen, WhenFull};
 use crate::ingress::Patience;
 
@@ -40,8 +40,8 @@ impl Buffer {
         self.policy().when_full == WhenFull::DropNewest
     }
 
-    /// Whether its sink is told to drop rather than to make others wait, be it full or open.
-    pub(crate) fn is_told_to_drop(&self) -> bool {
+    /// Whether its sink is set to drop rather than to make others wait, be it full or open.
+    pub(crate) fn is_set_to_drop(&self) -> bool {
         self.drops_when_full() || *self.on_open() == OnOpen::Drop
     }
 }

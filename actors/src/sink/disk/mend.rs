@@ -6,9 +6,9 @@ use std::io;
 use tracing::warn;
 
 use super::head::{self, Head};
-use super::log::{Stored, file_name, replace};
 use super::record::{Found, Record, Scan};
 use super::recover::{Hole, Recovery, Seen, total};
+use super::segment::{Stored, file_name, replace};
 use crate::event::Gap;
 
 impl Recovery<'_> {
