@@ -97,7 +97,7 @@ impl Attempt {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => {
                 // What it marked before did arrive; the rest is taken back by the supervisor.
-                self.arrived(&lease, &batch.into_parts(false).1);
+                self.arrived(&lease, &batch.into_parts().1);
                 return End::Panicked(panic);
             }
             Err(_) => {
@@ -143,7 +143,10 @@ impl Attempt {
     /// Takes in what became of a batch.
     async fn take_in(&self, lease: &Lease, mut batch: Deliveries, result: Result<(), DeliveryError>) -> End {
         let why = batch.take_why();
-        let (items, mut marks) = batch.into_parts(result.is_ok());
+        if result.is_ok() {
+            batch.rest_delivered();
+        }
+        let (items, mut marks) = batch.into_parts();
         let among = marks.iter().filter(|mark| **mark == Mark::Open).count();
         let is_rejected = |error: &DeliveryError| error.class() == ErrorClass::Rejected;
         if let Err(error) = &result

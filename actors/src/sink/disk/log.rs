@@ -166,29 +166,39 @@ impl Log {
         Ok(())
     }
 
-    /// Syncs what has waited for it long enough, or `now` whatever waits. Returns when to come again.
-    pub(crate) fn sync(&mut self, now: Instant, whatever: bool) -> Option<Instant> {
-        let since = self.unsynced?;
-        let due = match self.fsync {
-            Fsync::Group => since,
-            Fsync::Every(interval) => since + interval,
-            Fsync::Never => return None,
-        };
-        if due > now && !whatever {
+    /// Syncs what has waited for it long enough. Returns when to come again.
+    pub(crate) fn sync_in_time(&mut self, now: Instant) -> Option<Instant> {
+        let due = self.due()?;
+        if due > now {
             return Some(due);
         }
-        let name = file_name(self.active?.first);
-        if let Err(error) = self.sync_file(&name) {
+        self.sync();
+        None
+    }
+
+    /// Syncs what waits for it, however short a time.
+    pub(crate) fn sync(&mut self) {
+        let Some(active) = self.active.filter(|_| self.due().is_some()) else { return };
+        if let Err(error) = self.sync_file(&file_name(active.first)) {
             error!(sink = %self.name, %error, "the buffer on disk cannot be synced: a loss of power would cost what it holds");
             (self.active, self.unsynced) = (None, None);
         }
-        None
+    }
+
+    /// When what is written is to be synced, if it is.
+    fn due(&self) -> Option<Instant> {
+        let since = self.unsynced?;
+        match self.fsync {
+            Fsync::Group => Some(since),
+            Fsync::Every(interval) => Some(since + interval),
+            Fsync::Never => None,
+        }
     }
 
     /// Writes no more to the segment that is written to.
     pub(crate) fn seal(&mut self) {
         if let Fsync::Every(_) = self.fsync {
-            self.sync(Instant::now(), true);
+            self.sync();
         }
         (self.active, self.unsynced) = (None, None);
     }

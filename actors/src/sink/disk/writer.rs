@@ -95,6 +95,13 @@ impl Attached {
     }
 }
 
+/// Segments whose files are not there any more.
+struct Gone {
+    firsts: Vec<u64>,
+    /// And no others are.
+    is_all: bool,
+}
+
 /// Does the work, a turn at a time.
 pub(super) struct Writer {
     log: Log,
@@ -169,17 +176,20 @@ impl Writer {
         }
         // Where it fails the next one tells more.
         let _ = self.log.done(work.done, waiting);
-        if work.ended && self.restore(buffer, true) {
-            return Next::Again;
+        if work.ended {
+            let gone = self.look_for_gone(buffer);
+            if self.restore(buffer, &gone) {
+                return Next::Again;
+            }
         }
         if work.ended || (work.closing && retry.is_some()) {
-            self.log.sync(now, true);
+            self.log.sync();
             buffer.change_backlog(|backlog, _, _| backlog.abandon());
             self.lock = None;
             let _ = self.ended.send(true);
             return Next::Ended;
         }
-        let sync = self.log.sync(now, false);
+        let sync = self.log.sync_in_time(now);
         let look = (!work.all_done).then(|| now + LAZY);
         match retry {
             None if !work.write.is_empty() => Next::Again,
@@ -187,31 +197,33 @@ impl Writer {
         }
     }
 
-    /// Looks whether what is said to be kept is there. Where all files have been taken away, what is in memory is to be
-    /// written again, and what is not is lost and counted; returns whether there is something to write.
-    fn restore(&mut self, buffer: &Buffer, is_end: bool) -> bool {
+    /// Looks whether what is said to be kept is there.
+    fn look_for_gone(&self, buffer: &Buffer) -> Gone {
         let segments = buffer.change_backlog(|backlog, _, _| backlog.segments()).unwrap_or_default();
-        let gone: Vec<u64> =
-            segments.iter().filter(|segment| !self.log.has(**segment)).map(|segment| segment.first).collect();
-        let is_all = gone.len() == segments.len();
-        // Among segments that are there, what was before them cannot be written any more; until the end, the sink may still
-        // get it from memory.
-        if gone.is_empty() || !(is_all || is_end) {
+        let gone = segments.iter().filter(|segment| !self.log.has(**segment)).map(|segment| segment.first);
+        let firsts: Vec<u64> = gone.collect();
+        Gone { is_all: firsts.len() == segments.len(), firsts }
+    }
+
+    /// What was there alone is lost, and counted. Where all files are gone, what is in memory is to be written again; returns
+    /// whether there is something to write.
+    fn restore(&mut self, buffer: &Buffer, gone: &Gone) -> bool {
+        if gone.firsts.is_empty() {
             return false;
         }
         let taken = buffer.change_backlog(|backlog, window, counts| {
-            backlog.taken_away(&gone, window, counts, Instant::now())
+            backlog.taken_away(&gone.firsts, window, counts, Instant::now())
         });
         let TakenAway { lost, again } = taken.unwrap_or_default();
         error!(
-            sink = %buffer.name(), files = gone.len(), lost, again,
+            sink = %buffer.name(), files = gone.firsts.len(), lost, again,
             "files of the buffer on disk have been taken away or cut while it was in use"
         );
-        if is_all {
+        if gone.is_all {
             self.log.begin_anew();
             self.lock_again();
         }
-        is_all && again > 0
+        gone.is_all && again > 0
     }
 
     fn lock_again(&mut self) {
@@ -227,7 +239,10 @@ impl Writer {
         let mut written = self.log.append(&records, now);
         if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             self.lock_again();
-            if self.restore(buffer, false) {
+            // Among segments that are there, what was before them cannot be written any more; until the end, the sink may
+            // still get it from memory.
+            let gone = self.look_for_gone(buffer);
+            if gone.is_all && self.restore(buffer, &gone) {
                 return None;
             }
             written = self.log.append(&records, now);
