@@ -15,8 +15,9 @@ use super::cell::Signal;
 use super::context::SinkContext;
 use super::error::ErrorClass;
 use super::queue::Ending;
+use super::turn::{LastTries, Retries, Turn, Until};
 use super::worker::{Control, Worker, seconds};
-use crate::supervise::{Backoff, DeathWatch, Exit};
+use crate::supervise::{DeathWatch, Exit};
 
 /// How long `close` may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -25,8 +26,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often an actor shows that its thread moves.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// The longest pause between two tries while the graph ends.
-const LAST_TRIES: Duration = Duration::from_secs(1);
 
 /// One incarnation.
 pub(crate) struct SinkActor {
@@ -42,37 +41,6 @@ pub(crate) struct SinkActor {
     /// Smaller batches, while a bad event is searched for.
     bisect: Option<usize>,
     last_tries: LastTries,
-}
-
-/// What the actor is waiting for, and who has its sink.
-enum Turn {
-    /// Nothing: it begins, is between two turns, or ends.
-    Nothing,
-    /// Work, a moment or a word: may be cut short.
-    Idle { instance: Option<Instance>, wait: SpawnHandle },
-    /// An attempt, which has the sink.
-    Busy(SpawnHandle),
-}
-
-/// What ends an idle turn, beside a word for this sink.
-enum Until {
-    Work,
-    Moment(Instant),
-    Word,
-}
-
-/// The pauses after attempts that failed.
-struct Retries {
-    pause: Backoff,
-    /// Not before that moment.
-    at: Option<Instant>,
-}
-
-/// The probes of an open circuit once the end has begun: the first at once, then one each second.
-struct LastTries {
-    have_begun: bool,
-    /// When the latest attempt of all was over.
-    latest: Option<Instant>,
 }
 
 /// What an attempt says about the circuit.
@@ -91,9 +59,9 @@ impl SinkActor {
             context,
             turn: Turn::Nothing,
             turns: 0,
-            retries: Retries { pause: Backoff::retries(), at: None },
+            retries: Retries::new(),
             bisect: None,
-            last_tries: LastTries { have_begun: false, latest: None },
+            last_tries: LastTries::default(),
         }
     }
 
@@ -111,7 +79,7 @@ impl SinkActor {
         }
         let before = self.worker.circuit().state();
         if draining || self.worker.has_order(Control::Outlast) {
-            self.retries.at = self.retries.at.map(|at| at.min(now + LAST_TRIES));
+            self.retries.hurry(now);
         }
         let permit = self.worker.circuit().permit(now);
         if before != self.worker.circuit().state() {
@@ -364,21 +332,6 @@ impl SinkActor {
             actor.watch.because(Exit::Stopped);
             ctx.stop();
         }));
-    }
-}
-
-impl Retries {
-    /// The next attempt may be at once.
-    fn reset(&mut self) {
-        self.pause.reset();
-        self.at = None;
-    }
-}
-
-impl LastTries {
-    /// When the next one is due.
-    fn next(&self, now: Instant) -> Instant {
-        self.latest.filter(|_| self.have_begun).map_or(now, |at| at + LAST_TRIES)
     }
 }
 

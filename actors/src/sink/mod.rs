@@ -24,6 +24,7 @@ mod policy;
 mod queue;
 mod status;
 mod store;
+mod turn;
 mod waiting;
 mod window;
 mod worker;
