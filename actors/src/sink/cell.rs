@@ -37,7 +37,7 @@ pub(crate) enum Signal {
 #[derive(Debug)]
 struct Published {
     running: bool,
-    /// It ended as it was told, for good.
+    /// It ended as it was ordered, for good.
     stopped: bool,
     state: SinkState,
     connected: Option<bool>,

@@ -25,7 +25,7 @@ pub(super) struct Queue {
     name: Arc<str>,
     pub(super) window: Window,
     pub(super) counts: Counts,
-    pub(super) store: Stored,
+    pub(super) store: AnyStore,
     /// How many entries ever came in.
     appended: u64,
     incarnation: u64,
@@ -34,9 +34,9 @@ pub(super) struct Queue {
 
 /// Where it has what waits.
 #[derive(Debug)]
-pub(super) enum Stored {
-    InMemory(Memory),
-    OnDisk(Box<Backlog>),
+pub(super) enum AnyStore {
+    Memory(Memory),
+    Backlog(Box<Backlog>),
 }
 
 /// Events that are with a sink; they stay in the buffer until they are marked.
@@ -69,7 +69,7 @@ impl Queue {
             name,
             window: Window::default(),
             counts: Counts::default(),
-            store: Stored::InMemory(memory),
+            store: AnyStore::Memory(memory),
             appended: 0,
             incarnation: 0,
             last_delivered: None,
@@ -308,16 +308,16 @@ impl Queue {
 
     pub(super) fn memory(&mut self) -> Option<&mut Memory> {
         match &mut self.store {
-            Stored::InMemory(memory) => Some(memory),
-            Stored::OnDisk(_) => None,
+            AnyStore::Memory(memory) => Some(memory),
+            AnyStore::Backlog(_) => None,
         }
     }
 
     /// What the disk writes behind the queue, with all that it may change of it.
     pub(super) fn backlog(&mut self) -> Option<(&mut Backlog, &mut Window, &mut Counts)> {
         match &mut self.store {
-            Stored::InMemory(_) => None,
-            Stored::OnDisk(backlog) => Some((backlog, &mut self.window, &mut self.counts)),
+            AnyStore::Memory(_) => None,
+            AnyStore::Backlog(backlog) => Some((backlog, &mut self.window, &mut self.counts)),
         }
     }
 
@@ -338,7 +338,7 @@ impl Queue {
             entry.number += recovered.next;
             backlog.append_staged(entry, &mut self.window);
         }
-        self.store = Stored::OnDisk(Box::new(backlog));
+        self.store = AnyStore::Backlog(Box::new(backlog));
     }
 }
 
@@ -359,22 +359,22 @@ impl Room for Crowd<'_> {
     }
 }
 
-impl Deref for Stored {
+impl Deref for AnyStore {
     type Target = dyn Store;
 
     fn deref(&self) -> &(dyn Store + 'static) {
         match self {
-            Stored::InMemory(memory) => memory,
-            Stored::OnDisk(backlog) => &**backlog,
+            AnyStore::Memory(memory) => memory,
+            AnyStore::Backlog(backlog) => &**backlog,
         }
     }
 }
 
-impl DerefMut for Stored {
+impl DerefMut for AnyStore {
     fn deref_mut(&mut self) -> &mut (dyn Store + 'static) {
         match self {
-            Stored::InMemory(memory) => memory,
-            Stored::OnDisk(backlog) => &mut **backlog,
+            AnyStore::Memory(memory) => memory,
+            AnyStore::Backlog(backlog) => &mut **backlog,
         }
     }
 }

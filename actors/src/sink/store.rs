@@ -62,6 +62,6 @@ pub(super) trait Store: fmt::Debug + Send {
     /// Whether it is to be on a disk, and may come there yet.
     fn awaits_disk(&self) -> bool;
 
-    /// Whether something is to be read for the window.
+    /// Whether the window has room for what rests on disk.
     fn wants_more(&self) -> bool;
 }

@@ -27,10 +27,10 @@ struct Wanted {
 
 impl Backlog {
     /// Sheds some of one class: from disk first, then from memory.
-    pub(super) fn make_room(
+    pub(super) fn shed_for(
         &mut self,
-        victims: Victims,
         newcomer: Newcomer,
+        victims: Victims,
         window: &mut Window,
         counts: &mut Counts,
         now: Instant,

@@ -156,11 +156,6 @@ impl Backlog {
         }
     }
 
-    /// Whether the window has room for what rests on disk.
-    pub(super) fn has_room_to_load(&self) -> bool {
-        self.resting > 0 && self.in_window < self.window_max / 2
-    }
-
     pub(super) fn written_one(&mut self, item: &Unwritten) {
         self.unwritten_size = self.unwritten_size.saturating_sub(item.size);
         if let Some(receipt) = item.receipt() {
@@ -286,7 +281,7 @@ impl Store for Backlog {
         counts: &mut Counts,
         now: Instant,
     ) {
-        self.make_room(victims, newcomer, window, counts, now);
+        self.shed_for(newcomer, victims, window, counts, now);
     }
 
     fn on_disk(&self, from: u64, counts: &Counts) -> u64 {
@@ -313,6 +308,6 @@ impl Store for Backlog {
     }
 
     fn wants_more(&self) -> bool {
-        self.has_room_to_load()
+        self.resting > 0 && self.in_window < self.window_max / 2
     }
 }

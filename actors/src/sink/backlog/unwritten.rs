@@ -5,7 +5,7 @@ use crate::event::{Delivery, Receipt};
 
 /// What is to be written.
 #[derive(Debug, Clone)]
-pub(crate) struct Unwritten {
+pub(in crate::sink) struct Unwritten {
     pub(super) number: u64,
     pub(super) kind: Kind,
     pub(super) delivery: Delivery,

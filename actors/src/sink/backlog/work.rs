@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use tokio::time::Instant;
 
+use super::super::store::Store as _;
 use super::part::Shed;
 use super::state::{Backlog, unwritten_max};
 use super::unwritten::Unwritten;
@@ -67,7 +68,7 @@ impl Backlog {
         }
         work.remove = self.drop_done_parts(first, next);
         work.front = self.parts.front().map(|part| part.segment.first);
-        if self.has_room_to_load() && !self.closing {
+        if self.wants_more() && !self.closing {
             let part = self.parts.iter().find(|part| part.resting() > 0);
             work.load = part.map(|part| (part.segment.first, self.resting_from..=part.last));
         }

@@ -42,11 +42,11 @@ pub struct Buffer {
     relief: Arc<Notify>,
 }
 
-/// What a change of the queue was.
+/// What entries did, as far as a change of the queue is of interest to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
-    CameIn,
-    Left,
+enum Moved {
+    In,
+    Out,
 }
 
 impl Buffer {
@@ -111,7 +111,7 @@ impl Buffer {
     }
 
     /// Where new events go instead right now. Never back to itself, nor into a buffer that nobody empties any more.
-    pub(in crate::sink) fn fallback(&self) -> Option<Arc<Buffer>> {
+    pub(crate) fn fallback(&self) -> Option<Arc<Buffer>> {
         let target = self.fallback.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
         (!std::ptr::eq(&*target, self) && !target.is_retired()).then_some(target)
     }
@@ -119,7 +119,7 @@ impl Buffer {
     /// Queues events, in order, with one lock; or sheds them, or gives them to its fallback, as its policies say.
     pub(crate) fn push(&self, deliveries: impl IntoIterator<Item = Delivery>, now: Instant) {
         match (self.is_open(), &self.on_open) {
-            (true, OnOpen::Drop) => self.change(Change::CameIn, |queue| {
+            (true, OnOpen::Drop) => self.change(Moved::In, |queue| {
                 for delivery in deliveries {
                     queue.counts.balance.accepted += 1;
                     queue.shed(&delivery, GapReason::CircuitOpen, now);
@@ -139,7 +139,7 @@ impl Buffer {
     }
 
     fn hold(&self, deliveries: impl IntoIterator<Item = Delivery>, now: Instant) {
-        self.change(Change::CameIn, |queue| {
+        self.change(Moved::In, |queue| {
             deliveries.into_iter().for_each(|delivery| queue.push(delivery, now));
         });
     }
@@ -151,7 +151,7 @@ impl Buffer {
 
     /// Like [`offer`](Self::offer), for an event that was tried before.
     pub(crate) fn offer_again(&self, delivery: Delivery, attempts: u32, now: Instant) -> bool {
-        self.change(Change::CameIn, |queue| queue.offer(delivery, attempts, now))
+        self.change(Moved::In, |queue| queue.offer(delivery, attempts, now))
     }
 
     /// The ids of the events in memory, oldest first.
@@ -165,7 +165,7 @@ impl Buffer {
 
     /// Queues an alert; it takes no room and is counted apart. When too many of them wait, it is left out.
     pub(crate) fn notice(&self, delivery: Delivery, now: Instant) {
-        self.change(Change::CameIn, |queue| {
+        self.change(Moved::In, |queue| {
             if queue.counts.notices < MAX_NOTICES {
                 queue.append_notice(delivery, now);
             }
@@ -174,7 +174,7 @@ impl Buffer {
 
     /// Marks that events are missing here which never came this far.
     pub(crate) fn gap(&self, gap: &Gap, now: Instant) {
-        self.change(Change::CameIn, |queue| queue.append_gap(gap, now));
+        self.change(Moved::In, |queue| queue.append_gap(gap, now));
     }
 
     /// Which incarnation of the sink may lease.
@@ -203,7 +203,7 @@ impl Buffer {
 
     /// Takes in what became of a lease's events; returns how many arrived. A stale lease changes nothing.
     pub(crate) fn complete(&self, lease: &Lease, marks: &[Mark], now: Instant) -> usize {
-        self.change(Change::Left, |queue| queue.complete(lease, marks, now))
+        self.change(Moved::Out, |queue| queue.complete(lease, marks, now))
     }
 
     /// How often the event at place `i` of a lease was tried.
@@ -213,19 +213,19 @@ impl Buffer {
 
     /// The event at place `i` of a lease is in the dead letters now.
     pub(crate) fn dead_letter(&self, lease: &Lease, i: usize) {
-        self.change(Change::Left, |queue| queue.dead_letter(lease, i));
+        self.change(Moved::Out, |queue| queue.dead_letter(lease, i));
     }
 
     /// Ends a lease: what has not left stays, in its place, one attempt older unless its mark says that it was not
     /// sent. Without marks nothing was.
     pub(crate) fn release(&self, lease: &Lease, marks: &[Mark]) {
-        self.change(Change::Left, |queue| queue.release(lease, marks));
+        self.change(Moved::Out, |queue| queue.release(lease, marks));
     }
 
     /// Takes back whatever is leased: marks of that lease count no more. An event that was alone in flight when its
     /// incarnation crashed remembers it.
     pub(crate) fn revoke(&self, ending: Ending) {
-        self.change(Change::Left, |queue| queue.revoke(ending));
+        self.change(Moved::Out, |queue| queue.revoke(ending));
     }
 
     /// How often incarnations died with the oldest event alone in flight.
@@ -305,10 +305,10 @@ impl Buffer {
     }
 
     /// Changes the queue, and says so to all who wait for that: the disk, too.
-    fn change<T>(&self, what: Change, change: impl FnOnce(&mut Queue) -> T) -> T {
+    fn change<T>(&self, what: Moved, change: impl FnOnce(&mut Queue) -> T) -> T {
         let mut queue = self.lock();
         let changed = change(&mut queue);
-        let is_urgent = what == Change::CameIn || queue.store.wants_more();
+        let is_urgent = what == Moved::In || queue.store.wants_more();
         self.publish(queue, what);
         match self.disk.get() {
             Some(disk) if is_urgent => disk.wake(),
@@ -319,7 +319,7 @@ impl Buffer {
     }
 
     /// Ends a change: copies the numbers out, and notifies whoever waits for events, or for some to have left.
-    fn publish(&self, queue: MutexGuard<'_, Queue>, what: Change) {
+    fn publish(&self, queue: MutexGuard<'_, Queue>, what: Moved) {
         let empty = queue.window.entries.is_empty();
         let has_room = self.gauges.publish(&queue.fill());
         drop(queue);
@@ -327,7 +327,7 @@ impl Buffer {
             self.filled.notify_one();
         }
         // Room counts, however it came to be.
-        if what == Change::Left || has_room {
+        if what == Moved::Out || has_room {
             self.relief.notify_waiters();
         }
     }

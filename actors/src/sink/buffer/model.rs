@@ -73,7 +73,7 @@ struct Model {
     dead_lettered: u64,
     shed: u64,
     /// Events that markers which were delivered have told of, and that the ingress lost.
-    told: u64,
+    reported: u64,
     lost_before: u64,
     lease: Option<(Lease, Vec<bool>)>,
     stale: Option<Lease>,
@@ -90,7 +90,7 @@ impl Model {
             delivered: BTreeSet::new(),
             dead_lettered: 0,
             shed: 0,
-            told: 0,
+            reported: 0,
             lost_before: 0,
             lease: None,
             stale: None,
@@ -134,65 +134,9 @@ impl Model {
                 self.lost_before += 2;
                 self.buffer.gap(&Gap::ingress(1, 1, self.seq), now);
             }
-            Action::Lease(max) => {
-                if let Some((old, _)) = self.lease.take() {
-                    self.buffer.release(&old, &[]);
-                }
-                let incarnation = self.buffer.incarnation();
-                let leased = self.buffer.lease(incarnation, max, 8_000, now);
-                if let Some(lease) = &leased {
-                    let seqs: Vec<u64> = lease.items.iter().filter_map(Model::seq_of).collect();
-                    let oldest: Vec<u64> = self.waiting.keys().copied().take(seqs.len()).collect();
-                    assert_eq!(seqs, oldest, "the oldest first, in order, none left out");
-                    for delivery in &lease.items {
-                        if let Some(seq) = Model::seq_of(delivery) {
-                            assert_eq!(delivery.attempt, self.waiting[&seq].1.attempts + 1);
-                        }
-                    }
-                }
-                assert_eq!(leased.is_none(), self.buffer.is_empty());
-                self.lease = leased.map(|lease| (vec![false; lease.items.len()], lease)).map(|(m, l)| (l, m));
-            }
-            Action::Complete(marks) => {
-                let Some((lease, marked)) = &mut self.lease else { return };
-                let mut arrived = 0;
-                let mut given = Vec::new();
-                for (i, delivery) in lease.items.iter().enumerate() {
-                    let mark = marks.get(i).copied().unwrap_or(0);
-                    given.push(match mark {
-                        1 => Mark::Delivered,
-                        2 => Mark::Retry,
-                        _ => Mark::Open,
-                    });
-                    if mark == 1 && !marked[i] {
-                        marked[i] = true;
-                        arrived += 1;
-                        match Model::seq_of(delivery) {
-                            Some(seq) => {
-                                assert!(self.waiting.remove(&seq).is_some());
-                                assert!(self.delivered.insert(seq), "delivered twice");
-                            }
-                            None => self.told += told_by(delivery),
-                        }
-                    }
-                }
-                assert_eq!(self.buffer.complete(lease, &given, now), arrived);
-            }
-            Action::DeadLetter(i) => {
-                let Some((lease, marked)) = &mut self.lease else { return };
-                if i < lease.items.len() {
-                    self.buffer.dead_letter(lease, i);
-                    if !std::mem::replace(&mut marked[i], true) {
-                        match Model::seq_of(&lease.items[i]) {
-                            Some(seq) => {
-                                self.waiting.remove(&seq);
-                                self.dead_lettered += 1;
-                            }
-                            None => self.told += told_by(&lease.items[i]),
-                        }
-                    }
-                }
-            }
+            Action::Lease(max) => self.lease(max, now),
+            Action::Complete(marks) => self.complete(&marks, now),
+            Action::DeadLetter(i) => self.dead_letter(i),
             Action::Release(unsent) => {
                 let Some((lease, mut marked)) = self.lease.take() else { return };
                 let unsent = |i: usize| unsent.get(i).copied().unwrap_or(false);
@@ -211,6 +155,68 @@ impl Model {
             }
             Action::Open(open) => {
                 self.buffer.set_state(if open { SinkState::Open } else { SinkState::Closed });
+            }
+        }
+    }
+
+    fn lease(&mut self, max: usize, now: Instant) {
+        if let Some((old, _)) = self.lease.take() {
+            self.buffer.release(&old, &[]);
+        }
+        let incarnation = self.buffer.incarnation();
+        let leased = self.buffer.lease(incarnation, max, 8_000, now);
+        if let Some(lease) = &leased {
+            let seqs: Vec<u64> = lease.items.iter().filter_map(Model::seq_of).collect();
+            let oldest: Vec<u64> = self.waiting.keys().copied().take(seqs.len()).collect();
+            assert_eq!(seqs, oldest, "the oldest first, in order, none left out");
+            for delivery in &lease.items {
+                if let Some(seq) = Model::seq_of(delivery) {
+                    assert_eq!(delivery.attempt, self.waiting[&seq].1.attempts + 1);
+                }
+            }
+        }
+        assert_eq!(leased.is_none(), self.buffer.is_empty());
+        self.lease = leased.map(|lease| (vec![false; lease.items.len()], lease)).map(|(m, l)| (l, m));
+    }
+
+    fn complete(&mut self, marks: &[u8], now: Instant) {
+        let Some((lease, marked)) = &mut self.lease else { return };
+        let mut arrived = 0;
+        let mut given = Vec::new();
+        for (i, delivery) in lease.items.iter().enumerate() {
+            let mark = marks.get(i).copied().unwrap_or(0);
+            given.push(match mark {
+                1 => Mark::Delivered,
+                2 => Mark::Retry,
+                _ => Mark::Open,
+            });
+            if mark == 1 && !marked[i] {
+                marked[i] = true;
+                arrived += 1;
+                match Model::seq_of(delivery) {
+                    Some(seq) => {
+                        assert!(self.waiting.remove(&seq).is_some());
+                        assert!(self.delivered.insert(seq), "delivered twice");
+                    }
+                    None => self.reported += reported_by(delivery),
+                }
+            }
+        }
+        assert_eq!(self.buffer.complete(lease, &given, now), arrived);
+    }
+
+    fn dead_letter(&mut self, i: usize) {
+        let Some((lease, marked)) = &mut self.lease else { return };
+        if i < lease.items.len() {
+            self.buffer.dead_letter(lease, i);
+            if !std::mem::replace(&mut marked[i], true) {
+                match Model::seq_of(&lease.items[i]) {
+                    Some(seq) => {
+                        self.waiting.remove(&seq);
+                        self.dead_lettered += 1;
+                    }
+                    None => self.reported += reported_by(&lease.items[i]),
+                }
             }
         }
     }
@@ -263,7 +269,7 @@ impl Model {
         assert_eq!(balance.delivered, self.delivered.len() as u64);
         assert_eq!((balance.shed, balance.dead_lettered), (self.shed, self.dead_lettered));
         let queue = self.buffer.lock();
-        let (mut events, mut bytes, mut idle, mut notices, mut told) = (0, 0, [0; 3], 0, self.told);
+        let (mut events, mut bytes, mut idle, mut notices, mut reported) = (0, 0, [0; 3], 0, self.reported);
         let mut last_number = None;
         let mut after_gap = false;
         for (i, entry) in queue.window.entries.iter().enumerate() {
@@ -282,11 +288,11 @@ impl Model {
                 }
                 Item::Notice(delivery) => {
                     notices += 1;
-                    told += told_by(delivery);
+                    reported += reported_by(delivery);
                 }
                 Item::Gap(gap) => {
                     assert!(i >= queue.window.leased);
-                    told += told_by(&gap.delivery("model"));
+                    reported += reported_by(&gap.delivery("model"));
                 }
                 Item::Done => {
                     assert!(i > 0 && i < queue.window.leased, "a tombstone at {i} of {}", queue.window.leased)
@@ -297,7 +303,7 @@ impl Model {
             (events, bytes, idle, notices),
             (queue.counts.events, queue.counts.bytes, queue.counts.idle, queue.counts.notices)
         );
-        assert_eq!(told, self.shed + self.lost_before, "markers tell of every event that is missing");
+        assert_eq!(reported, self.shed + self.lost_before, "markers tell of every event that is missing");
         let policy = &self.buffer.policy;
         assert!(events <= policy.max_events.max(1), "{events} events");
         assert!(bytes <= policy.max_size || events == 1, "{bytes} bytes");
@@ -310,7 +316,7 @@ impl Model {
     }
 }
 
-fn told_by(marker: &Delivery) -> u64 {
+fn reported_by(marker: &Delivery) -> u64 {
     marker.event.data("count").and_then(|count| count.as_u64()).unwrap_or(0)
 }
 

@@ -4,7 +4,7 @@ use super::super::backlog::{Backlog, Work};
 use super::super::counts::Counts;
 use super::super::disk::{Disk, Recovered};
 use super::super::window::Window;
-use super::{Buffer, Change};
+use super::{Buffer, Moved};
 
 impl Buffer {
     /// From now on it is on disk, too, behind what was found there. Before anybody leases from it.
@@ -12,7 +12,7 @@ impl Buffer {
         let mut queue = self.lock();
         queue.put_on_disk(recovered, &self.policy);
         let _ = self.disk.set(disk);
-        self.publish(queue, Change::Left);
+        self.publish(queue, Moved::Out);
         if let Some(disk) = self.disk.get() {
             disk.wake();
         }
@@ -61,7 +61,7 @@ impl Buffer {
         let work = queue.backlog().map(|(backlog, _, _)| backlog.work(first, next));
         let mut work = work.unwrap_or_default();
         work.waiting = queue.on_disk();
-        self.publish(queue, Change::CameIn);
+        self.publish(queue, Moved::In);
         work
     }
 
@@ -72,7 +72,7 @@ impl Buffer {
     ) -> Option<T> {
         let mut queue = self.lock();
         let changed = queue.backlog().map(|(backlog, window, counts)| change(backlog, window, counts));
-        self.publish(queue, Change::Left);
+        self.publish(queue, Moved::Out);
         changed
     }
 

@@ -87,7 +87,7 @@ fn outcome(files: &Arc<Power>) -> Outcome {
     let (damaged, missing) = buffer.disk_damage();
     drop((buffer, writer));
     let (buffer, mut writer) = start(files, policy(SIZE, Fsync::Group));
-    assert_eq!(buffer.disk_damage(), (0, 0), "each is told of once");
+    assert_eq!(buffer.disk_damage(), (0, 0), "each is counted once");
     assert_eq!(buffer.balance(Instant::now()).recovered, recovered);
     let arrived = deliver(&buffer, &mut writer, usize::MAX);
     assert_eq!(arrived.gaps.iter().map(|(_, count)| count).sum::<u64>(), missing, "each hole has its gap");

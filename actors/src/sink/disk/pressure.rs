@@ -31,12 +31,14 @@ fn turn(buffer: &Buffer, writer: &mut Writer, now: Instant) {
 
 /// How many events of each class arrive, with what the markers tell of.
 fn deliver(buffer: &Buffer, writer: &mut Writer, now: Instant) -> ([usize; 3], u64) {
-    let (mut arrived, mut told) = ([0; 3], 0);
+    let (mut arrived, mut reported) = ([0; 3], 0);
     turn(buffer, writer, now);
     while let Some(lease) = buffer.lease(buffer.incarnation(), usize::MAX, usize::MAX, now) {
         for delivery in &lease.items {
             match delivery.event.is_system() {
-                true => told += delivery.event.data("count").and_then(|count| count.as_u64()).unwrap_or(0),
+                true => {
+                    reported += delivery.event.data("count").and_then(|count| count.as_u64()).unwrap_or(0)
+                }
                 false => arrived[delivery.event.class() as usize] += 1,
             }
         }
@@ -44,7 +46,7 @@ fn deliver(buffer: &Buffer, writer: &mut Writer, now: Instant) -> ([usize; 3], u
         turn(buffer, writer, now);
     }
     assert!(buffer.balance(now).holds());
-    (arrived, told)
+    (arrived, reported)
 }
 
 #[test]
@@ -62,11 +64,11 @@ fn what_is_safe_on_disk_does_not_go_because_the_disk_is_behind() {
     push(&buffer, Class::Lifecycle, 1000, 4000, now);
     push(&buffer, Class::Audit, 6000, 4000, now);
     files.fail(false, false);
-    let (arrived, told) = deliver(&buffer, &mut writer, now + RETRY);
+    let (arrived, reported) = deliver(&buffer, &mut writer, now + RETRY);
     let [_, lifecycle, audit] = arrived;
     assert!(lifecycle >= 4000, "{lifecycle} of those that were safe");
     assert!(audit > 3000, "audit events displace those that are not written: {audit}");
-    assert_eq!((lifecycle + audit + told as usize), 11_000);
+    assert_eq!((lifecycle + audit + reported as usize), 11_000);
 }
 
 #[test]
@@ -85,8 +87,8 @@ fn a_bound_of_events_sheds_few_and_an_event_beyond_the_size_sheds_none() {
     assert!(shed > 0 && shed < 600, "{shed} for one");
     push(&buffer, Class::Audit, 1, 5 << 20, now);
     assert_eq!(buffer.balance(now).shed, shed + 1, "it does not fit anyway");
-    let ([_, lifecycle, audit], told) = deliver(&buffer, &mut writer, now);
-    assert_eq!((lifecycle as u64, audit, told), (3000 - shed, 1, shed + 1));
+    let ([_, lifecycle, audit], reported) = deliver(&buffer, &mut writer, now);
+    assert_eq!((lifecycle as u64, audit, reported), (3000 - shed, 1, shed + 1));
 }
 
 #[test]
@@ -105,8 +107,8 @@ fn markers_of_what_was_shed_from_memory_survive_an_orderly_end() {
     buffer.close_backlog();
     while writer.turn(&buffer, now + RETRY) != Next::Ended {}
     let (buffer, mut writer) = start(&files, policy(1 << 20, Fsync::Group));
-    let (arrived, told) = deliver(&buffer, &mut writer, now);
-    assert_eq!((arrived.iter().sum::<usize>() as u64, told), (1300 - shed, shed));
+    let (arrived, reported) = deliver(&buffer, &mut writer, now);
+    assert_eq!((arrived.iter().sum::<usize>() as u64, reported), (1300 - shed, shed));
 }
 
 #[test]
