@@ -67,10 +67,6 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn policy(&self) -> &BufferPolicy {
-        &self.policy
-    }
-
     fn fill(&self, counts: &Counts) -> Fill {
         Fill {
             events: Level { used: counts.events, max: self.policy.max_events },

@@ -1,6 +1,6 @@
 //! What may be lost when a buffer is full: one rule for both stores, memory and disk. It moves and counts nothing itself.
 
-use super::policy::{BufferPolicy, WhenFull};
+use super::policy::WhenFull;
 use crate::event::Class;
 
 /// A full buffer frees this part of itself at once, so that the search for victims is paid for by many events.
@@ -9,7 +9,7 @@ const CHUNK: usize = 8;
 const SMALL_CHUNK: usize = CHUNK * CHUNK;
 /// Tokens may not use the last part of a buffer: lifecycle events find room without a search.
 const RESERVE: usize = 16;
-/// Nor the last part of what may wait to be written, of which lifecycle events may use all but the reserve.
+/// Nor the last quarter of what may wait to be written; of that, lifecycle events may use all but the reserve.
 const TOKEN_RESERVE: usize = 4;
 
 /// How full a store is, and how full it may be.
@@ -55,11 +55,13 @@ pub(super) trait Room {
 }
 
 /// Makes room for one event; `false` when it must stay out itself.
-pub(super) fn make_room(policy: &BufferPolicy, newcomer: Newcomer, store: &mut impl Room) -> bool {
-    if store.fill().has_room_for(newcomer) {
+pub(super) fn make_room(when_full: WhenFull, newcomer: Newcomer, store: &mut impl Room) -> bool {
+    let fill = store.fill();
+    if fill.has_room_for(newcomer) {
         return true;
     }
-    if policy.when_full == WhenFull::DropNewest || newcomer.size > limit(newcomer.class, policy.max_size) {
+    let is_too_large = newcomer.size > limit(newcomer.class, fill.size.max);
+    if when_full == WhenFull::DropNewest || is_too_large {
         return false;
     }
     for victims in victims_of(newcomer.class) {
@@ -184,14 +186,12 @@ mod tests {
     #[track_caller]
     fn goes(waiting: [usize; 3], class: Class, comes_in: bool, left: [usize; 3]) {
         let mut store = Plain { waiting, max: 160, asked: Vec::new() };
-        let policy = BufferPolicy { max_events: 160, ..BufferPolicy::default() };
         let newcomer = Newcomer { class, size: 10 };
-        assert_eq!((make_room(&policy, newcomer, &mut store), store.waiting), (comes_in, left));
+        assert_eq!((make_room(WhenFull::ShedTokens, newcomer, &mut store), store.waiting), (comes_in, left));
         assert!(store.asked.is_sorted(), "the cheaper ones are asked first");
         assert!(store.asked.iter().all(|asked| *asked < class || *asked == Class::Token));
-        let drops = BufferPolicy { when_full: WhenFull::DropNewest, ..policy };
         let mut store = Plain { waiting, max: 160, asked: Vec::new() };
-        assert_eq!(make_room(&drops, newcomer, &mut store), comes_in && waiting == left);
+        assert_eq!(make_room(WhenFull::DropNewest, newcomer, &mut store), comes_in && waiting == left);
         assert_eq!(store.waiting, waiting, "only the newest is dropped");
     }
 
@@ -248,7 +248,6 @@ mod tests {
                 panic!("{victims:?} may stay");
             }
         }
-        let policy = BufferPolicy { max_size: 100, ..BufferPolicy::default() };
         let large = Newcomer { class: Class::Audit, size: 101 };
         for (events, alone, comes_in) in [(0, true, true), (1, true, false), (0, false, false)] {
             let level = |used, max| Level { used, max };
@@ -258,7 +257,7 @@ mod tests {
                 unwritten: level(0, usize::MAX),
                 takes_any_size_alone: alone,
             };
-            assert_eq!(make_room(&policy, large, &mut Small(fill)), comes_in);
+            assert_eq!(make_room(WhenFull::ShedTokens, large, &mut Small(fill)), comes_in);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::disk::Recovered;
 use super::entry::{Entry, Item};
 use super::memory::Memory;
 use super::overflow::{self, Fill, Newcomer, Room, Victims};
-use super::policy::BufferPolicy;
+use super::policy::{BufferPolicy, WhenFull};
 use super::store::Store;
 use super::window::{Lent, Window};
 use crate::event::{CLASSES, Class, Confirmation, Delivery, Gap, GapReason};
@@ -23,6 +23,7 @@ use crate::event::{CLASSES, Class, Confirmation, Delivery, Gap, GapReason};
 #[derive(Debug)]
 pub(super) struct Queue {
     name: Arc<str>,
+    when_full: WhenFull,
     pub(super) window: Window,
     pub(super) counts: Counts,
     pub(super) store: AnyStore,
@@ -64,9 +65,10 @@ pub(crate) enum Ending {
 }
 
 impl Queue {
-    pub(super) fn new(name: Arc<str>, memory: Memory) -> Queue {
+    pub(super) fn new(name: Arc<str>, when_full: WhenFull, memory: Memory) -> Queue {
         Queue {
             name,
+            when_full,
             window: Window::default(),
             counts: Counts::default(),
             store: AnyStore::Memory(memory),
@@ -80,8 +82,7 @@ impl Queue {
     pub(super) fn push(&mut self, delivery: Delivery, now: Instant) {
         self.counts.balance.accepted += 1;
         let newcomer = self.newcomer(&delivery);
-        let policy = *self.store.policy();
-        if overflow::make_room(&policy, newcomer, &mut Crowd { queue: self, now }) {
+        if overflow::make_room(self.when_full, newcomer, &mut Crowd { queue: self, now }) {
             self.append(Item::Event(delivery), now);
         } else {
             self.shed(&delivery, GapReason::BufferFull, now);

@@ -7,16 +7,12 @@ use tokio::time::Instant;
 use super::counts::Counts;
 use super::entry::Entry;
 use super::overflow::{Fill, Newcomer, Victims};
-use super::policy::BufferPolicy;
 use super::window::Window;
 use crate::event::Delivery;
 
 /// What a queue asks of the place where its events wait. The window is the front of the queue and always in memory; what
 /// is behind it is the store's own affair.
 pub(super) trait Store: fmt::Debug + Send {
-    /// Its bounds.
-    fn policy(&self) -> &BufferPolicy;
-
     fn fill(&self, counts: &Counts) -> Fill;
 
     /// What an event of so many bytes of JSON takes of it.

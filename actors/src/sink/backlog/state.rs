@@ -218,10 +218,6 @@ impl Backlog {
 }
 
 impl Store for Backlog {
-    fn policy(&self) -> &BufferPolicy {
-        &self.policy
-    }
-
     fn fill(&self, counts: &Counts) -> Fill {
         Fill {
             events: Level { used: counts.events, max: self.policy.max_events },

@@ -77,7 +77,7 @@ impl Buffer {
         relief: Arc<Notify>,
         memory: Memory,
     ) -> Arc<Buffer> {
-        let queue = Queue::new(name.clone(), memory);
+        let queue = Queue::new(name.clone(), policy.when_full, memory);
         Arc::new(Buffer {
             name,
             policy,
