@@ -57,7 +57,7 @@ impl SinkContext {
     }
 
     /// Publishes what was found on connecting that may hurt later, a sentence each, in place of what was found before:
-    /// [`SinkStatus::warnings`].
+    /// [`SinkStatus::warnings`](super::SinkStatus::warnings).
     pub fn warnings(&self, found: Vec<String>) {
         self.cell.set_warnings(found);
     }
