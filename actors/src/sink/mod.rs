@@ -1,6 +1,7 @@
 //! A destination for events: the trait, its buffer and breaker, and the supervised actor around it.
 
 mod actor;
+mod any_store;
 mod attempt;
 mod backlog;
 mod balance;

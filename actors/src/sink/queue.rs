@@ -1,11 +1,11 @@
 //! What a buffer holds: events in order, some of them with the sink, and markers where events are missing.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::any_store::AnyStore;
 use super::backlog::Backlog;
 use super::balance::Balance;
 use super::batch::Mark;
@@ -15,7 +15,6 @@ use super::entry::{Entry, Item};
 use super::memory::Memory;
 use super::overflow::{self, Fill, Newcomer, Room, Victims};
 use super::policy::{BufferPolicy, WhenFull};
-use super::store::Store;
 use super::window::{Lent, Window};
 use crate::event::{CLASSES, Class, Confirmation, Delivery, Gap, GapReason};
 
@@ -31,13 +30,6 @@ pub(super) struct Queue {
     appended: u64,
     incarnation: u64,
     last_delivered: Option<Instant>,
-}
-
-/// Where it has what waits.
-#[derive(Debug)]
-pub(super) enum AnyStore {
-    Memory(Memory),
-    Backlog(Box<Backlog>),
 }
 
 /// Events that are with a sink; they stay in the buffer until they are marked.
@@ -357,25 +349,5 @@ impl Room for Crowd<'_> {
     fn shed(&mut self, victims: Victims, newcomer: Newcomer) {
         let Queue { store, window, counts, .. } = &mut *self.queue;
         store.shed(victims, newcomer, window, counts, self.now);
-    }
-}
-
-impl Deref for AnyStore {
-    type Target = dyn Store;
-
-    fn deref(&self) -> &(dyn Store + 'static) {
-        match self {
-            AnyStore::Memory(memory) => memory,
-            AnyStore::Backlog(backlog) => &**backlog,
-        }
-    }
-}
-
-impl DerefMut for AnyStore {
-    fn deref_mut(&mut self) -> &mut (dyn Store + 'static) {
-        match self {
-            AnyStore::Memory(memory) => memory,
-            AnyStore::Backlog(backlog) => &mut **backlog,
-        }
     }
 }
