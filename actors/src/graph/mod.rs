@@ -32,7 +32,7 @@ use crate::process::{OnFailed, ProcessorState};
 use crate::route::{Lane, Route, RouterParts, Subscription, Table, Taps};
 use crate::sink::breaker::Circuit;
 use crate::sink::{
-    Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkStatus, StatusCell, Worker,
+    Buffer, Control, DeadLetter, DeadLetters, OnOpen, SinkActor, SinkState, SinkStatus, StatusCell, Worker,
 };
 use crate::supervise::{Adopt, ChildSpec, GraphSupervisor, RestartPolicy};
 use member::{Member, Own};
@@ -307,7 +307,7 @@ impl GraphHandle {
             // No sender waits for a processor that does not come back.
             let is_busy = section.troubles().iter().any(|processor| processor.state == ProcessorState::Busy);
             if let Some(front) = member.front().filter(|front| front.is_open() != is_busy) {
-                front.set_open(is_busy, false);
+                front.set_state(if is_busy { SinkState::Open } else { SinkState::Closed });
             }
         }
     }
@@ -646,7 +646,6 @@ fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::SinkState;
     use crate::supervise::{Abandon, Exit};
     use crate::testkit::{Act, Journal, Rig, run, settle};
 

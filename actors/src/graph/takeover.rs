@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tracing::{error, warn};
 
 use super::{GraphHandle, Member, StartError, Threads};
-use crate::sink::{Control, FolderError, SinkState, open_on_disk};
+use crate::sink::{Control, FolderError, SinkState, open_on_disk, open_on_disk_inline};
 use crate::supervise::Exit;
 
 /// The folder of the disk buffers, below `data_dir`.
@@ -47,8 +47,11 @@ impl GraphHandle {
     fn opening(&self, member: &Member) -> impl FnOnce() -> Result<(), FolderError> + Send + use<> {
         let buffer = member.worker.buffer.clone();
         let path = self.0.plan.data_dir.join(BUFFERS).join(&*member.worker.name);
-        let threads = self.0.threads == Threads::Several;
-        move || open_on_disk(&buffer, &path, threads)
+        let threads = self.0.threads;
+        move || match threads {
+            Threads::Several => open_on_disk(&buffer, &path),
+            Threads::One => open_on_disk_inline(&buffer, &path),
+        }
     }
 
     /// To read what the other left may take seconds, which the graph does not wait for.
@@ -81,7 +84,7 @@ fn not_writable(member: &Member, error: &FolderError) {
 fn open(member: &Member, reason: String) {
     // First the reason, then what wakes those who may ask for it.
     member.worker.cell.set_state(SinkState::Open, Some(reason), 0);
-    member.worker.buffer.set_open(true, false);
+    member.worker.buffer.set_state(SinkState::Open);
 }
 
 /// Gives a sink its actor once its buffer is on disk: before that nothing may leave, as what is on disk comes first.

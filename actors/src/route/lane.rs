@@ -192,7 +192,7 @@ impl Source for Lane {
         }
         // Only now they may count as held.
         if let Some(Some(lease)) = &work {
-            self.front.settle(lease, &vec![Mark::Delivered; lease.items.len()], now);
+            self.front.complete(lease, &vec![Mark::Delivered; lease.items.len()], now);
         }
         let mut books = self.books();
         books.tally.add(&tally);

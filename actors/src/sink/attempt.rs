@@ -1,4 +1,4 @@
-//! One attempt of a sink: open if need be, lease, deliver, bury what is dead.
+//! One attempt of a sink: open if need be, lease, deliver, dead-letter what can never arrive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,25 +6,39 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::actor::{Control, Worker, seconds};
-use super::batch::Mark;
+use super::batch::{Deliveries, Mark};
+use super::context::SinkContext;
+use super::dead_letter::DeadLetter;
+use super::error::{Cost, DeliveryError, ErrorClass};
 use super::fence::Fenced;
 use super::queue::Lease;
-use super::{Cost, DeadLetter, Deliveries, DeliveryError, ErrorClass, SinkContext};
+use super::worker::{Control, Worker, seconds};
 use crate::event::{Confirmation, Delivery, Timestamp};
 use crate::supervise::Backoff;
 
 /// How long to wait for what the disk is to read.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// One attempt: open if need be, lease, deliver, bury what is dead.
+/// One attempt.
 pub(super) struct Attempt {
     pub(super) worker: Arc<Worker>,
     pub(super) context: SinkContext,
-    pub(super) sink: Option<Fenced>,
+    pub(super) instance: Option<Instance>,
     pub(super) incarnation: u64,
-    pub(super) opened: bool,
     pub(super) limit: usize,
+}
+
+/// The sink that an incarnation has made.
+pub(super) struct Instance {
+    pub(super) sink: Fenced,
+    pub(super) is_opened: bool,
+}
+
+/// What is left of an attempt.
+pub(super) struct Attempted {
+    /// `None` once it has panicked.
+    pub(super) instance: Option<Instance>,
+    pub(super) end: End,
 }
 
 /// How an attempt went.
@@ -50,105 +64,115 @@ pub(super) enum End {
 }
 
 impl Attempt {
-    pub(super) async fn run(mut self) -> (Option<Fenced>, bool, End) {
-        let mut sink = match self.sink.take() {
-            Some(sink) => sink,
+    pub(super) async fn run(mut self) -> Attempted {
+        let mut instance = match self.instance.take() {
+            Some(instance) => instance,
             None => match Fenced::make(&self.worker.factory) {
-                Ok(sink) => sink,
-                Err(panic) => return (None, false, End::Panicked(panic)),
+                Ok(sink) => Instance { sink, is_opened: false },
+                Err(panic) => return Attempted { instance: None, end: End::Panicked(panic) },
             },
         };
-        let worker = self.worker.clone();
+        let end = self.run_with(&mut instance).await;
+        let is_gone = matches!(end, End::Panicked(_));
+        Attempted { instance: (!is_gone).then_some(instance), end }
+    }
+
+    async fn run_with(&self, instance: &mut Instance) -> End {
+        let worker = &self.worker;
         if worker.poison_after > 0 && worker.buffer.crashes_of_oldest() >= worker.poison_after {
             self.condemn().await;
-            return (Some(sink), self.opened, End::Condemned);
+            return End::Condemned;
         }
-        if !self.opened {
-            let answer = timeout(worker.deliver_timeout, sink.open(&self.context)).await;
-            match answer {
-                Ok(Ok(Ok(()))) => self.opened = true,
-                Ok(Ok(Err(error))) => return (Some(sink), false, End::Failed(error)),
-                Ok(Err(panic)) => return (None, false, End::Panicked(panic)),
-                Err(_) => {
-                    let took = format!("opening took longer than {:?}", worker.deliver_timeout);
-                    let error = DeliveryError::unavailable(took).with_cost(Cost::Something);
-                    return (Some(sink), false, End::Failed(error));
-                }
-            }
+        if !instance.is_opened
+            && let Err(end) = self.open(instance).await
+        {
+            return end;
         }
-        if !worker.batch.linger.is_zero() && !worker.is_told(Control::Drain) && !worker.buffer.is_empty() {
-            let _ = timeout(worker.batch.linger, worker.buffer.filled(self.limit)).await;
-        }
-        if !worker.buffer.is_empty() {
-            // All of it may rest on disk; it is looked at again now and then, whatever becomes of that.
-            let _ = timeout(LOOK, worker.buffer.filled(1)).await;
-        }
+        self.gather().await;
         let lease = worker.buffer.lease(self.incarnation, self.limit, worker.batch.max_size, Instant::now());
-        let Some(mut lease) = lease else {
-            return (Some(sink), true, End::Arrived);
-        };
+        let Some(mut lease) = lease else { return End::Arrived };
         let mut batch = Deliveries::new(std::mem::take(&mut lease.items));
-        let size = batch.len();
-        let answer = timeout(worker.deliver_timeout, sink.deliver(&mut batch)).await;
+        let answer = timeout(worker.deliver_timeout, instance.sink.deliver(&mut batch)).await;
         let result = match answer {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => {
                 // What it marked before did arrive; the rest is taken back by the supervisor.
-                self.arrived(&lease, &batch.into_parts(false).1);
-                return (None, false, End::Panicked(panic));
+                self.arrived(&lease, &batch.into_parts().1);
+                return End::Panicked(panic);
             }
             Err(_) => {
                 let took = format!("no answer within {:?}", worker.deliver_timeout);
                 Err(DeliveryError::unknown(took))
             }
         };
-        let why = batch.take_why();
-        let (items, mut marks) = batch.into_parts(result.is_ok());
-        let open = marks.iter().filter(|mark| **mark == Mark::Open).count();
-        if let Err(error) = &result
-            && error.class() == ErrorClass::Rejected
-            && open == 1
-        {
-            let reason = error.to_string();
-            marks
-                .iter_mut()
-                .filter(|mark| **mark == Mark::Open)
-                .for_each(|mark| *mark = Mark::Poison(reason.clone()));
+        if let Err(error) = &result {
+            let reopen = [ErrorClass::Unavailable, ErrorClass::Unknown, ErrorClass::Misconfigured];
+            instance.is_opened = !reopen.contains(&error.class());
         }
-        let arrived = self.arrived(&lease, &marks);
+        self.take_in(&lease, batch, result).await
+    }
+
+    async fn open(&self, instance: &mut Instance) -> Result<(), End> {
+        let longest = self.worker.deliver_timeout;
+        match timeout(longest, instance.sink.open(&self.context)).await {
+            Ok(Ok(Ok(()))) => {
+                instance.is_opened = true;
+                Ok(())
+            }
+            Ok(Ok(Err(error))) => Err(End::Failed(error)),
+            Ok(Err(panic)) => Err(End::Panicked(panic)),
+            Err(_) => {
+                let took = format!("opening took longer than {longest:?}");
+                Err(End::Failed(DeliveryError::unavailable(took).with_cost(Cost::Something)))
+            }
+        }
+    }
+
+    /// Waits for what is to come along, where something waits.
+    async fn gather(&self) {
+        let Worker { batch, buffer, .. } = &*self.worker;
+        if !batch.linger.is_zero() && !self.worker.has_order(Control::Drain) && !buffer.is_empty() {
+            let _ = timeout(batch.linger, buffer.filled(self.limit)).await;
+        }
+        if !buffer.is_empty() {
+            // All of it may rest on disk; it is looked at again now and then, whatever becomes of that.
+            let _ = timeout(LOOK, buffer.filled(1)).await;
+        }
+    }
+
+    /// Takes in what became of a batch.
+    async fn take_in(&self, lease: &Lease, mut batch: Deliveries, result: Result<(), DeliveryError>) -> End {
+        let why = batch.take_why();
+        if result.is_ok() {
+            batch.rest_delivered();
+        }
+        let (items, mut marks) = batch.into_parts();
+        let among = marks.iter().filter(|mark| **mark == Mark::Open).count();
+        let is_rejected = |error: &DeliveryError| error.class() == ErrorClass::Rejected;
+        if let Err(error) = &result
+            && is_rejected(error)
+            && among == 1
+            && let Some(bad) = marks.iter_mut().find(|mark| **mark == Mark::Open)
+        {
+            *bad = Mark::Poison(error.to_string());
+        }
+        let arrived = self.arrived(lease, &marks);
         for (i, (mark, delivery)) in marks.iter().zip(&items).enumerate() {
             if let Mark::Poison(reason) = mark {
-                self.bury(&lease, i, delivery, "poison", reason).await;
+                self.dead_letter(lease, i, delivery, "poison", reason).await;
             }
         }
-        worker.buffer.release(&lease, &marks);
-        let end = match result {
-            Ok(()) if marks.iter().any(|mark| matches!(mark, Mark::Retry | Mark::Unsent)) => {
-                let none = || (arrived == 0).then(|| "it wants the same events once more".to_owned());
-                End::Partly { arrived, why: why.or_else(none) }
-            }
-            Ok(())
-                if arrived == 0 && size > 0 && marks.iter().all(|mark| matches!(mark, Mark::Poison(_))) =>
-            {
-                End::Condemned
-            }
-            Ok(()) => End::Arrived,
-            Err(error) if error.class() == ErrorClass::Rejected && open == 1 => End::Condemned,
-            Err(error) if error.class() == ErrorClass::Rejected && open > 1 => {
-                End::Bad { among: open, why: error.to_string() }
-            }
-            Err(error) => {
-                let class = error.class();
-                let reopen = [ErrorClass::Unavailable, ErrorClass::Unknown, ErrorClass::Misconfigured];
-                self.opened &= !reopen.contains(&class);
-                End::Failed(error)
-            }
-        };
-        (Some(sink), self.opened, end)
+        self.worker.buffer.release(lease, &marks);
+        match result {
+            Ok(()) => end_of(&marks, arrived, why),
+            Err(error) if is_rejected(&error) && among == 1 => End::Condemned,
+            Err(error) if is_rejected(&error) && among > 1 => End::Bad { among, why: error.to_string() },
+            Err(error) => End::Failed(error),
+        }
     }
 
     fn arrived(&self, lease: &Lease, marks: &[Mark]) -> usize {
-        let arrived = self.worker.buffer.settle(lease, marks, Instant::now());
+        let arrived = self.worker.buffer.complete(lease, marks, Instant::now());
         if arrived > 0 {
             self.worker.cell.progress();
         }
@@ -163,7 +187,7 @@ impl Attempt {
         let items = std::mem::take(&mut lease.items);
         if let Some(delivery) = items.first() {
             let reason = format!("the sink crashed {} times with this event alone", worker.poison_after);
-            self.bury(&lease, 0, delivery, "panic", &reason).await;
+            self.dead_letter(&lease, 0, delivery, "panic", &reason).await;
         }
         worker.buffer.release(&lease, &[]);
     }
@@ -180,7 +204,14 @@ impl Attempt {
     }
 
     /// Hands an event to the dead letters, for as long as it takes.
-    async fn bury(&self, lease: &Lease, i: usize, delivery: &Delivery, class: &'static str, reason: &str) {
+    async fn dead_letter(
+        &self,
+        lease: &Lease,
+        i: usize,
+        delivery: &Delivery,
+        class: &'static str,
+        reason: &str,
+    ) {
         let worker = &self.worker;
         let tries = worker.buffer.tries(lease, i, Instant::now());
         let now = Timestamp::now();
@@ -194,19 +225,29 @@ impl Attempt {
             first_attempt: Timestamp::from_micros(now.as_micros() - first),
             last_attempt: now,
         };
-        let (mut retry, began, mut told) = (Backoff::retries(), Instant::now(), None);
+        let (mut retry, began, mut known) = (Backoff::retries(), Instant::now(), None);
         while let Err(error) = self.hand_over(&letter).await {
-            if told.as_ref() != Some(&error) {
+            if known.as_ref() != Some(&error) {
                 warn!(sink = %worker.name, %error, "a dead letter waits");
                 worker.publish(Some(format!("a dead letter waits: {error}")));
-                told = Some(error);
+                known = Some(error);
             }
             sleep(retry.next()).await;
         }
-        if told.is_some() {
+        if known.is_some() {
             warn!(sink = %worker.name, after = %seconds(began.elapsed()), "the dead letter is kept");
         }
-        worker.dead_letters.tell(&letter, Instant::now());
-        worker.buffer.bury(lease, i);
+        worker.dead_letters.log(&letter, Instant::now());
+        worker.buffer.dead_letter(lease, i);
     }
+}
+
+/// How a delivery went that the sink calls a success.
+fn end_of(marks: &[Mark], arrived: usize, why: Option<String>) -> End {
+    if marks.iter().any(|mark| matches!(mark, Mark::Retry | Mark::Unsent)) {
+        let none = || (arrived == 0).then(|| "it wants the same events once more".to_owned());
+        return End::Partly { arrived, why: why.or_else(none) };
+    }
+    let is_dead = |mark: &Mark| matches!(mark, Mark::Poison(_));
+    if arrived == 0 && !marks.is_empty() && marks.iter().all(is_dead) { End::Condemned } else { End::Arrived }
 }

@@ -99,13 +99,15 @@ impl Deliveries {
         self.why.take()
     }
 
-    /// The events and their marks; `Ok` says that what is unmarked arrived.
-    pub(crate) fn into_parts(self, all_arrived: bool) -> (Vec<Delivery>, Vec<Mark>) {
-        let mut marks = self.marks;
-        if all_arrived {
-            marks.iter_mut().filter(|mark| **mark == Mark::Open).for_each(|mark| *mark = Mark::Delivered);
-        }
-        (self.items, marks)
+    /// What is unmarked arrived.
+    pub(crate) fn rest_delivered(&mut self) {
+        let rest = self.marks.iter_mut().filter(|mark| **mark == Mark::Open);
+        rest.for_each(|mark| *mark = Mark::Delivered);
+    }
+
+    /// The events and their marks.
+    pub(crate) fn into_parts(self) -> (Vec<Delivery>, Vec<Mark>) {
+        (self.items, self.marks)
     }
 }
 

@@ -11,12 +11,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::Buffer;
+use super::buffer::Buffer;
 use super::letter_file::LetterFile;
 use crate::event::{Confirmation, Delivery, Event, Receipt, Timestamp};
 
-/// How often the log tells of dead letters, at most.
-const TELL: Duration = Duration::from_secs(10);
+/// How long the log says nothing of dead letters after it did.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// An event that can never arrive, and all that is known of why.
 #[derive(Debug, Clone)]
@@ -87,12 +87,12 @@ struct Letters {
     target: ArcSwapOption<Buffer>,
     /// Made when first needed, for its owner only; also when the target is given up or gone.
     file: LetterFile,
-    told: Mutex<Told>,
+    logged: Mutex<Logged>,
 }
 
-/// What the log was told of.
+/// What stands in the log.
 #[derive(Debug, Default)]
-struct Told {
+struct Logged {
     last: Option<Instant>,
     /// How many letters came since, and why the latest did.
     others: u64,
@@ -104,7 +104,7 @@ impl DeadLetters {
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> DeadLetters {
         let (target, file) = (ArcSwapOption::default(), LetterFile::new(path));
-        DeadLetters(Arc::new(Letters { target, file, told: Mutex::default() }))
+        DeadLetters(Arc::new(Letters { target, file, logged: Mutex::default() }))
     }
 
     /// From now on into the buffer of another sink.
@@ -143,31 +143,38 @@ impl DeadLetters {
     }
 
     /// Says in the log that a letter was taken. Of many only the first: the others are counted.
-    pub(crate) fn tell(&self, letter: &DeadLetter, now: Instant) {
-        let mut told = self.told();
-        if told.last.is_some_and(|last| now.saturating_duration_since(last) < TELL) {
-            told.others += 1;
-            told.reason.clone_from(&letter.reason);
+    pub(crate) fn log(&self, letter: &DeadLetter, now: Instant) {
+        let mut logged = self.logged();
+        if logged.last.is_some_and(|last| now.saturating_duration_since(last) < QUIET) {
+            logged.others += 1;
+            logged.reason.clone_from(&letter.reason);
             return;
         }
-        told.last = Some(now);
+        logged.last = Some(now);
         warn!(sink = %letter.sink, event = %letter.event.id(), reason = letter.reason, "dead-lettered");
     }
 
-    /// Says how many others there were, where it is time; at the end, it is.
-    pub(crate) fn tell_of_others(&self, sink: &str, now: Instant, at_the_end: bool) {
-        let mut told = self.told();
-        let is_time = told.last.is_none_or(|last| now.saturating_duration_since(last) >= TELL);
-        if told.others == 0 || !(is_time || at_the_end) {
+    /// Says in the log how many others there were, where it is time for that.
+    pub(crate) fn log_others_in_time(&self, sink: &str, now: Instant) {
+        let is_time = self.logged().last.is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
+        if is_time {
+            self.log_others(sink, now);
+        }
+    }
+
+    /// Says in the log how many others there were, if any.
+    pub(crate) fn log_others(&self, sink: &str, now: Instant) {
+        let mut logged = self.logged();
+        if logged.others == 0 {
             return;
         }
-        let Told { others: count, reason, .. } = std::mem::take(&mut *told);
-        told.last = Some(now);
+        let Logged { others: count, reason, .. } = std::mem::take(&mut *logged);
+        logged.last = Some(now);
         warn!(%sink, count, reason, "further events were dead-lettered");
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn logged(&self) -> MutexGuard<'_, Logged> {
+        self.0.logged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,7 +8,10 @@ use std::task::{Context, Poll};
 use futures_util::future::LocalBoxFuture;
 use tracing::warn;
 
-use super::{Deliveries, DeliveryError, DynSink, SinkContext, SinkFactory};
+use super::batch::Deliveries;
+use super::context::SinkContext;
+use super::contract::{DynSink, SinkFactory};
+use super::error::DeliveryError;
 use crate::process::panic_message;
 
 /// One sink. A panic in its `Drop` ends here: while unwinding, it would abort the process.

@@ -1,8 +1,7 @@
 //! The bounds of a buffer, and what happens at them.
 
 use std::sync::Arc;
-
-use super::disk::Fsync;
+use std::time::Duration;
 
 /// What happens to an event that finds the buffer full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +39,18 @@ impl BufferPolicy {
         let disk = Some(Fsync::Group);
         BufferPolicy { max_events: usize::MAX, max_size: 1 << 30, disk, ..BufferPolicy::default() }
     }
+}
+
+/// When what was written is made to survive a loss of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fsync {
+    /// Before it counts as held: with each write, for all that gathered meanwhile.
+    #[default]
+    Group,
+    /// So often; a loss of power costs as much.
+    Every(Duration),
+    /// When the system likes to.
+    Never,
 }
 
 /// What happens to new events while the circuit is open.

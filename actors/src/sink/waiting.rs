@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Buffer;
+use super::buffer::Buffer;
 use super::policy::{OnOpen, WhenFull};
 use crate::ingress::Patience;
 
-/// How long a flush waits for sinks that are told to drop. A buffer that drops is no backlog that anybody counts on.
+/// How long a flush waits for sinks that are set to drop. A buffer that drops is no backlog that anybody counts on.
 pub(crate) const FLUSH: Duration = Duration::from_secs(1);
-/// How long the end waits for a sink that is told to drop and delivers nothing. Connecting to a broker may take a while.
+/// How long the end waits for a sink that is set to drop and delivers nothing. Connecting to a broker may take a while.
 pub(crate) const STILL: Duration = Duration::from_secs(5);
 
 impl Buffer {
     /// Whether a sender waits before it hands in so much more: where it would go is over three quarters full, is to be
-    /// emptied by a sink that is worth the sender's patience, and is not told to drop instead.
+    /// emptied by a sink that is worth the sender's patience, and is not set to drop instead.
     pub(crate) fn holds_up(&self, patience: Patience, more_events: usize, more_bytes: usize) -> bool {
         match (self.is_open(), self.on_open()) {
             (true, OnOpen::Drop) => false,
@@ -40,8 +40,8 @@ impl Buffer {
         self.policy().when_full == WhenFull::DropNewest
     }
 
-    /// Whether its sink is told to drop rather than to make others wait, be it full or open.
-    pub(crate) fn is_told_to_drop(&self) -> bool {
+    /// Whether its sink is set to drop rather than to make others wait, be it full or open.
+    pub(crate) fn is_set_to_drop(&self) -> bool {
         self.drops_when_full() || *self.on_open() == OnOpen::Drop
     }
 }

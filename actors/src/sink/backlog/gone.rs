@@ -1,52 +1,51 @@
 //! What becomes of a buffer whose files were taken away while it was in use.
 
-use super::super::disk::{Kind, Segment};
 use tokio::time::Instant;
 
-use super::super::queue::{Entry, Item, Queue};
-use super::{Backlog, Unwritten};
+use super::super::counts::Counts;
+use super::super::disk::{Kind, Segment};
+use super::super::entry::{Entry, Item};
+use super::super::store::Store as _;
+use super::super::window::Window;
+use super::part::Part;
+use super::state::Backlog;
+use super::unwritten::Unwritten;
 use crate::event::{CLASSES, Gap};
+
+/// What was in those files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::sink) struct TakenAway {
+    /// Events that rested there alone.
+    pub(in crate::sink) lost: u64,
+    /// Events that are in memory, too, and are to be written again.
+    pub(in crate::sink) again: u64,
+}
 
 impl Backlog {
     /// All segments that hold something.
     pub(in crate::sink) fn segments(&self) -> Vec<Segment> {
         self.parts.iter().map(|part| part.segment).collect()
     }
-}
 
-impl Queue {
     /// These segments are not there any more: what rested in them is counted as shed, and what is in memory is to be
-    /// written again. Returns how many events each of that is.
-    pub(in crate::sink) fn taken_away(&mut self, gone: &[u64], name: &str, now: Instant) -> (u64, u64) {
-        let Some(mut backlog) = self.backlog.take() else { return (0, 0) };
-        let (mut lost, mut again) = (0, Vec::new());
-        let (taken, parts): (Vec<_>, _) = std::mem::take(&mut backlog.parts)
+    /// written again.
+    pub(in crate::sink) fn taken_away(
+        &mut self,
+        gone: &[u64],
+        window: &mut Window,
+        counts: &mut Counts,
+        now: Instant,
+    ) -> TakenAway {
+        let (taken, parts): (Vec<_>, _) = std::mem::take(&mut self.parts)
             .into_iter()
-            .partition(|part| gone.contains(&part.segment.first));
-        backlog.parts = parts.into();
-        let unwritten = backlog.unwritten.front().map_or(u64::MAX, |item| item.number);
-        for mut part in taken {
-            backlog.disk_size -= part.segment.size;
-            backlog.shed_size -= part.shrinks;
-            backlog.resting -= part.resting();
-            backlog.damaged += u64::from(part.resting() > 0);
-            let rested = part.events;
-            for class in CLASSES {
-                let (events, bytes) = part.take(class);
-                self.balance.shed += events;
-                self.count_out(class, events as usize, bytes as usize);
-                lost += events;
-            }
-            if backlog.parts.is_empty() && rested.iter().sum::<u64>() > 0 {
-                let gap = Gap::unreadable(rested);
-                // Where nothing stands behind it yet, it is written with what will.
-                if !backlog.tail.is_empty() {
-                    again.push(Unwritten::new(part.last, Kind::Gap, gap.delivery(name)));
-                }
-                self.entries.push_back(Entry::new(Item::Gap(Box::new(gap)), part.last, 0, now));
-            }
+            .partition(|part: &Part| gone.contains(&part.segment.first));
+        self.parts = parts.into();
+        let unwritten = self.unwritten.front().map_or(u64::MAX, |item| item.number);
+        let (mut lost, mut again) = (0, Vec::new());
+        for part in taken {
             let numbers = part.segment.first..=part.last;
-            for entry in self.entries.iter().chain(&backlog.tail) {
+            lost += self.lose(part, window, counts, &mut again, now);
+            for entry in window.entries.iter().chain(&self.tail) {
                 if let Item::Event(delivery) = &entry.item
                     && numbers.contains(&entry.number)
                     && entry.number < unwritten
@@ -56,19 +55,48 @@ impl Queue {
             }
         }
         // Where nothing is in memory, that is where it goes on.
-        let next = backlog.parts.iter().find(|part| part.resting() > 0).map(|part| part.segment.first);
-        backlog.resting_from = next.map_or(backlog.resting_from, |first| first.max(backlog.resting_from));
+        let next = self.parts.iter().find(|part| part.resting() > 0).map(|part| part.segment.first);
+        self.resting_from = next.map_or(self.resting_from, |first| first.max(self.resting_from));
         again.sort_by_key(|item| item.number);
-        let events = again.iter().filter(|item| item.kind == Kind::Event).count() as u64;
+        let events = again.iter().filter(|item| item.is_event()).count() as u64;
         for item in again.into_iter().rev() {
-            if let Some(receipt) = super::receipt(item.kind, &item.delivery) {
+            if let Some(receipt) = item.receipt() {
                 receipt.staged();
             }
-            backlog.unwritten_size += item.size;
-            backlog.unwritten.push_front(item);
+            self.unwritten_size += item.size;
+            self.unwritten.push_front(item);
         }
-        backlog.refill(&mut self.entries);
-        self.backlog = Some(backlog);
-        (lost, events)
+        self.refill(window);
+        TakenAway { lost, again: events }
+    }
+
+    /// What rested in one part is lost; returns how many events. A gap for them goes to `again`, where it is to be written.
+    fn lose(
+        &mut self,
+        mut part: Part,
+        window: &mut Window,
+        counts: &mut Counts,
+        again: &mut Vec<Unwritten>,
+        now: Instant,
+    ) -> u64 {
+        self.disk_size -= part.segment.size;
+        self.shed_size -= part.shrinks;
+        self.resting -= part.resting();
+        self.damaged += u64::from(part.resting() > 0);
+        let (rested, mut lost) = (part.events, 0);
+        for class in CLASSES {
+            let (events, bytes) = part.take(class);
+            counts.count_shed(class, events as usize, bytes as usize);
+            lost += events;
+        }
+        if self.parts.is_empty() && rested.iter().sum::<u64>() > 0 {
+            let gap = Gap::unreadable(rested);
+            // Where nothing stands behind it yet, it is written with what will.
+            if !self.tail.is_empty() {
+                again.push(Unwritten::new(part.last, Kind::Gap, gap.delivery(&self.name)));
+            }
+            window.entries.push_back(Entry::gap(gap, part.last, now));
+        }
+        lost
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Part {
 
 /// Events of this class are shed from and to these numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shed {
+pub(in crate::sink) struct Shed {
     pub(super) class: Class,
     pub(super) from: u64,
     pub(super) to: u64,

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::files::Files as _;
 use super::head::HEAD as SEGMENT_HEAD;
 use super::model::{policy, start};
 use super::power::Power;
-use super::*;
+use super::writer::Next;
 use crate::event::{Delivery, Event, Step};
+use crate::sink::Fsync;
 
 /// A name and what is in it.
 type File = (String, Vec<u8>);
@@ -16,7 +18,7 @@ type File = (String, Vec<u8>);
 /// The files of a buffer with so many events waiting, and their JSON.
 fn stored(events: u64) -> (Vec<File>, Vec<Vec<u8>>) {
     let files = Arc::new(Power::default());
-    let (buffer, mut worker) = start(&files, policy(1 << 20, Fsync::Group));
+    let (buffer, mut writer) = start(&files, policy(1 << 20, Fsync::Group));
     let now = Instant::now();
     let step = Step::new("M");
     let mut json = Vec::new();
@@ -25,22 +27,22 @@ fn stored(events: u64) -> (Vec<File>, Vec<Vec<u8>>) {
         json.push(event.json().to_vec());
         buffer.push([Delivery::new(event, "k".into())], now);
     }
-    while worker.turn(&buffer, now) == Next::Again {}
+    while writer.turn(&buffer, now) == Next::Again {}
     (files.all(), json)
 }
 
 /// What arrives from these files, how many places were found damaged, and how many events are missing.
 fn found(files: &[File]) -> (Vec<Vec<u8>>, u64, u64) {
     let files = Arc::new(Power::with(files));
-    let (buffer, mut worker) = start(&files, policy(1 << 20, Fsync::Group));
+    let (buffer, mut writer) = start(&files, policy(1 << 20, Fsync::Group));
     let now = Instant::now();
-    while worker.turn(&buffer, now) == Next::Again {}
+    while writer.turn(&buffer, now) == Next::Again {}
     let mut arrived = Vec::new();
     while let Some(lease) = buffer.lease(buffer.incarnation(), usize::MAX, usize::MAX, now) {
         let events = lease.items.iter().filter(|delivery| !delivery.event.is_system());
         arrived.extend(events.map(|delivery| delivery.event.json().to_vec()));
-        buffer.settle(&lease, &vec![crate::sink::batch::Mark::Delivered; lease.items.len()], now);
-        while worker.turn(&buffer, now) == Next::Again {}
+        buffer.complete(&lease, &vec![crate::sink::batch::Mark::Delivered; lease.items.len()], now);
+        while writer.turn(&buffer, now) == Next::Again {}
     }
     assert!(buffer.balance(now).holds());
     assert_eq!(buffer.balance(now).waiting, 0);
@@ -104,9 +106,9 @@ fn damage_is_counted_and_kept_aside_once_and_does_not_stop_what_comes_later() {
     log(&mut files)[middle] ^= 1;
     let disk = Arc::new(Power::with(&files));
     for found in [(1, 1), (0, 0), (0, 0)] {
-        let (buffer, worker) = start(&disk, policy(1 << 20, Fsync::Group));
+        let (buffer, writer) = start(&disk, policy(1 << 20, Fsync::Group));
         assert_eq!((buffer.balance(Instant::now()).recovered, buffer.disk_damage()), (3, found));
-        drop(worker);
+        drop(writer);
         let aside: Vec<_> = disk.all().into_iter().filter(|(name, _)| name.starts_with("damaged-")).collect();
         assert_eq!(aside.len(), 1);
         assert_eq!(aside[0].1.len(), (log(&mut files).len() - SEGMENT_HEAD) / 4);
@@ -118,12 +120,12 @@ fn damage_is_counted_and_kept_aside_once_and_does_not_stop_what_comes_later() {
 fn a_segment_that_cannot_be_read_any_more_is_counted_and_marked() {
     let (files, _) = stored(5);
     let disk = Arc::new(Power::with(&files));
-    let (buffer, mut worker) = start(&disk, policy(1 << 20, Fsync::Group));
+    let (buffer, mut writer) = start(&disk, policy(1 << 20, Fsync::Group));
     let now = Instant::now();
     let name = disk.all().into_iter().map(|(name, _)| name).find(|name| name.ends_with(".log")).unwrap();
     disk.remove(&name).unwrap();
     for _ in 0..20 {
-        worker.turn(&buffer, now);
+        writer.turn(&buffer, now);
     }
     let balance = buffer.balance(now);
     assert_eq!((balance.recovered, balance.shed, balance.waiting), (5, 5, 0));

@@ -5,35 +5,37 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::files::Files as _;
 use super::model::{policy, start};
 use super::power::Power;
-use super::*;
+use super::writer::{Next, Writer};
 use crate::event::{Delivery, Event, Step};
 use crate::sink::batch::Mark;
+use crate::sink::{Buffer, Fsync};
 
 const EVENTS: u64 = 500;
 /// So small that they are in several segments.
 const SIZE: usize = 1 << 20;
 
-fn turn(buffer: &Buffer, worker: &mut Worker) {
-    while worker.turn(buffer, Instant::now()) == Next::Again {}
+fn turn(buffer: &Buffer, writer: &mut Writer) {
+    while writer.turn(buffer, Instant::now()) == Next::Again {}
 }
 
-fn push(buffer: &Buffer, worker: &mut Worker, numbers: std::ops::Range<u64>) {
+fn push(buffer: &Buffer, writer: &mut Writer, numbers: std::ops::Range<u64>) {
     let step = Step::new("M");
     for n in numbers {
         let event = Event::new(&step, "start").with("n", n).with("text", "x".repeat(600));
         buffer.push([Delivery::new(event, "k".into())], Instant::now());
-        turn(buffer, worker);
+        turn(buffer, writer);
     }
 }
 
 /// A buffer of which the first so many have been delivered, and its process killed.
 fn stored(events: std::ops::Range<u64>, delivered: usize) -> Arc<Power> {
     let files = Arc::new(Power::default());
-    let (buffer, mut worker) = start(&files, policy(SIZE, Fsync::Group));
-    push(&buffer, &mut worker, events);
-    deliver(&buffer, &mut worker, delivered);
+    let (buffer, mut writer) = start(&files, policy(SIZE, Fsync::Group));
+    push(&buffer, &mut writer, events);
+    deliver(&buffer, &mut writer, delivered);
     files
 }
 
@@ -46,9 +48,9 @@ struct Arrived {
     gaps: Vec<(usize, u64)>,
 }
 
-fn deliver(buffer: &Buffer, worker: &mut Worker, mut most: usize) -> Arrived {
+fn deliver(buffer: &Buffer, writer: &mut Writer, mut most: usize) -> Arrived {
     let mut arrived = Arrived::default();
-    turn(buffer, worker);
+    turn(buffer, writer);
     let now = Instant::now();
     while most > 0
         && let Some(lease) = buffer.lease(buffer.incarnation(), most.min(10), usize::MAX, now)
@@ -64,8 +66,8 @@ fn deliver(buffer: &Buffer, worker: &mut Worker, mut most: usize) -> Arrived {
                 arrived.repeats += usize::from(delivery.attempt > 1);
             }
         }
-        buffer.settle(&lease, &vec![Mark::Delivered; lease.items.len()], now);
-        turn(buffer, worker);
+        buffer.complete(&lease, &vec![Mark::Delivered; lease.items.len()], now);
+        turn(buffer, writer);
     }
     assert!(buffer.balance(now).holds());
     arrived
@@ -80,20 +82,20 @@ struct Outcome {
 
 /// Starts on these files, is killed, starts once more, and delivers all that is there.
 fn outcome(files: &Arc<Power>) -> Outcome {
-    let (buffer, worker) = start(files, policy(SIZE, Fsync::Group));
+    let (buffer, writer) = start(files, policy(SIZE, Fsync::Group));
     let recovered = buffer.balance(Instant::now()).recovered;
     let (damaged, missing) = buffer.disk_damage();
-    drop((buffer, worker));
-    let (buffer, mut worker) = start(files, policy(SIZE, Fsync::Group));
-    assert_eq!(buffer.disk_damage(), (0, 0), "each is told of once");
+    drop((buffer, writer));
+    let (buffer, mut writer) = start(files, policy(SIZE, Fsync::Group));
+    assert_eq!(buffer.disk_damage(), (0, 0), "each is counted once");
     assert_eq!(buffer.balance(Instant::now()).recovered, recovered);
-    let arrived = deliver(&buffer, &mut worker, usize::MAX);
+    let arrived = deliver(&buffer, &mut writer, usize::MAX);
     assert_eq!(arrived.gaps.iter().map(|(_, count)| count).sum::<u64>(), missing, "each hole has its gap");
     // And it works from then on.
-    push(&buffer, &mut worker, 1000..1010);
-    drop((buffer, worker));
-    let (buffer, mut worker) = start(files, policy(SIZE, Fsync::Group));
-    assert_eq!(deliver(&buffer, &mut worker, usize::MAX).numbers, (1000..1010).collect::<Vec<_>>());
+    push(&buffer, &mut writer, 1000..1010);
+    drop((buffer, writer));
+    let (buffer, mut writer) = start(files, policy(SIZE, Fsync::Group));
+    assert_eq!(deliver(&buffer, &mut writer, usize::MAX).numbers, (1000..1010).collect::<Vec<_>>());
     assert_eq!(buffer.disk_damage(), (0, 0));
     Outcome { arrived, recovered, missing, damaged }
 }
@@ -302,12 +304,12 @@ fn a_file_of_another_buffer_is_put_aside_and_what_it_replaced_is_missing() {
 #[test]
 fn an_older_copy_of_the_last_segment_lacks_what_came_later() {
     let files = Arc::new(Power::default());
-    let (buffer, mut worker) = start(&files, policy(SIZE, Fsync::Group));
-    push(&buffer, &mut worker, 0..20);
+    let (buffer, mut writer) = start(&files, policy(SIZE, Fsync::Group));
+    push(&buffer, &mut writer, 0..20);
     let name = segments(&files)[0].clone();
     let older = content(&files, &name);
-    push(&buffer, &mut worker, 20..50);
-    drop((buffer, worker));
+    push(&buffer, &mut writer, 20..50);
+    drop((buffer, writer));
     put(&files, &name, &older);
     let outcome = outcome(&files);
     assert_eq!((outcome.recovered, outcome.missing), (20, 30));
@@ -336,13 +338,13 @@ fn marks_that_are_gone_or_of_another_buffer_mean_that_all_is_delivered_again() {
 #[test]
 fn older_marks_mean_that_what_is_there_is_delivered_again_and_nothing_is_missing() {
     let files = Arc::new(Power::default());
-    let (buffer, mut worker) = start(&files, policy(SIZE, Fsync::Group));
-    push(&buffer, &mut worker, 0..10);
+    let (buffer, mut writer) = start(&files, policy(SIZE, Fsync::Group));
+    push(&buffer, &mut writer, 0..10);
     let first = content(&files, "marks");
-    push(&buffer, &mut worker, 10..EVENTS);
+    push(&buffer, &mut writer, 10..EVENTS);
     let second = content(&files, "marks");
-    deliver(&buffer, &mut worker, 250);
-    drop((buffer, worker));
+    deliver(&buffer, &mut writer, 250);
+    drop((buffer, writer));
     for older in [first, second] {
         let files = Arc::new(Power::with(&files.all()));
         put(&files, "marks", &older);
@@ -359,12 +361,12 @@ fn later_marks_put_back_mean_that_all_is_delivered_again() {
     for (more, closes) in [(0, false), (0, true), (50, false), (50, true)] {
         let earlier = stored(0..EVENTS, 0);
         let later = Arc::new(Power::with(&earlier.all()));
-        let (buffer, mut worker) = start(&later, policy(SIZE, Fsync::Group));
-        push(&buffer, &mut worker, EVENTS..EVENTS + more);
-        deliver(&buffer, &mut worker, usize::MAX);
+        let (buffer, mut writer) = start(&later, policy(SIZE, Fsync::Group));
+        push(&buffer, &mut writer, EVENTS..EVENTS + more);
+        deliver(&buffer, &mut writer, usize::MAX);
         if closes {
-            buffer.change(|backlog, entries| backlog.close(entries, "model"));
-            while worker.turn(&buffer, Instant::now()) != Next::Ended {}
+            buffer.close_backlog();
+            while writer.turn(&buffer, Instant::now()) != Next::Ended {}
         }
         put(&earlier, "marks", &content(&later, "marks"));
         let outcome = outcome(&earlier);
@@ -379,8 +381,8 @@ fn later_marks_put_back_mean_that_all_is_delivered_again() {
 fn what_is_done_does_not_come_again() {
     for events in [20, EVENTS] {
         let files = stored(0..events, usize::MAX);
-        let (buffer, mut worker) = start(&files, policy(SIZE, Fsync::Group));
-        assert_eq!(deliver(&buffer, &mut worker, usize::MAX), Arrived::default());
+        let (buffer, mut writer) = start(&files, policy(SIZE, Fsync::Group));
+        assert_eq!(deliver(&buffer, &mut writer, usize::MAX), Arrived::default());
         assert_eq!(buffer.disk_damage(), (0, 0));
     }
 }
@@ -391,8 +393,8 @@ fn where_no_gap_can_be_written_what_is_missing_is_counted_all_the_same() {
     let names = segments(&files);
     files.remove(&names[1]).unwrap();
     files.fail(true, true);
-    let (buffer, worker) = start(&files, policy(SIZE, Fsync::Group));
+    let (buffer, writer) = start(&files, policy(SIZE, Fsync::Group));
     let balance = buffer.balance(Instant::now());
     assert_eq!(balance.recovered + buffer.disk_damage().1, EVENTS);
-    drop((buffer, worker));
+    drop((buffer, writer));
 }

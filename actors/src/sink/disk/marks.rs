@@ -68,7 +68,7 @@ impl Marks {
         };
         let done = DONE.iter().filter_map(|place| read(*place)).max().unwrap_or(0);
         let unwritten = bytes.iter().skip(SENT as usize).take(MARK).all(|byte| *byte == 0);
-        // Rather told twice than told wrongly.
+        // Rather marked as a repeat without need than not marked.
         let sent = read(SENT).unwrap_or(if unwritten { 0 } else { u64::MAX });
         let notes = NOTES.iter().filter_map(|place| read_note(bytes.get(usize::try_from(*place).ok()?..)?));
         let latest = notes.max_by_key(|(turn, _)| *turn);

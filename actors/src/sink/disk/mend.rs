@@ -6,10 +6,27 @@ use std::io;
 use tracing::warn;
 
 use super::head::{self, Head};
-use super::log::{Stored, file_name, replace};
 use super::record::{Found, Record, Scan};
 use super::recover::{Hole, Recovery, Seen, total};
+use super::segment::{Stored, file_name, replace};
 use crate::event::Gap;
+
+/// What is missing in one hole, shared out among the places where gaps are to stand.
+struct Shares {
+    by_segment: BTreeMap<usize, Gaps>,
+    /// What is left for a file that is not there: how many events were not done, and how many were written.
+    lost: u64,
+    gone: u64,
+}
+
+/// The gaps of one segment.
+#[derive(Default)]
+struct Gaps {
+    /// The number of each, and of how many events it tells.
+    places: Vec<(u64, u64)>,
+    /// How many events are not in the segment any more.
+    gone: u64,
+}
 
 impl Recovery<'_> {
     /// Puts gaps where something is missing, so that the next start finds a log that is whole.
@@ -21,36 +38,15 @@ impl Recovery<'_> {
         holes: &[Hole],
         stored: impl Fn(&Seen) -> Stored,
     ) -> Vec<Stored> {
-        let mut fillers: Vec<(u64, Stored)> = Vec::new();
+        let mut fillers: Vec<Stored> = Vec::new();
         for hole in holes {
-            let mut gaps: Vec<(usize, u64)> = Vec::new();
-            for i in hole.segments.clone() {
-                gaps.extend(seen.get(i).iter().flat_map(|seen| &seen.damaged).map(|number| (i, *number)));
-            }
-            let (damaged, mut lost) = (gaps.len(), hole.lost);
-            let at_the_end =
-                hole.segments.clone().last().filter(|_| hole.file.is_none() && damaged == 0 && lost > 0);
-            gaps.extend(at_the_end.and_then(|i| Some((i, seen.get(i)?.end))));
-            // What is missing at the end and was done does not count as written any more.
-            let is_at_the_end = hole.segments.end == seen.len();
-            let mut gone = hole.counted.filter(|_| !is_at_the_end).map_or(lost, |counted| counted.max(lost));
-            let mut of: BTreeMap<usize, (Vec<(u64, u64)>, u64)> = BTreeMap::new();
-            for (k, (i, number)) in gaps.iter().enumerate() {
-                // One for each place, and the rest in the last.
-                let is_last = k + 1 == gaps.len() && hole.file.is_none();
-                let (share, share_gone) = if is_last { (lost, gone) } else { (lost.min(1), gone.min(1)) };
-                (lost, gone) = (lost - share, gone - share_gone);
-                let (gaps, all_gone) = of.entry(*i).or_default();
-                *all_gone += share_gone;
-                // What was done before the gap is no part of it.
-                gaps.push(((*number).max(done), share));
-            }
-            for (i, (gaps, gone)) in of {
+            let Shares { by_segment, lost, gone } = share_out(hole, &seen, done);
+            for (i, gaps) in by_segment {
                 let previous =
                     i.checked_sub(1).and_then(|i| seen.get(i)).map_or(0, |seen| seen.segment.first);
                 let before = before(&seen, i, holes);
                 if let Some(seen) = seen.get_mut(i) {
-                    self.rewrite(log, seen, &gaps, gone, previous, before);
+                    self.rewrite(log, seen, &gaps, previous, before);
                 }
             }
             if let Some(first) = hole.file.filter(|_| lost > 0) {
@@ -66,21 +62,28 @@ impl Recovery<'_> {
                     gone,
                     is_front: last.is_none(),
                 };
-                let record = Record::gap(first.max(done), &Gap::missing(lost), self.name);
-                match replace(self.files, first, Some(&head), std::slice::from_ref(&record)) {
-                    Ok(segment) => {
-                        let mut filler = Stored { segment, from: u64::MAX, ..Stored::default() };
-                        filler.add(&record);
-                        fillers.push((first, filler));
-                    }
-                    Err(error) => self.not_mended(first, &error),
-                }
+                let gap = Record::gap(first.max(done), &Gap::missing(lost), self.name);
+                fillers.extend(self.fill(&head, &gap));
             }
         }
-        let mut segments: Vec<Stored> =
-            seen.iter().map(stored).chain(fillers.into_iter().map(|(_, filler)| filler)).collect();
+        let mut segments: Vec<Stored> = seen.iter().map(stored).chain(fillers).collect();
         segments.sort_by_key(|stored| stored.segment.first);
         segments
+    }
+
+    /// Writes a segment with one gap in the place of a file that is not there.
+    fn fill(&self, head: &Head, gap: &Record) -> Option<Stored> {
+        match replace(self.files, head.first, Some(head), std::slice::from_ref(gap)) {
+            Ok(segment) => {
+                let mut filler = Stored { segment, from: u64::MAX, ..Stored::default() };
+                filler.add(gap);
+                Some(filler)
+            }
+            Err(error) => {
+                self.not_mended(head.first, &error);
+                None
+            }
+        }
     }
 
     fn not_mended(&self, first: u64, error: &io::Error) {
@@ -88,15 +91,7 @@ impl Recovery<'_> {
     }
 
     /// Writes a segment anew: without what is no record, with gaps in its place, and a head that tells of them.
-    fn rewrite(
-        &mut self,
-        log: u64,
-        seen: &mut Seen,
-        gaps: &[(u64, u64)],
-        gone: u64,
-        previous: u64,
-        before: Option<u64>,
-    ) {
+    fn rewrite(&mut self, log: u64, seen: &mut Seen, gaps: &Gaps, previous: u64, before: Option<u64>) {
         let first = seen.segment.first;
         let Ok(bytes) = self.files.read(&file_name(first)) else { return };
         let (head, found, _) = head::split(&bytes);
@@ -104,7 +99,7 @@ impl Recovery<'_> {
             .filter_map(|found| if let Found::Record(record) = found { Some(record) } else { None })
             .collect();
         let mut added = Vec::new();
-        for (number, lost) in gaps.iter().filter(|(_, lost)| *lost > 0) {
+        for (number, lost) in gaps.places.iter().filter(|(_, lost)| *lost > 0) {
             // A number that is in use cannot be had; then the number in the report is all that tells of it.
             if records.iter().all(|record| record.number != *number) {
                 let record = Record::gap(*number, &Gap::missing(*lost), self.name);
@@ -115,7 +110,7 @@ impl Recovery<'_> {
         }
         let made =
             before.map(|before| Head { log, first, previous, before, gone: 0, is_front: previous == 0 });
-        let head = head.or(made).map(|head| Head { gone: head.gone + gone, ..head });
+        let head = head.or(made).map(|head| Head { gone: head.gone + gaps.gone, ..head });
         match replace(self.files, first, head.as_ref(), &records) {
             Ok(segment) => {
                 (seen.segment, seen.fresh.segment, seen.all.segment, seen.head) =
@@ -132,6 +127,33 @@ impl Recovery<'_> {
             Err(error) => self.not_mended(first, &error),
         }
     }
+}
+
+/// One gap for each damaged place, or one at the end of what is there; the rest of what is missing in the last of them,
+/// unless there is a file to fill.
+fn share_out(hole: &Hole, seen: &[Seen], done: u64) -> Shares {
+    let mut gaps: Vec<(usize, u64)> = Vec::new();
+    for i in hole.segments.clone() {
+        gaps.extend(seen.get(i).iter().flat_map(|seen| &seen.damaged).map(|number| (i, *number)));
+    }
+    let mut lost = hole.lost;
+    let is_without_place = hole.file.is_none() && gaps.is_empty() && lost > 0;
+    let at_the_end = hole.segments.clone().last().filter(|_| is_without_place);
+    gaps.extend(at_the_end.and_then(|i| Some((i, seen.get(i)?.end))));
+    // What is missing at the end and was done does not count as written any more.
+    let is_at_the_end = hole.segments.end == seen.len();
+    let mut gone = hole.counted.filter(|_| !is_at_the_end).map_or(lost, |counted| counted.max(lost));
+    let mut by_segment: BTreeMap<usize, Gaps> = BTreeMap::new();
+    for (k, (i, number)) in gaps.iter().enumerate() {
+        let is_last = k + 1 == gaps.len() && hole.file.is_none();
+        let (share, share_gone) = if is_last { (lost, gone) } else { (lost.min(1), gone.min(1)) };
+        (lost, gone) = (lost - share, gone - share_gone);
+        let gaps = by_segment.entry(*i).or_default();
+        gaps.gone += share_gone;
+        // What was done before the gap is no part of it.
+        gaps.places.push(((*number).max(done), share));
+    }
+    Shares { by_segment, lost, gone }
 }
 
 /// How many events had been written before one segment, where its head does not say so.

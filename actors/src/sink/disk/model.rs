@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use proptest::prelude::*;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::files::Files as _;
+use super::handle::Hand;
 use super::power::Power;
-use super::*;
+use super::writer::{Next, RETRY, Writer};
 use crate::event::{Class, Confirmation, Delivery, Event, Origin, Receipt, Step};
 use crate::sink::batch::Mark;
-use crate::sink::{BufferPolicy, OnOpen, WhenFull};
+use crate::sink::{Buffer, BufferPolicy, Fsync, OnOpen, WhenFull};
 
 #[derive(Debug, Clone)]
 enum Action {
@@ -58,7 +61,7 @@ struct Model {
     policy: BufferPolicy,
     step: Step,
     buffer: Arc<Buffer>,
-    worker: Worker,
+    writer: Writer,
     relief: Arc<Notify>,
     known: BTreeMap<u64, Known>,
     now: Instant,
@@ -74,38 +77,34 @@ struct Model {
 }
 
 /// A buffer whose disk turns when it is told to.
-pub(super) fn start(files: &Arc<Power>, policy: BufferPolicy) -> (Arc<Buffer>, Worker) {
+pub(super) fn start(files: &Arc<Power>, policy: BufferPolicy) -> (Arc<Buffer>, Writer) {
     start_with(files, policy, Arc::default())
 }
 
-/// The same, with what is told when waiting senders may look again.
+/// The same, with what is notified when waiting senders may look again.
 pub(super) fn start_with(
     files: &Arc<Power>,
     policy: BufferPolicy,
     relief: Arc<Notify>,
-) -> (Arc<Buffer>, Worker) {
+) -> (Arc<Buffer>, Writer) {
     let buffer = Buffer::new("model".into(), policy, OnOpen::Buffer, relief);
-    let (worker, recovered, closed) = Worker::open(&buffer, files.clone()).unwrap();
-    let hand = Hand::Thread(OnceLock::new());
-    buffer.put_on_disk(
-        &recovered,
-        Disk { files: files.clone(), sent: AtomicU64::new(worker.sent), hand, closed },
-    );
-    (buffer, worker)
+    let (writer, attached) = Writer::open(&buffer, files.clone()).unwrap();
+    buffer.put_on_disk(&attached.recovered, attached.disk(Hand::Thread(Arc::default())));
+    (buffer, writer)
 }
 
 impl Model {
     fn new(policy: BufferPolicy) -> Model {
         let files = Arc::new(Power::default());
         let relief = Arc::new(Notify::new());
-        let (buffer, worker) = start_with(&files, policy, relief.clone());
+        let (buffer, writer) = start_with(&files, policy, relief.clone());
         Model {
             relief,
             files,
             policy,
             step: Step::new("M"),
             buffer,
-            worker,
+            writer,
             known: BTreeMap::new(),
             now: Instant::now(),
             shed: 0,
@@ -122,7 +121,7 @@ impl Model {
         self.files.fail(false, false);
         self.files.limit(None);
         (self.writes_fail, self.is_limited) = (false, false);
-        (self.buffer, self.worker) = start_with(&self.files, self.policy, self.relief.clone());
+        (self.buffer, self.writer) = start_with(&self.files, self.policy, self.relief.clone());
         assert_eq!(self.buffer.disk_damage().1, 0, "nothing is missing that was ever counted on");
         // What was never held may be gone with its process; what is there must have been pushed.
         self.now += RETRY;
@@ -183,24 +182,24 @@ impl Model {
                 self.first = seq;
             }
         }
-        self.buffer.settle(&lease, &marks, self.now);
+        self.buffer.complete(&lease, &marks, self.now);
         self.buffer.release(&lease, &marks);
     }
 
     fn turn(&mut self) -> Next {
         self.now += Duration::from_millis(1);
-        self.worker.turn(&self.buffer, self.now)
+        self.writer.turn(&self.buffer, self.now)
     }
 
-    /// Whoever waits for room is told when there is some.
+    /// Whoever waits for room is notified when there is some.
     fn act(&mut self, action: Action) {
         let (relief, buffer) = (self.relief.clone(), self.buffer.clone());
-        let mut told = Box::pin(relief.notified());
-        told.as_mut().enable();
+        let mut notified = Box::pin(relief.notified());
+        notified.as_mut().enable();
         let was_pressed = buffer.is_pressed(0, 0);
         self.do_it(action);
         if was_pressed && Arc::ptr_eq(&buffer, &self.buffer) && !buffer.is_pressed(0, 0) {
-            assert!(told.now_or_never().is_some(), "room came free, and nobody was told");
+            assert!(notified.now_or_never().is_some(), "room came free, and nobody was notified");
         }
     }
 
@@ -230,7 +229,7 @@ impl Model {
             }
             Action::Close => {
                 let unwritable = self.buffer.disk_trouble().is_some();
-                self.buffer.change(|backlog, entries| backlog.close(entries, "model"));
+                self.buffer.close_backlog();
                 let ended = (0..10_000).any(|_| self.turn() == Next::Ended);
                 assert!(ended, "it does not close");
                 let left = self.buffer.balance(self.now);
@@ -294,7 +293,7 @@ impl Model {
             lost.len()
         );
         // All is done, so nothing is left but marks.
-        self.buffer.change(|backlog, entries| backlog.close(entries, "model"));
+        self.buffer.close_backlog();
         while self.turn() != Next::Ended {}
         let left: Vec<_> =
             self.files.list().unwrap().into_iter().filter(|name| name.ends_with(".log")).collect();

@@ -6,8 +6,8 @@ use std::io;
 use tracing::error;
 
 use super::head::{HEAD, Head};
-use super::log::{FRESH, SEGMENT, file_name};
 use super::recover::{Recovery, patiently};
+use super::segment::{FRESH, SEGMENT, file_name};
 
 impl Recovery<'_> {
     /// The segments of this log, by their first numbers, and the name of the log. What has another name than it should is

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::Files;
+use super::files::Files;
 
 /// What a disk keeps or loses as a whole.
 const SECTOR: usize = 512;

@@ -9,11 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::{error, warn};
 
+use super::super::policy::Fsync;
 use super::files::Files;
 use super::head::{self, Head};
-use super::log::{Fsync, Recovered, Segment, Stored, file_name, keep_unread, mark_front, set_aside};
 use super::marks::{self, Note};
 use super::record::{Found, Kind, Scan};
+use super::segment::{Recovered, Segment, Stored, file_name, keep_unread, mark_front, set_aside};
 
 /// How often a file is read that cannot be, before it is given up, and how long that is put off.
 const READS: u32 = 3;

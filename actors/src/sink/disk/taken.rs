@@ -4,28 +4,29 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::files::Files as _;
 use super::model::{policy, start};
 use super::power::Power;
-use super::*;
+use super::writer::{Next, Writer};
 use crate::event::{Delivery, Event, Step};
-use crate::sink::policy::OnOpen;
+use crate::sink::{Buffer, Fsync, OnOpen};
 
 /// So small that most of the events rest on disk alone.
 const SIZE: usize = 1 << 20;
 const EVENTS: u64 = 1000;
 
-fn push(buffer: &Buffer, worker: &mut Worker, numbers: std::ops::Range<u64>) {
+fn push(buffer: &Buffer, writer: &mut Writer, numbers: std::ops::Range<u64>) {
     let step = Step::new("M");
     for n in numbers {
         let event = Event::new(&step, "start").with("n", n).with("text", "x".repeat(600));
         buffer.push([Delivery::new(event, "k".into())], Instant::now());
-        while worker.turn(buffer, Instant::now()) == Next::Again {}
+        while writer.turn(buffer, Instant::now()) == Next::Again {}
     }
 }
 
-fn end(buffer: &Buffer, worker: &mut Worker) {
-    buffer.change(|backlog, entries| backlog.close(entries, "model"));
-    while worker.turn(buffer, Instant::now()) != Next::Ended {}
+fn end(buffer: &Buffer, writer: &mut Writer) {
+    buffer.close_backlog();
+    while writer.turn(buffer, Instant::now()) != Next::Ended {}
 }
 
 fn logs(files: &Power) -> Vec<String> {
@@ -37,8 +38,8 @@ fn only_what_is_there_at_the_end_counts_as_kept_and_the_rest_is_counted_as_lost(
     for (taken, marks) in [(1, false), (2, false), (usize::MAX, false), (usize::MAX, true)] {
         for from_the_end in [false, true] {
             let files = Arc::new(Power::default());
-            let (buffer, mut worker) = start(&files, policy(SIZE, Fsync::Group));
-            push(&buffer, &mut worker, 0..EVENTS);
+            let (buffer, mut writer) = start(&files, policy(SIZE, Fsync::Group));
+            push(&buffer, &mut writer, 0..EVENTS);
             let before = buffer.balance(Instant::now());
             assert_eq!(before.waiting, before.on_disk);
             let mut names = logs(&files);
@@ -49,11 +50,11 @@ fn only_what_is_there_at_the_end_counts_as_kept_and_the_rest_is_counted_as_lost(
             if marks {
                 files.remove("marks").unwrap();
             }
-            end(&buffer, &mut worker);
+            end(&buffer, &mut writer);
             let balance = buffer.balance(Instant::now());
             assert!(balance.holds());
             assert!(balance.shed + balance.in_memory() > before.shed, "{taken}: {balance:?}");
-            drop((buffer, worker));
+            drop((buffer, writer));
             let (buffer, _worker) = start(&files, policy(SIZE, Fsync::Group));
             let recovered = buffer.balance(Instant::now()).recovered;
             assert_eq!(recovered, balance.on_disk, "{taken} {from_the_end}");
@@ -64,13 +65,13 @@ fn only_what_is_there_at_the_end_counts_as_kept_and_the_rest_is_counted_as_lost(
 #[test]
 fn what_is_all_in_memory_is_written_again_and_nothing_is_lost() {
     let files = Arc::new(Power::default());
-    let (buffer, mut worker) = start(&files, policy(64 << 20, Fsync::Group));
-    push(&buffer, &mut worker, 0..EVENTS);
+    let (buffer, mut writer) = start(&files, policy(64 << 20, Fsync::Group));
+    push(&buffer, &mut writer, 0..EVENTS);
     logs(&files).iter().for_each(|name| files.remove(name).unwrap());
-    end(&buffer, &mut worker);
+    end(&buffer, &mut writer);
     let balance = buffer.balance(Instant::now());
     assert_eq!((balance.on_disk, balance.shed), (EVENTS, 0));
-    drop((buffer, worker));
+    drop((buffer, writer));
     let (buffer, _worker) = start(&files, policy(64 << 20, Fsync::Group));
     assert_eq!((buffer.balance(Instant::now()).recovered, buffer.disk_damage()), (EVENTS, (0, 0)));
 }
@@ -82,7 +83,7 @@ fn a_real_folder_that_is_taken_away_is_made_again_and_takes_what_comes_and_what_
     let open = || {
         let buffer =
             Buffer::new("live".into(), policy(64 << 20, Fsync::Group), OnOpen::Buffer, Arc::default());
-        super::open(&buffer, &path, false).unwrap();
+        super::open_inline(&buffer, &path).unwrap();
         buffer
     };
     let put = |buffer: &Buffer, n: u64| {

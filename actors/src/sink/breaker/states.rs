@@ -1,11 +1,11 @@
 //! The states of a circuit breaker, each a type of its own, and how long it stays open. No clock is read here.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Cost;
-pub use super::circuit::{Circuit, CircuitState, Force, Outcome, Permit, Transition};
+use super::super::error::Cost;
 
 /// The first pause after a failure that cost nothing.
 const FREE_FIRST: Duration = Duration::from_secs(1);
@@ -82,6 +82,35 @@ impl Breaker {
             Breaker::Open(_) => CircuitState::Open,
             Breaker::HalfOpen(_) => CircuitState::HalfOpen,
         }
+    }
+}
+
+/// The name of a breaker's state, as status and logs have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CircuitState {
+    /// Deliveries flow.
+    Closed,
+    /// Nothing flows.
+    Open,
+    /// One probe decides.
+    HalfOpen,
+}
+
+impl CircuitState {
+    /// `closed`, `open` or `half_open`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CircuitState::Closed => "closed",
+            CircuitState::Open => "open",
+            CircuitState::HalfOpen => "half_open",
+        }
+    }
+}
+
+impl fmt::Display for CircuitState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

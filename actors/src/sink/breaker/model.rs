@@ -120,6 +120,52 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
+/// All that is neither an attempt nor time that passes.
+fn order(action: &Action, model: &mut Model, circuit: &mut Circuit, now: u64, at: Instant) {
+    match action {
+        Action::Trip => {
+            if model.force != "closed" && model.state != "open" {
+                model.open(Cost::Something, now);
+            }
+            circuit.trip(at, MIDDLE);
+        }
+        Action::Unblock => {
+            if model.force != "open" && model.state == "open" {
+                model.state = "half_open"
+            }
+            circuit.unblock();
+        }
+        Action::ForceOpen => {
+            if model.state == "closed" {
+                (model.trips, model.refusals) = (0, 0)
+            }
+            (model.force, model.state) = ("open", "open");
+            circuit.force_open();
+        }
+        Action::ForceClose => {
+            model.force = "closed";
+            if model.state != "closed" {
+                model.close(now)
+            }
+            circuit.force_close(at);
+        }
+        Action::Auto => {
+            if model.force == "open" {
+                model.state = "half_open"
+            }
+            model.force = "auto";
+            circuit.auto();
+        }
+        Action::Crash => {
+            if model.state == "closed" {
+                model.limit = 1
+            }
+            circuit.crashed();
+        }
+        Action::Attempt(_) | Action::Stale(_) | Action::Pass(_) => {}
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 
@@ -156,35 +202,7 @@ proptest! {
                     prop_assert_eq!(circuit.failures(), failures);
                 },
                 Action::Pass(seconds) => now += seconds,
-                Action::Trip => {
-                    if model.force != "closed" && model.state != "open" {
-                        model.open(Cost::Something, now);
-                    }
-                    circuit.trip(at, MIDDLE);
-                }
-                Action::Unblock => {
-                    if model.force != "open" && model.state == "open" { model.state = "half_open" }
-                    circuit.unblock();
-                }
-                Action::ForceOpen => {
-                    if model.state == "closed" { (model.trips, model.refusals) = (0, 0) }
-                    (model.force, model.state) = ("open", "open");
-                    circuit.force_open();
-                }
-                Action::ForceClose => {
-                    model.force = "closed";
-                    if model.state != "closed" { model.close(now) }
-                    circuit.force_close(at);
-                }
-                Action::Auto => {
-                    if model.force == "open" { model.state = "half_open" }
-                    model.force = "auto";
-                    circuit.auto();
-                }
-                Action::Crash => {
-                    if model.state == "closed" { model.limit = 1 }
-                    circuit.crashed();
-                }
+                other => order(&other, &mut model, &mut circuit, now, at),
             }
             prop_assert_eq!(circuit.state().as_str(), model.state);
             prop_assert_eq!(circuit.failures(), model.row);

@@ -17,8 +17,8 @@ enum Action {
     IngressGap,
     Lease(usize),
     /// For each event of the lease: 0 leaves it open, 1 is delivered, 2 is tried again.
-    Settle(Vec<u8>),
-    Bury(usize),
+    Complete(Vec<u8>),
+    DeadLetter(usize),
     /// What was not sent.
     Release(Vec<bool>),
     Revoke(bool),
@@ -37,8 +37,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Alert),
         1 => Just(Action::IngressGap),
         3 => (1_usize..6).prop_map(Action::Lease),
-        3 => proptest::collection::vec(0_u8..3, 6).prop_map(Action::Settle),
-        1 => (0_usize..6).prop_map(Action::Bury),
+        3 => proptest::collection::vec(0_u8..3, 6).prop_map(Action::Complete),
+        1 => (0_usize..6).prop_map(Action::DeadLetter),
         2 => proptest::collection::vec(any::<bool>(), 0..20).prop_map(Action::Release),
         1 => any::<bool>().prop_map(Action::Revoke),
         1 => any::<bool>().prop_map(Action::Open),
@@ -67,13 +67,13 @@ struct Model {
     step: Step,
     now: Instant,
     seq: u64,
-    /// Pushed and, as far as the model knows, neither delivered nor buried nor shed.
+    /// Pushed and, as far as the model knows, neither delivered nor dead-lettered nor shed.
     waiting: BTreeMap<u64, (Class, Known)>,
     delivered: BTreeSet<u64>,
-    buried: u64,
+    dead_lettered: u64,
     shed: u64,
     /// Events that markers which were delivered have told of, and that the ingress lost.
-    told: u64,
+    reported: u64,
     lost_before: u64,
     lease: Option<(Lease, Vec<bool>)>,
     stale: Option<Lease>,
@@ -88,9 +88,9 @@ impl Model {
             seq: 0,
             waiting: BTreeMap::new(),
             delivered: BTreeSet::new(),
-            buried: 0,
+            dead_lettered: 0,
             shed: 0,
-            told: 0,
+            reported: 0,
             lost_before: 0,
             lease: None,
             stale: None,
@@ -134,65 +134,9 @@ impl Model {
                 self.lost_before += 2;
                 self.buffer.gap(&Gap::ingress(1, 1, self.seq), now);
             }
-            Action::Lease(max) => {
-                if let Some((old, _)) = self.lease.take() {
-                    self.buffer.release(&old, &[]);
-                }
-                let incarnation = self.buffer.incarnation();
-                let leased = self.buffer.lease(incarnation, max, 8_000, now);
-                if let Some(lease) = &leased {
-                    let seqs: Vec<u64> = lease.items.iter().filter_map(Model::seq_of).collect();
-                    let oldest: Vec<u64> = self.waiting.keys().copied().take(seqs.len()).collect();
-                    assert_eq!(seqs, oldest, "the oldest first, in order, none left out");
-                    for delivery in &lease.items {
-                        if let Some(seq) = Model::seq_of(delivery) {
-                            assert_eq!(delivery.attempt, self.waiting[&seq].1.attempts + 1);
-                        }
-                    }
-                }
-                assert_eq!(leased.is_none(), self.buffer.is_empty());
-                self.lease = leased.map(|lease| (vec![false; lease.items.len()], lease)).map(|(m, l)| (l, m));
-            }
-            Action::Settle(marks) => {
-                let Some((lease, marked)) = &mut self.lease else { return };
-                let mut arrived = 0;
-                let mut given = Vec::new();
-                for (i, delivery) in lease.items.iter().enumerate() {
-                    let mark = marks.get(i).copied().unwrap_or(0);
-                    given.push(match mark {
-                        1 => Mark::Delivered,
-                        2 => Mark::Retry,
-                        _ => Mark::Open,
-                    });
-                    if mark == 1 && !marked[i] {
-                        marked[i] = true;
-                        arrived += 1;
-                        match Model::seq_of(delivery) {
-                            Some(seq) => {
-                                assert!(self.waiting.remove(&seq).is_some());
-                                assert!(self.delivered.insert(seq), "delivered twice");
-                            }
-                            None => self.told += told_by(delivery),
-                        }
-                    }
-                }
-                assert_eq!(self.buffer.settle(lease, &given, now), arrived);
-            }
-            Action::Bury(i) => {
-                let Some((lease, marked)) = &mut self.lease else { return };
-                if i < lease.items.len() {
-                    self.buffer.bury(lease, i);
-                    if !std::mem::replace(&mut marked[i], true) {
-                        match Model::seq_of(&lease.items[i]) {
-                            Some(seq) => {
-                                self.waiting.remove(&seq);
-                                self.buried += 1;
-                            }
-                            None => self.told += told_by(&lease.items[i]),
-                        }
-                    }
-                }
-            }
+            Action::Lease(max) => self.lease(max, now),
+            Action::Complete(marks) => self.complete(&marks, now),
+            Action::DeadLetter(i) => self.dead_letter(i),
             Action::Release(unsent) => {
                 let Some((lease, mut marked)) = self.lease.take() else { return };
                 let unsent = |i: usize| unsent.get(i).copied().unwrap_or(false);
@@ -202,14 +146,78 @@ impl Model {
                 self.grow_older(&lease, &marked, 1, 0);
             }
             Action::Revoke(crashed) => {
-                self.buffer.revoke(crashed);
+                self.buffer.revoke(if crashed { Ending::Crash } else { Ending::Other });
                 if let Some((lease, marked)) = self.lease.take() {
                     let alone = marked.iter().filter(|marked| !**marked).count() == 1;
                     self.grow_older(&lease, &marked, 1, u32::from(crashed && alone));
                     self.stale = Some(lease);
                 }
             }
-            Action::Open(open) => self.buffer.set_open(open, false),
+            Action::Open(open) => {
+                self.buffer.set_state(if open { SinkState::Open } else { SinkState::Closed });
+            }
+        }
+    }
+
+    fn lease(&mut self, max: usize, now: Instant) {
+        if let Some((old, _)) = self.lease.take() {
+            self.buffer.release(&old, &[]);
+        }
+        let incarnation = self.buffer.incarnation();
+        let leased = self.buffer.lease(incarnation, max, 8_000, now);
+        if let Some(lease) = &leased {
+            let seqs: Vec<u64> = lease.items.iter().filter_map(Model::seq_of).collect();
+            let oldest: Vec<u64> = self.waiting.keys().copied().take(seqs.len()).collect();
+            assert_eq!(seqs, oldest, "the oldest first, in order, none left out");
+            for delivery in &lease.items {
+                if let Some(seq) = Model::seq_of(delivery) {
+                    assert_eq!(delivery.attempt, self.waiting[&seq].1.attempts + 1);
+                }
+            }
+        }
+        assert_eq!(leased.is_none(), self.buffer.is_empty());
+        self.lease = leased.map(|lease| (vec![false; lease.items.len()], lease)).map(|(m, l)| (l, m));
+    }
+
+    fn complete(&mut self, marks: &[u8], now: Instant) {
+        let Some((lease, marked)) = &mut self.lease else { return };
+        let mut arrived = 0;
+        let mut given = Vec::new();
+        for (i, delivery) in lease.items.iter().enumerate() {
+            let mark = marks.get(i).copied().unwrap_or(0);
+            given.push(match mark {
+                1 => Mark::Delivered,
+                2 => Mark::Retry,
+                _ => Mark::Open,
+            });
+            if mark == 1 && !marked[i] {
+                marked[i] = true;
+                arrived += 1;
+                match Model::seq_of(delivery) {
+                    Some(seq) => {
+                        assert!(self.waiting.remove(&seq).is_some());
+                        assert!(self.delivered.insert(seq), "delivered twice");
+                    }
+                    None => self.reported += reported_by(delivery),
+                }
+            }
+        }
+        assert_eq!(self.buffer.complete(lease, &given, now), arrived);
+    }
+
+    fn dead_letter(&mut self, i: usize) {
+        let Some((lease, marked)) = &mut self.lease else { return };
+        if i < lease.items.len() {
+            self.buffer.dead_letter(lease, i);
+            if !std::mem::replace(&mut marked[i], true) {
+                match Model::seq_of(&lease.items[i]) {
+                    Some(seq) => {
+                        self.waiting.remove(&seq);
+                        self.dead_lettered += 1;
+                    }
+                    None => self.reported += reported_by(&lease.items[i]),
+                }
+            }
         }
     }
 
@@ -223,7 +231,7 @@ impl Model {
     }
 
     fn idle_tokens(&self) -> usize {
-        self.buffer.lock().idle[Class::Token as usize]
+        self.buffer.lock().counts.idle[Class::Token as usize]
     }
 
     /// What is not in the buffer any more was shed; by whose turn it was.
@@ -234,7 +242,7 @@ impl Model {
                 Item::Event(delivery) => Model::seq_of(delivery),
                 _ => None,
             };
-            queue.entries.iter().filter_map(seq).collect()
+            queue.window.entries.iter().filter_map(seq).collect()
         };
         let gone: Vec<(u64, Class)> = self
             .waiting
@@ -259,12 +267,12 @@ impl Model {
         assert!(balance.holds(), "{balance:?}");
         assert_eq!(balance.waiting, self.waiting.len() as u64);
         assert_eq!(balance.delivered, self.delivered.len() as u64);
-        assert_eq!((balance.shed, balance.dead_lettered), (self.shed, self.buried));
+        assert_eq!((balance.shed, balance.dead_lettered), (self.shed, self.dead_lettered));
         let queue = self.buffer.lock();
-        let (mut events, mut bytes, mut idle, mut notices, mut told) = (0, 0, [0; 3], 0, self.told);
+        let (mut events, mut bytes, mut idle, mut notices, mut reported) = (0, 0, [0; 3], 0, self.reported);
         let mut last_number = None;
         let mut after_gap = false;
-        for (i, entry) in queue.entries.iter().enumerate() {
+        for (i, entry) in queue.window.entries.iter().enumerate() {
             assert!(last_number < Some(entry.number), "numbers rise");
             last_number = Some(entry.number);
             let is_gap = matches!(entry.item, Item::Gap(_));
@@ -274,28 +282,33 @@ impl Model {
                 Item::Event(delivery) => {
                     events += 1;
                     bytes += entry.size as usize;
-                    if i >= queue.leased {
+                    if i >= queue.window.leased {
                         idle[delivery.event.class() as usize] += 1;
                     }
                 }
                 Item::Notice(delivery) => {
                     notices += 1;
-                    told += told_by(delivery);
+                    reported += reported_by(delivery);
                 }
                 Item::Gap(gap) => {
-                    assert!(i >= queue.leased);
-                    told += told_by(&gap.delivery("model"));
+                    assert!(i >= queue.window.leased);
+                    reported += reported_by(&gap.delivery("model"));
                 }
-                Item::Done => assert!(i > 0 && i < queue.leased, "a tombstone at {i} of {}", queue.leased),
+                Item::Done => {
+                    assert!(i > 0 && i < queue.window.leased, "a tombstone at {i} of {}", queue.window.leased)
+                }
             }
         }
-        assert_eq!((events, bytes, idle, notices), (queue.events, queue.bytes, queue.idle, queue.notices));
-        assert_eq!(told, self.shed + self.lost_before, "markers tell of every event that is missing");
+        assert_eq!(
+            (events, bytes, idle, notices),
+            (queue.counts.events, queue.counts.bytes, queue.counts.idle, queue.counts.notices)
+        );
+        assert_eq!(reported, self.shed + self.lost_before, "markers tell of every event that is missing");
         let policy = &self.buffer.policy;
         assert!(events <= policy.max_events.max(1), "{events} events");
         assert!(bytes <= policy.max_size || events == 1, "{bytes} bytes");
-        let crashes = queue.entries.front().map(|entry| entry.crashes);
-        if let Some(Entry { item: Item::Event(delivery), .. }) = queue.entries.front()
+        let crashes = queue.window.entries.front().map(|entry| entry.crashes);
+        if let Some(Entry { item: Item::Event(delivery), .. }) = queue.window.entries.front()
             && let Some(seq) = Model::seq_of(delivery)
         {
             assert_eq!(crashes, Some(self.waiting[&seq].1.crashes));
@@ -303,7 +316,7 @@ impl Model {
     }
 }
 
-fn told_by(marker: &Delivery) -> u64 {
+fn reported_by(marker: &Delivery) -> u64 {
     marker.event.data("count").and_then(|count| count.as_u64()).unwrap_or(0)
 }
 
@@ -320,8 +333,8 @@ proptest! {
             model.check();
             if let Some(stale) = &model.stale {
                 let before = model.buffer.balance(model.now);
-                model.buffer.settle(stale, &vec![Mark::Delivered; stale.items.len()], model.now);
-                model.buffer.bury(stale, 0);
+                model.buffer.complete(stale, &vec![Mark::Delivered; stale.items.len()], model.now);
+                model.buffer.dead_letter(stale, 0);
                 model.buffer.release(stale, &vec![Mark::Open; stale.items.len()]);
                 prop_assert_eq!(before, model.buffer.balance(model.now), "a stale lease changed something");
             }
@@ -340,7 +353,7 @@ fn a_flush_is_done_when_what_it_waited_for_was_shed_meanwhile() {
     while !model.buffer.has_passed(tail) {
         assert!(!model.buffer.is_empty());
         model.act(Action::Lease(1));
-        model.act(Action::Settle(vec![1]));
+        model.act(Action::Complete(vec![1]));
     }
     assert_eq!(model.buffer.balance(model.now).waiting, 16, "only the marker had to go");
 }
@@ -354,6 +367,6 @@ fn a_buffer_that_nobody_empties_holds_no_more_markers_than_events() {
         model.act(Action::Alert);
     }
     model.check();
-    let entries = model.buffer.lock().entries.len();
+    let entries = model.buffer.lock().window.entries.len();
     assert!(entries <= 2 * (4 + MAX_NOTICES) + 1, "{entries} entries");
 }
