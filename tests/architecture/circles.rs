@@ -8,27 +8,12 @@ use syn::{Attribute, ItemMod, ItemUse, Path, UseTree, Visibility};
 use crate::Source;
 
 /// The circles that may be, each with its reason: the files of the crate in it, without `src/`.
-const ALLOWED: [(&str, &[&str], &str); 8] = [
+const ALLOWED: [(&str, &[&str], &str); 5] = [
     (
         "src",
         &["emit/ambient", "emit/layer/entered", "emit/layer/open", "emit/scope"],
         "what is around a scope is scopes and spans, which are made of what is around them",
     ),
-    ("actors/src", &["sink/actor", "sink/attempt"], "to be parted"),
-    (
-        "actors/src",
-        &[
-            "sink/backlog",
-            "sink/backlog/reader",
-            "sink/buffer",
-            "sink/disk",
-            "sink/queue",
-            "sink/shed",
-            "sink/status",
-        ],
-        "to be parted",
-    ),
-    ("actors/src", &["sink/disk/log", "sink/disk/recover"], "to be parted"),
     (
         "src",
         &[
