@@ -114,7 +114,7 @@ impl Replay {
         use crate::consume::{Consumer, Start};
         let start = self.from.clone().map_or(Start::Begin, Start::After);
         let mut consumer = Consumer::connect(self.source.as_str(), self.target.as_str()).start(start);
-        consumer = consumer.only_there(super::tail::OPTIONS);
+        consumer = consumer.for_command(super::tail::NAMES);
         if let Some(field) = &self.field {
             consumer = consumer.field(field.as_str());
         }

@@ -9,7 +9,7 @@ use streamll_actors::event::{Delivery, Event};
 
 use super::signals::Signals;
 use super::{CONFIGURATION, INCOMPLETE, USAGE, argument, fail};
-use crate::consume::{Consumer, ConsumerState, ConsumerStatus, Options, Start};
+use crate::consume::{Consumer, ConsumerState, ConsumerStatus, SettingNames, Start};
 use crate::sinks::terminal::Terminal;
 use crate::{Deliveries, ErrorClass, Sink as _, pipes, sinks};
 
@@ -21,8 +21,8 @@ const BATCH: usize = 256;
 const LAST: Duration = Duration::from_secs(1);
 
 /// What the command calls the settings of a consumer.
-pub(super) const OPTIONS: Options =
-    Options { field: "`--field`", group: "`--group`", start: "`--from`", topics: "`--topic`" };
+pub(super) const NAMES: SettingNames =
+    SettingNames { field: "`--field`", group: "`--group`", start: "`--from`", topics: "`--topic`" };
 
 /// The arguments of `tail`.
 #[derive(Debug, Args)]
@@ -78,7 +78,7 @@ impl Tail {
 
     fn consumer(&self) -> Result<Consumer, String> {
         let mut consumer = Consumer::connect(self.url.as_str(), self.target.as_str()).topics(&self.topic);
-        consumer = consumer.only_there(OPTIONS);
+        consumer = consumer.for_command(NAMES);
         if let Some(field) = &self.field {
             if self.url.starts_with("amqp") {
                 return Err("--field is for Redis: of RabbitMQ the whole message is the event".to_owned());
