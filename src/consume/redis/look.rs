@@ -29,6 +29,11 @@ impl Look {
         self.standing.delivered = self.standing.delivered.or(before);
     }
 
+    /// The group was given this entry. The look that came with the read was from before it.
+    pub(super) fn note_delivered(&mut self, last: Ticket) {
+        self.standing.delivered = self.standing.delivered.max(Some(last));
+    }
+
     /// Counts entries that are gone and that nobody has read, each once.
     pub(super) fn count_gone(
         &mut self,
@@ -45,7 +50,7 @@ impl Look {
         let gone = self.standing.gone(position, read).filter(|gone| gone.upto > self.counted);
         let Some(gone) = gone else { return };
         self.counted = gone.upto;
-        if self.standing.begins_behind(position) {
+        if self.standing.begins_after(position) {
             // The place to continue is counted from there.
             cursor.read = self.standing.in_front();
         }
@@ -61,5 +66,23 @@ impl Look {
         self.says_missing = is_missing;
         let why = is_missing.then(|| format!("there is no stream `{key}` yet: is that its name?"));
         shared.change(|status| status.reason = why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The look of a read is from before that read, and may be taken in after a newer look.
+    #[test]
+    fn a_group_that_is_destroyed_right_after_a_read_is_made_again_after_what_it_was_given() {
+        let name = |text: &str| Value::BulkString(text.into());
+        let group = [name("name"), name("g"), name("last-delivered-id"), name("0-0")];
+        let before = Value::Array(vec![Value::Array(group.to_vec())]);
+        let mut look = Look::new();
+        look.note(&[Value::Nil, before], Some("g"));
+        look.note_delivered(Ticket::entry(4, 0));
+        look.note(&[Value::Nil, Value::Array(Vec::new())], Some("g"));
+        assert_eq!(look.standing.delivered, Some(Ticket::entry(4, 0)));
     }
 }

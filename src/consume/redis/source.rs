@@ -98,12 +98,12 @@ impl RedisSource {
 
     fn start_read(&mut self, room: usize) {
         let most = if self.reading.is_suspicious() { 1 } else { room.min(self.server.most) };
-        let behind = self.cursor.at.unwrap_or(Ticket::START);
+        let after = self.cursor.at.unwrap_or(Ticket::START);
         let (phase, place) = (self.reading.phase, &self.server.place);
         let commands = match phase {
             Phase::Pending(from) => place.read_pending(from, most),
-            Phase::New => place.read_new(behind, most, None),
-            Phase::Wait => place.read_new(behind, most, Some(BLOCK)),
+            Phase::New => place.read_new(after, most, None),
+            Phase::Wait => place.read_new(after, most, Some(BLOCK)),
         };
         self.server.start_read(phase, commands, most);
     }
@@ -134,8 +134,9 @@ impl RedisSource {
             }
             Phase::New | Phase::Wait if found.is_empty() => Phase::Wait,
             Phase::New | Phase::Wait => {
-                if !self.is_group() {
-                    self.cursor.advance(&found);
+                match found.last() {
+                    Some(last) if self.is_group() => self.look.note_delivered(last.ticket),
+                    _ => self.cursor.advance(&found),
                 }
                 Phase::New
             }
