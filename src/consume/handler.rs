@@ -1,4 +1,4 @@
-//! Handlers: closures, sync or async, with or without a result, and which events each wants.
+//! Handlers: closures, sync or async, with or without a result, and the events that each wants.
 
 use std::any::Any;
 use std::fmt;
@@ -73,7 +73,7 @@ impl<F: Future<Output: Answers<Now<How>>> + Send + 'static, How> Answers<Later<N
     }
 }
 
-/// A handler, and the events that it is for.
+/// A handler, and the events that it wants.
 pub(super) struct Handler {
     wants: Wants,
     call: Box<dyn Fn(Event) -> Answer + Send + Sync>,
@@ -128,7 +128,7 @@ impl fmt::Debug for Handler {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 fn words(panic: &Box<dyn Any + Send>) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")

@@ -1,4 +1,4 @@
-//! What is in flight: the entries in hand, what became of them, and when that is told to the broker.
+//! What is in flight: the entries in hand, what became of them, and when the broker hears of that.
 
 use std::sync::Arc;
 use std::time::Duration;

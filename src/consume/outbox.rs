@@ -82,7 +82,7 @@ impl Outbox {
         self.waiting.push_back(letter);
     }
 
-    /// Puts back a letter that could not be kept, behind the others.
+    /// Puts back a letter that could not be kept, after the others.
     pub(super) fn push_again(&mut self, letter: Arc<Letter>) {
         self.push(letter);
         self.retry_at = Instant::now() + RETRY;

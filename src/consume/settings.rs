@@ -1,4 +1,4 @@
-//! What a consumer was told to do, as plain values: the builder collects them, sources and engine take them.
+//! The settings of a consumer, as plain values: the builder collects them, sources and engine take them.
 
 use std::path::PathBuf;
 use std::time::Duration;

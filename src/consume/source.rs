@@ -26,7 +26,7 @@ pub(super) trait Source: Send {
     /// Tells the broker what is done, and takes that out of the window.
     fn acknowledge(&mut self, window: &mut Window) -> impl Future<Output = Result<(), DeliveryError>> + Send;
 
-    /// Keeps an entry that cannot be handled at the broker, beside everything else that goes on. An error concerns this
+    /// Keeps an entry that cannot be handled, at the broker. The future runs beside everything else. An error concerns this
     /// entry alone.
     fn dead_letter(
         &self,

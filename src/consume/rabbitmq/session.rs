@@ -89,7 +89,7 @@ impl Session {
         }
     }
 
-    /// The reason behind an error. It waits a little for what the client knows of it.
+    /// The reason for an error. The client gets a little time to say what it knows.
     pub(super) async fn cause(&self, error: lapin::Error) -> lapin::Error {
         self.link.cause(error, self.since, CAUSE).await
     }
@@ -111,7 +111,7 @@ fn explain_vain(vain: Vain, target: &Address, wanted: &Wanted) -> DeliveryError 
             wanted.names.start
         )),
         Vain::Queue => DeliveryError::unavailable(format!(
-            "queue `{queue}` is gone, and is not made anew, as it is to be a stream: declare it with the argument \
+            "queue `{queue}` is gone, and is not made anew, because it has to be a stream: declare it with the argument \
              `x-queue-type: stream`"
         )),
     }

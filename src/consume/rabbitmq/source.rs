@@ -189,7 +189,7 @@ impl Source for RabbitMqSource {
             if let Some(last) = last {
                 session.channel.basic_ack(last, BasicAckOptions { multiple: true }).await?;
             }
-            // Behind one that takes its time, one by one.
+            // Messages after one that is not done are acknowledged one by one.
             let done = window.done_first(usize::MAX);
             for tag in done.iter().copied().filter_map(tag) {
                 session.channel.basic_ack(tag, BasicAckOptions::default()).await?;

@@ -54,22 +54,22 @@ impl RedisSource {
     /// Finds the first entry that this consumer has in hand at its server and not here, and how often such entries were
     /// delivered. To read one of them again counts as a delivery.
     async fn find_own(&mut self, window: &Window) -> Result<(), DeliveryError> {
-        let mut behind = Ticket::START;
+        let mut after = Ticket::START;
         self.reading.phase = Phase::New;
         loop {
-            let look = self.server.place.in_hand(behind, BATCH);
+            let look = self.server.place.in_hand(after, BATCH);
             let in_hand = self.server.ask_well(&look).await?;
             let mut in_hand: Vec<_> = deliveries(in_hand.first()).into_iter().collect();
-            in_hand.retain(|(ticket, _)| *ticket > behind);
+            in_hand.retain(|(ticket, _)| *ticket > after);
             in_hand.sort_unstable();
             let known = in_hand.iter().take_while(|(ticket, _)| window.contains(*ticket)).count();
             if let Some((last, _)) = in_hand[..known].last() {
-                behind = *last;
+                after = *last;
             }
             let others = in_hand.iter().filter(|(ticket, _)| !window.contains(*ticket));
             self.reading.most_deliveries = others.map(|(_, times)| *times).max().unwrap_or(0);
             if known < in_hand.len() {
-                self.reading.phase = Phase::Pending(behind);
+                self.reading.phase = Phase::Pending(after);
             }
             if known < in_hand.len() || in_hand.is_empty() {
                 return Ok(());
@@ -122,7 +122,7 @@ impl RedisSource {
         let cursor = &mut self.cursor;
         if cursor.at.is_none() && self.plan.start == Start::Now && !is_known {
             return Err(Failure::misconfigured(format!(
-                "where `{}` ends now only `+xinfo` tells: allow it, or set `start` to the beginning or behind an id",
+                "only `+xinfo` tells where `{}` ends now: allow it, or set `start` to the beginning or to an id to begin after",
                 self.server.place.key
             ))
             .at(self.server.shown()));
@@ -135,7 +135,7 @@ impl RedisSource {
             (None, Start::Now) => (cursor.at, cursor.read) = (Some(last), added),
             (None, Start::After(text)) => cursor.at = id(text.as_bytes()),
             (Some(at), _) if is_known && last < at => {
-                // The server has lost entries: it began anew, or is a replica that lagged behind.
+                // The server has lost entries: it began anew, or it is a replica that was late.
                 (cursor.at, cursor.read) = (Some(last), added);
                 self.shared.change(|status| status.cursor = Some(last.to_string()));
                 window.forget_before(LAST);

@@ -90,15 +90,15 @@ impl Place {
     }
 
     /// Reads what this consumer has in hand after an entry, and how often each entry was delivered.
-    pub(super) fn read_pending(&self, behind: Ticket, most: usize) -> Pipeline {
-        let mut ask = self.in_hand(behind, most + 1);
+    pub(super) fn read_pending(&self, after: Ticket, most: usize) -> Pipeline {
+        let mut ask = self.in_hand(after, most + 1);
         ask.cmd("XREADGROUP").arg("GROUP").arg(self.group()).arg(&self.name).arg("COUNT").arg(most);
-        ask.arg("STREAMS").arg(&self.key).arg(behind.to_string());
+        ask.arg("STREAMS").arg(&self.key).arg(after.to_string());
         ask
     }
 
     /// Reads what nobody has read yet. Without `block`, a look at the stream comes first.
-    pub(super) fn read_new(&self, behind: Ticket, most: usize, block: Option<Duration>) -> Pipeline {
+    pub(super) fn read_new(&self, after: Ticket, most: usize, block: Option<Duration>) -> Pipeline {
         let mut ask = if block.is_none() { self.look() } else { Pipeline::new() };
         match &self.group {
             Some(group) => ask.cmd("XREADGROUP").arg("GROUP").arg(group).arg(&self.name),
@@ -111,7 +111,7 @@ impl Place {
         ask.arg("STREAMS").arg(&self.key);
         match &self.group {
             Some(_) => ask.arg(">"),
-            None => ask.arg(behind.to_string()),
+            None => ask.arg(after.to_string()),
         };
         ask
     }

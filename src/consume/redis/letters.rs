@@ -63,7 +63,7 @@ fn outcome(added: Result<Vec<Value>, Failure>, key: &str) -> Result<(), Failure>
             Failure::misconfigured(format!("the user of url may not write there: allow it `+xadd ~{key}`"))
         }
         "MOVED" | "ASK" | "TRYAGAIN" => Failure::unavailable(format!(
-            "`{key}` goes to another node of the cluster, and is looked for there"
+            "`{key}` moves to another node of the cluster, and is looked for there"
         )),
         code => words::reply(code, error.details().unwrap_or_default(), key),
     })

@@ -163,7 +163,7 @@ impl Standing {
     }
 
     /// Whether the first entry that the stream still has comes after this position.
-    pub(super) fn begins_behind(&self, position: Ticket) -> bool {
+    pub(super) fn begins_after(&self, position: Ticket) -> bool {
         self.begins().is_some_and(|first| first > position)
     }
 
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(at(2, Some(3)), gone(4));
         assert_eq!(at(2, None), gone(1), "at least one");
         assert_eq!(at(4, Some(7)), None, "trimmed up to what was read");
-        assert_eq!(at(6, Some(9)), None, "trimmed behind the reader");
+        assert_eq!(at(6, Some(9)), None, "trimmed after the reader's place");
         assert_eq!(at(9, None), None, "everything was read");
         assert_eq!(at(0, None), None, "a reader at the beginning takes what there is");
         let whole = reply(

@@ -203,10 +203,10 @@ impl Server {
                 "the user of url may not read there: allow it `+xread +xinfo ~{key}`"
             )),
             "MOVED" | "ASK" | "TRYAGAIN" => Failure::unavailable(format!(
-                "the stream `{key}` goes to another node of the cluster, and is looked for there (which needs `+cluster|slots +cluster|info`)"
+                "the stream `{key}` moves to another node of the cluster, and is looked for there (this needs `+cluster|slots +cluster|info`)"
             )),
             "NOGROUP" | "UNBLOCKED" => Failure::unavailable(format!(
-                "the stream `{key}` or its group was deleted, or its node is no master any more: it is looked for, made anew, and goes on where it was as far as the stream is still the same"
+                "the stream `{key}` or its group was deleted, or its node is no longer a master: the consumer looks for both, makes what is missing, and continues where it was if the stream is still the same"
             )),
             _ => words::reply(code, detail, key),
         };
