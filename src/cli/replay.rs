@@ -1,4 +1,4 @@
-//! `streamll replay`: the events of a file, or of a range of a Redis stream, once more through a topology.
+//! `streamll replay`: sends the events of a file, or of a range of a Redis stream, through a topology once more.
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal as _, Write as _};
@@ -23,7 +23,7 @@ use crate::topology::{Registry, Topology};
 
 /// How long the reader gets to finish after a signal.
 const LAST: Duration = Duration::from_millis(500);
-/// How often to look how the consumer stands.
+/// How often to look at the consumer's status.
 #[cfg(feature = "redis")]
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -32,13 +32,13 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) struct Replay {
     /// A file of NDJSON, or a Redis server: `redis://host:6379`
     source: String,
-    /// The stream of that server
+    /// The stream of the Redis server
     #[arg(default_value = "ai_events")]
     target: String,
-    /// Begin behind the entry of this id [default: with the first]
+    /// Begin after the entry with this id [default: with the first entry]
     #[arg(long, value_name = "ID")]
     from: Option<String>,
-    /// End with the entry of this id [default: with the last that is there]
+    /// End with the entry with this id [default: with the entry that is last at the start]
     #[arg(long, value_name = "ID")]
     to: Option<String>,
     /// The field of an entry that holds the event [default: `event`, else `message`, else `__data__`]
@@ -46,7 +46,7 @@ pub(super) struct Replay {
     field: Option<String>,
     #[command(flatten)]
     choice: Choice,
-    /// How the last report is written to standard error; as JSON it is the last line
+    /// How to write the last report to standard error. As JSON, the report is the last line
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
     report: Format,
 }
@@ -114,7 +114,7 @@ impl Replay {
         use crate::consume::{Consumer, Start};
         let start = self.from.clone().map_or(Start::Begin, Start::After);
         let mut consumer = Consumer::connect(self.source.as_str(), self.target.as_str()).start(start);
-        consumer = consumer.only_there(super::tail::OPTIONS);
+        consumer = consumer.for_command(super::tail::NAMES);
         if let Some(field) = &self.field {
             consumer = consumer.field(field.as_str());
         }

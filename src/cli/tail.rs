@@ -1,4 +1,4 @@
-//! `streamll tail`: events of a broker, live, as the terminal sink shows them or as NDJSON.
+//! `streamll tail`: shows the events of a broker live, like the terminal sink or as NDJSON.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -9,20 +9,20 @@ use streamll_actors::event::{Delivery, Event};
 
 use super::signals::Signals;
 use super::{CONFIGURATION, INCOMPLETE, USAGE, argument, fail};
-use crate::consume::{Consumer, ConsumerState, ConsumerStatus, Options, Start};
+use crate::consume::{Consumer, ConsumerState, ConsumerStatus, SettingNames, Start};
 use crate::sinks::terminal::Terminal;
 use crate::{Deliveries, ErrorClass, Sink as _, pipes, sinks};
 
-/// How often to look how the consumer stands, and whether anybody still reads.
+/// How often to look at the consumer's status, and whether anybody still reads.
 const LOOK: Duration = Duration::from_millis(200);
 /// Most events of one write.
 const BATCH: usize = 256;
-/// How long it may take to end after a signal, where a terminal is stopped or a pipe is full.
+/// How long the end may take after a signal, if a terminal is stopped or a pipe is full.
 const LAST: Duration = Duration::from_secs(1);
 
-/// What the command calls the settings of a consumer.
-pub(super) const OPTIONS: Options =
-    Options { field: "`--field`", group: "`--group`", start: "`--from`", topics: "`--topic`" };
+/// The command's names for the settings of a consumer.
+pub(super) const NAMES: SettingNames =
+    SettingNames { field: "`--field`", group: "`--group`", start: "`--from`", topics: "`--topic`" };
 
 /// The arguments of `tail`.
 #[derive(Debug, Args)]
@@ -30,28 +30,30 @@ pub(super) struct Tail {
     /// The broker: `redis://host:6379`, `rediss://`, `amqp://user:password@host:5672/vhost`, `amqps://`
     #[arg(value_name = "URL")]
     url: String,
-    /// The stream of Redis, or the exchange of RabbitMQ
+    /// The Redis stream, or the RabbitMQ exchange
     #[arg(default_value = "ai_events")]
     target: String,
-    /// Where to begin: `begin`, `now`, or behind the id of an entry [default: now; of a new group: begin]
+    /// Where to begin: `begin`, `now`, or after an id or offset [default: `now`; a new group: `begin`]
     #[arg(long, value_name = "PLACE")]
     from: Option<String>,
-    /// Only these topics: `ai.*.error`, `ai.#`; of a direct exchange its whole keys; may be said several times
+    /// Only events of this topic: `ai.*.error`, `ai.#`. For a direct exchange: a whole key. May be repeated
     #[arg(long, value_name = "PATTERN")]
     topic: Vec<String>,
-    /// Only events with this value: `data.conversation_id=conv_123`, `tags.tenant=acme`; all of several must fit
+    /// Only events with this value: `data.conversation_id=conv_123`, `tags.tenant=acme`. May be repeated; then all
+    /// must fit
     #[arg(long = "where", value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// Only events of these types: `error`, `token`; may be said several times
+    /// Only events of this type: `error`, `token`. May be repeated
     #[arg(long = "type", value_name = "TYPE")]
     kind: Vec<String>,
     /// The field of a Redis entry that holds the event [default: `event`, else `message`, else `__data__`]
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
-    /// As JSON, one event a line
+    /// Print JSON, one event on each line
     #[arg(long)]
     json: bool,
-    /// Take the events away from the others of this group (of RabbitMQ a queue); without it everyone sees everything
+    /// Join this Redis group, or consume this RabbitMQ queue: its other consumers then do not get the events shown here.
+    /// Without a group, everybody sees all events
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
 }
@@ -62,7 +64,7 @@ impl Tail {
             Ok(consumer) => consumer,
             Err(why) => return fail(&why, USAGE),
         };
-        // One thread may stand still in front of a full pipe; signals are heard all the same.
+        // One thread may block on a full pipe; the other one still hears signals.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let shown = runtime.and_then(|runtime| {
             let signals = Signals::new(&runtime)?;
@@ -78,7 +80,7 @@ impl Tail {
 
     fn consumer(&self) -> Result<Consumer, String> {
         let mut consumer = Consumer::connect(self.url.as_str(), self.target.as_str()).topics(&self.topic);
-        consumer = consumer.only_there(OPTIONS);
+        consumer = consumer.for_command(NAMES);
         if let Some(field) = &self.field {
             if self.url.starts_with("amqp") {
                 return Err("--field is for Redis: of RabbitMQ the whole message is the event".to_owned());
@@ -137,7 +139,7 @@ impl Tail {
                 break ExitCode::SUCCESS;
             }
             if let Err(error) = out.write(batch).await {
-                // A group keeps what nobody has seen.
+                // The group keeps events that were not shown.
                 events.give_back();
                 match error.kind() {
                     io::ErrorKind::BrokenPipe => break ExitCode::SUCCESS,
@@ -183,7 +185,7 @@ impl Out {
                 let deliveries = events.into_iter().map(|event| Delivery::new(event, "".into()));
                 let written = terminal.deliver(&mut Deliveries::new(deliveries.collect())).await;
                 written.map_err(|error| match error.class() {
-                    // Its reader is gone.
+                    // Nobody reads the output any more.
                     ErrorClass::Fatal => io::ErrorKind::BrokenPipe.into(),
                     _ => io::Error::other(error.to_string()),
                 })
@@ -198,7 +200,7 @@ impl Out {
     }
 }
 
-/// What was said on standard error, so that it is said once.
+/// What was said on standard error, so that everything is said once.
 #[derive(Debug, Default)]
 struct Said {
     reason: Option<String>,
@@ -239,7 +241,7 @@ impl Said {
     }
 }
 
-/// Whether nobody reads any more: known before the next event, for which one may have to wait long.
+/// Whether nobody reads any more. Asked without writing, because the next event may take long to come.
 #[cfg(unix)]
 fn is_closed(target: &impl std::os::fd::AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -1,4 +1,4 @@
-//! Dead letters: entries that are no event, or that a handler could not take, with the reason.
+//! Dead letters: entries that are no event, or that a handler could not handle, each with the reason.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -8,23 +8,25 @@ use serde_json::{Value, json};
 use streamll_actors::event::{Timestamp, strict_json};
 use streamll_actors::sink::LetterFile;
 
-use super::source::{Entry, Payload};
+use super::entry::{Entry, Payload, PublishKey};
 
 /// Where dead letters go.
 ///
-/// Without a choice they go beside what is read: the stream `<target>.dead` of Redis, the queue `<group>.dead` of
-/// RabbitMQ. A consumer without a group only watches: it counts and logs what it cannot take, and keeps nothing.
+/// Without a choice they go beside what is read: to the Redis stream `<target>.dead`, or to the RabbitMQ queue
+/// `<group>.dead`. A consumer without a group only watches. It counts and logs what it cannot handle, and keeps nothing
+/// unless a place is chosen here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeadLetters {
-    /// A Redis stream: the fields as they came, and `reason`, `attempts`, `stream`, `id`, `group`, `died_at`.
+    /// A Redis stream. An entry has the fields as they came, and `reason`, `attempts`, `stream`, `id`, `group`, `died_at`.
     Stream(String),
-    /// A RabbitMQ exchange: the body as it came, by its own key, with headers `reason`, `attempts`, `queue`, `died_at`
-    /// in place of those that it had. A queue must be bound to it.
+    /// A RabbitMQ exchange. A message has the body as it came, and its own routing key. The headers that it had are replaced
+    /// by `reason`, `attempts`, `queue`, `died_at` and `key`. A queue must be bound to the exchange.
     Exchange(String),
-    /// A file of NDJSON: `target`, `id`, `reason`, `attempts`, `died_at` and `payload`, or the `event` that it is. Made
-    /// for its owner only, as it holds what the events hold. Consumers may share one, also those of other processes. It
-    /// takes 256 MiB; when it is full, letters wait, and what they are of is not acknowledged.
+    /// A file of NDJSON. A line has `target`, `id`, `key`, `reason`, `attempts`, `died_at`, and either the `event` or, where the
+    /// entry is no JSON, its `payload`. Only the owner of the file may read it, because it holds what the events hold.
+    /// Several consumers may share one file, even from several processes. The file takes 256 MiB. When it is full, letters
+    /// wait, and their entries are not acknowledged.
     File(PathBuf),
 }
 
@@ -49,7 +51,7 @@ impl Letter {
         let line = json!({
             "target": target,
             "id": ticket.to_string(),
-            "key": key.as_deref(),
+            "key": key.as_ref().map(PublishKey::as_str),
             "reason": self.reason,
             "attempts": self.attempts,
             "died_at": self.at.to_string(),
@@ -67,13 +69,13 @@ impl Letter {
         };
         let (name, payload) =
             json.map_or_else(|| ("payload", Cow::Owned(other.to_string())), |json| ("event", json));
-        // To the letter; in JSON a raw line break is only layout.
+        // The text stays as it is; in JSON a raw line break is only layout.
         let payload = payload.replace(['\n', '\r'], " ");
         let line = line.to_string();
         format!("{},\"{name}\":{payload}}}", line.strip_suffix('}').unwrap_or(&line))
     }
 
-    /// Appends it to a file, which is on the disk then: its entry is acknowledged next.
+    /// Appends the letter to a file and waits until it is on the disk, because its entry is acknowledged next.
     pub(super) async fn append(&self, file: &Arc<LetterFile>, target: &str) -> Result<(), String> {
         let (file, line) = (file.clone(), self.line(target));
         let shown = file.path().display().to_string();
@@ -90,7 +92,7 @@ impl Letter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consume::source::Ticket;
+    use crate::consume::entry::Ticket;
 
     #[tokio::test]
     async fn a_line_holds_the_entry_as_it_came_and_why_it_died() {
@@ -98,8 +100,7 @@ mod tests {
         let path = folder.path().join("dead/letters.ndjson");
         let file = Arc::new(LetterFile::new(&path));
         let letter = |payload| {
-            let entry =
-                Entry { ticket: Ticket::entry(17, 3), key: None, is_routed: false, payload, deliveries: 0 };
+            let entry = Entry::new(Ticket::entry(17, 3), payload);
             Letter::new(entry, "the handler panicked: no".to_owned(), 3)
         };
         let field = |value: &str| Payload::Fields(vec![(b"event".to_vec(), value.as_bytes().to_vec())]);
@@ -125,12 +126,8 @@ mod tests {
         let path = folder.path().join("letters.ndjson");
         std::fs::write(&path, "{\"half\"").unwrap();
         let letter = || {
-            let (ticket, payload) = (Ticket::entry(1, 0), Payload::Body(b"no event".to_vec()));
-            Letter::new(
-                Entry { ticket, key: None, is_routed: false, payload, deliveries: 0 },
-                "x".to_owned(),
-                1,
-            )
+            let entry = Entry::new(Ticket::entry(1, 0), Payload::Body(b"no event".to_vec()));
+            Letter::new(entry, "x".to_owned(), 1)
         };
         letter().append(&Arc::new(LetterFile::new(&path)), "ai_events").await.unwrap();
         let text = std::fs::read_to_string(&path).unwrap();

@@ -1,5 +1,5 @@
-//! The duplicate filter: a set of the events that were handled last, never a high-water mark, as a repeat may come late
-//! and a first delivery after its neighbours.
+//! The duplicate filter: a set of the events that were handled last. A high-water mark would not do, because a repeat may
+//! come late, and a first delivery may come after its neighbours.
 
 use std::collections::HashSet;
 use std::mem;
@@ -42,7 +42,7 @@ impl Duplicates {
         self.recent.contains(&identity) || self.earlier.contains(&identity)
     }
 
-    /// It was handled.
+    /// Remembers an event that was handled.
     pub(super) fn add(&mut self, event: &Event) {
         if self.recent.len() >= self.window {
             self.earlier = mem::take(&mut self.recent);

@@ -1,4 +1,4 @@
-//! The heart of a consumer: reads while there is room, hands out by key, acknowledges what is done, and connects again.
+//! The heart of a consumer: it reads while there is room, hands out by key, acknowledges what is done, and connects again.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,46 +8,106 @@ use streamll_actors::sink::DeliveryError;
 use streamll_actors::supervise::Backoff;
 use tokio::time::{Instant, interval, sleep, sleep_until};
 
-use super::desk::{Desk, Plan, buried};
+use super::entry::Entry;
+use super::in_flight::InFlight;
+use super::intake::Intake;
+use super::outbox::{Keeper, Outbox};
+use super::pool::Pool;
+use super::settings::Settings;
 use super::source::Source;
 use super::status::{ConsumerState, Shared};
+use super::worker::Work;
 
-/// Between two attempts to connect, at first and at most.
+/// The pause between two attempts to connect, at first and at most.
 const RECONNECT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
-/// A connection that lasts so long, or has acknowledged something, is a good one: behind it the first attempt comes soon.
+/// A connection that lasts so long, or has acknowledged something, is a good one: after it the first attempt comes soon.
 const GOOD: Duration = Duration::from_secs(5);
 
 /// A consumer at work.
 pub(super) struct Engine<S> {
     source: S,
-    desk: Desk,
+    intake: Intake,
+    pool: Pool,
+    in_flight: InFlight,
+    /// How many entries may be in hand.
+    prefetch: usize,
+    pace: Pace,
+    /// What is read from, for the log.
+    target: String,
+    shared: Arc<Shared>,
     /// Whether this connection has acknowledged something.
     has_acknowledged: bool,
 }
 
+/// The times that an engine keeps.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// Between two calls of [`Source::maintain`].
+    maintain: Duration,
+    /// How long events in hand may take after a stop.
+    stop_timeout: Duration,
+}
+
 /// Why reading ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
+    /// The consumer was stopped while it had no connection.
+    Unconnected,
     Stopped,
-    /// It has come to where it was to end.
+    /// Reading has come to the end that was asked for.
     Reached,
 }
 
 impl<S: Source> Engine<S> {
-    pub(super) fn new(source: S, plan: Plan, shared: Arc<Shared>) -> Engine<S> {
-        Engine { source, desk: Desk::new(plan, shared), has_acknowledged: false }
+    pub(super) fn new(source: S, settings: Settings, work: Work, shared: Arc<Shared>) -> Engine<S> {
+        let Settings { reading, choice, handling, dead_letters, names, .. } = settings;
+        let work = Arc::new(work);
+        let keeper = Keeper::new(dead_letters, &reading.target, reading.group.as_deref());
+        let prefetch = usize::from(reading.prefetch);
+        Engine {
+            source,
+            intake: Intake::new(choice, names.field, work.clone()),
+            pool: Pool::new(&work, handling.workers, handling.key, &shared),
+            in_flight: InFlight::new(Outbox::new(keeper), prefetch, shared.clone()),
+            prefetch,
+            pace: Pace {
+                maintain: (reading.claim_after / 4).min(Duration::from_secs(1)),
+                stop_timeout: handling.stop_timeout,
+            },
+            target: reading.target,
+            shared,
+            has_acknowledged: false,
+        }
     }
 
     /// Works until it is stopped, or has read to its end.
     pub(super) async fn run(mut self) {
+        let end = self.read_to_end().await;
+        self.shared.set_state(ConsumerState::Stopping);
+        let is_connected = self.finish_in_hand(end).await;
+        self.in_flight.outbox.cancel();
+        self.pool.end().await;
+        self.take_finished();
+        let left = self.in_flight.give_back();
+        if is_connected {
+            let acknowledged = self.source.acknowledge(&mut self.in_flight.window).await;
+            if acknowledged.is_ok() && left == 0 {
+                self.source.leave().await;
+            }
+            self.source.close().await;
+        }
+        self.shared.set_state(ConsumerState::Stopped);
+    }
+
+    /// Connects and consumes, again and again.
+    async fn read_to_end(&mut self) -> End {
         let mut backoff = Backoff::new(RECONNECT[0], RECONNECT[1]);
-        let (mut connected, mut has_reached) = (false, false);
-        while !self.desk.shared.is_stopping() {
-            let error = match self.open().await {
+        while !self.shared.is_stopping() {
+            let error = match self.connect().await {
                 None => break,
                 Some(Err(error)) => error,
                 Some(Ok(())) => {
-                    connected = true;
                     self.has_acknowledged = false;
                     let since = Instant::now();
                     let ended = self.consume().await;
@@ -55,136 +115,141 @@ impl<S: Source> Engine<S> {
                         backoff.reset();
                     }
                     match ended {
-                        Ok(End::Stopped) => break,
-                        Ok(End::Reached) => {
-                            has_reached = true;
-                            break;
-                        }
+                        Ok(end) => return end,
                         Err(error) => error,
                     }
                 }
             };
-            connected = false;
-            self.desk.shared.lost(&error);
-            self.desk.pause(backoff.next()).await;
+            self.shared.disconnected(&error);
+            self.wait(backoff.next()).await;
         }
-        self.finish(connected, has_reached).await;
+        End::Unconnected
     }
 
-    /// `None` when it is to stop instead.
-    async fn open(&mut self) -> Option<Result<(), DeliveryError>> {
-        let shared = self.desk.shared.clone();
-        let opened = tokio::select! {
+    /// `None` if the consumer is to stop instead.
+    async fn connect(&mut self) -> Option<Result<(), DeliveryError>> {
+        let shared = self.shared.clone();
+        let connected = tokio::select! {
             () = shared.stopped() => return None,
-            opened = self.source.open(&mut self.desk.window) => opened,
+            connected = self.source.connect(&mut self.in_flight.window) => connected,
         };
-        if opened.is_ok() {
-            shared.turn(ConsumerState::Consuming);
+        if connected.is_ok() {
+            shared.set_state(ConsumerState::Consuming);
             shared.change(|status| status.connections += 1);
-            tracing::info!(target = %self.desk.plan.target, "consuming");
+            tracing::info!(target = %self.target, "consuming");
         }
-        Some(opened)
+        Some(connected)
     }
 
     async fn consume(&mut self) -> Result<End, DeliveryError> {
-        let shared = self.desk.shared.clone();
-        let mut tend = interval(self.desk.plan.tend);
+        let shared = self.shared.clone();
+        let mut maintain = interval(self.pace.maintain);
         loop {
-            self.settle().await?;
-            let Engine { source, desk, .. } = self;
-            let room = desk.plan.prefetch.saturating_sub(desk.window.len());
-            let (rebury, due) = (desk.bury_at, desk.acknowledge_at);
+            self.acknowledge_finished().await?;
+            let Engine { source, pool, in_flight, .. } = self;
+            let room = in_flight.room(self.prefetch);
+            let (letter_at, due) = (in_flight.outbox.next_at(), in_flight.acknowledge_at());
             tokio::select! {
-                // What came in is handed out first; what is done is taken in at every turn all the same.
+                // What came in is handed out first. What is finished is taken note of at every turn all the same.
                 biased;
                 () = shared.stopped() => return Ok(End::Stopped),
-                ended = buried(&mut desk.burial) => desk.note_buried(ended),
-                _ = tend.tick() => {
-                    source.tend(&mut desk.window).await?;
+                sent = in_flight.outbox.sent() => in_flight.note_sent(sent),
+                _ = maintain.tick() => {
+                    source.maintain(&mut in_flight.window).await?;
                     // However long that took, reading has its turn.
-                    tend.reset();
+                    maintain.reset();
                 }
                 entries = source.next(room.max(1)), if room > 0 || source.is_reading() => match entries? {
-                    Some(entries) => desk.take(entries),
+                    Some(entries) => self.take(entries),
                     None => return Ok(End::Reached),
                 },
-                Some(settled) = desk.settled.recv() => desk.note(settled),
-                () = sleep_until(rebury), if desk.may_bury() => {}
-                () = sleep_until(due.unwrap_or(rebury)), if due.is_some() => {}
+                Some(finished) = pool.finished() => in_flight.note_finished(finished),
+                () = at(letter_at) => {}
+                () = at(due) => {}
             }
         }
     }
 
-    /// Takes in what is done, has a dead letter kept, and acknowledges.
-    async fn settle(&mut self) -> Result<(), DeliveryError> {
-        let Engine { source, desk, has_acknowledged } = self;
-        while let Ok(settled) = desk.settled.try_recv() {
-            desk.note(settled);
+    fn take(&mut self, entries: Vec<Entry>) {
+        let jobs = self.in_flight.take(entries, &mut self.intake);
+        self.pool.hand_out(jobs);
+    }
+
+    /// Takes note of what is finished already.
+    fn take_finished(&mut self) {
+        while let Some(finished) = self.pool.finished_now() {
+            self.in_flight.note_finished(finished);
         }
-        desk.bury(source);
-        if desk.is_due() {
-            *has_acknowledged |= desk.acknowledge(source).await?;
+    }
+
+    /// Takes note of what is finished, has a dead letter kept, and acknowledges.
+    async fn acknowledge_finished(&mut self) -> Result<(), DeliveryError> {
+        self.take_finished();
+        self.in_flight.send_letter(&self.source);
+        if self.in_flight.is_acknowledging_due() {
+            self.has_acknowledged |= self.in_flight.acknowledge(&mut self.source).await?;
         }
         Ok(())
     }
 
-    /// Finishes what is in hand, as far as there is time, and closes the connection.
-    async fn finish(&mut self, connected: bool, has_reached: bool) {
-        let shared = self.desk.shared.clone();
-        shared.turn(ConsumerState::Stopping);
-        // At an end that it has reached itself, as long as it takes, or until somebody has no more patience.
-        let limit = self.desk.plan.stop_timeout;
-        let until = async {
-            if has_reached {
+    /// Waits before the next attempt to connect, and takes note of what is finished meanwhile.
+    async fn wait(&mut self, time: Duration) {
+        let shared = self.shared.clone();
+        let (mut time, mut stop) = (pin!(sleep(time)), pin!(shared.stopped()));
+        loop {
+            tokio::select! {
+                () = &mut time => return,
+                () = &mut stop => return,
+                Some(finished) = self.pool.finished() => self.in_flight.note_finished(finished),
+            }
+        }
+    }
+
+    /// Finishes what is in hand, as far as there is time. Returns whether the connection still stands.
+    async fn finish_in_hand(&mut self, end: End) -> bool {
+        let shared = self.shared.clone();
+        let stop_timeout = self.pace.stop_timeout;
+        let patience = async {
+            // At an end that the consumer has reached by itself, it takes the time it needs, until somebody stops it.
+            if end == End::Reached {
                 shared.stopped().await;
             }
-            sleep(limit).await;
+            sleep(stop_timeout).await;
         };
-        let mut until = pin!(until);
-        if connected {
-            let entries = self.source.pause().await;
-            self.desk.take(entries);
+        let mut patience = pin!(patience);
+        let mut is_connected = end != End::Unconnected;
+        if is_connected {
+            let entries = self.source.stop_reading().await;
+            self.take(entries);
         }
-        let mut connected = connected;
-        let mut tend = interval(self.desk.plan.tend);
+        let mut maintain = interval(self.pace.maintain);
         loop {
-            if connected && self.settle().await.is_err() {
-                connected = false;
+            if is_connected && self.acknowledge_finished().await.is_err() {
+                is_connected = false;
             }
-            let desk = &mut self.desk;
-            let letters = desk.letters.len() + usize::from(desk.burial.is_some());
-            if desk.in_flight() == 0 || (!connected && letters as u64 == desk.in_flight()) {
-                break;
+            let Engine { source, pool, in_flight, .. } = self;
+            if in_flight.count() == 0 || (!is_connected && in_flight.is_letters_only()) {
+                return is_connected;
             }
-            let rebury = desk.bury_at;
+            let letter_at = in_flight.outbox.next_at();
             tokio::select! {
-                // What is in hand is not to be taken over by others meanwhile.
-                _ = tend.tick(), if connected => connected = self.source.tend(&mut desk.window).await.is_ok(),
-                Some(settled) = desk.settled.recv() => desk.note(settled),
-                ended = buried(&mut desk.burial) => desk.note_buried(ended),
-                () = sleep_until(rebury), if connected && desk.may_bury() => {}
-                () = &mut until => break,
+                // Others are not to take over meanwhile what is in hand.
+                _ = maintain.tick(), if is_connected => {
+                    is_connected = source.maintain(&mut in_flight.window).await.is_ok();
+                }
+                Some(finished) = pool.finished() => in_flight.note_finished(finished),
+                sent = in_flight.outbox.sent() => in_flight.note_sent(sent),
+                () = at(letter_at), if is_connected => {}
+                () = &mut patience => return is_connected,
             }
         }
-        let desk = &mut self.desk;
-        desk.burial = None;
-        desk.jobs.clear();
-        desk.workers.shutdown().await;
-        while let Ok(settled) = desk.settled.try_recv() {
-            desk.note(settled);
-        }
-        let left = desk.in_flight();
-        if left > 0 {
-            tracing::warn!(left, "stopped with events in hand, which the broker delivers again");
-        }
-        desk.shared.count(|balance| {
-            balance.returned += balance.in_flight;
-            balance.in_flight = 0;
-        });
-        let acknowledged = connected && self.source.acknowledge(&mut self.desk.window).await.is_ok();
-        if connected {
-            self.source.close(acknowledged && left == 0).await;
-        }
-        self.desk.shared.turn(ConsumerState::Stopped);
+    }
+}
+
+/// Waits until a time; for ever, if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,4 +1,4 @@
-//! What keeps a consumer from starting: a mistake in how it was made. Brokers that are away are none.
+//! What keeps a consumer from starting: a mistake in its settings. A broker that is down is none.
 
 use streamll_actors::route::PatternError;
 
@@ -6,16 +6,16 @@ use streamll_actors::route::PatternError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumeError {
-    /// The address is none that this build reads.
+    /// This build cannot read from that address.
     #[error("url: {0}")]
     Url(String),
-    /// A topic pattern is none.
+    /// A text is no topic pattern.
     #[error(transparent)]
     Topic(#[from] PatternError),
-    /// A value cannot be right; the text begins with the name of its setter.
+    /// A value cannot be right. The text begins with the name of the setting.
     #[error("{0}")]
     Setting(String),
-    /// Nothing is to be done with the events.
+    /// The consumer has no handler, and nobody reads its events as a stream.
     #[error(
         "nothing handles the events: add `.on(\"error\", …)` or `.on_topic(\"ai.#\", …)`, or read `.into_stream()`"
     )]

@@ -10,7 +10,7 @@ pub(super) struct Filter {
     value: Value,
 }
 
-/// Where a value stands in an event.
+/// The place of a value in an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key {
     /// A path inside of `data`.
@@ -19,7 +19,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    /// `data.x` or `tags.x`; a dot may stand in a name, or lead into an object.
+    /// Parses `data.x` or `tags.x`. A dot may be part of a name, or lead into an object.
     pub(super) fn parse(text: &str) -> Result<Key, String> {
         let name = |prefix| text.strip_prefix(prefix).filter(|name: &&str| !name.is_empty());
         match (name("data."), name("tags.")) {
@@ -31,7 +31,7 @@ impl Key {
         }
     }
 
-    /// Calls `found` with the value of an event.
+    /// Calls `found` with the value, if the event has it.
     pub(super) fn look<T>(&self, event: &Event, found: impl FnOnce(Datum<'_>) -> T) -> Option<T> {
         match self {
             Key::Tag(tag) => event.tag(tag).map(|value| found(Datum::from(&Value::from(value)))),
@@ -53,7 +53,7 @@ impl Filter {
 
     pub(super) fn takes(&self, event: &Event) -> bool {
         let same = |found: Datum<'_>| match (found.view(), &self.value) {
-            // As it stands in a command, where everything is text.
+            // In a command, every value is text.
             (View::Number(_) | View::Bool(_), Value::String(wanted)) => found.reads(wanted),
             (_, wanted) => found.is(wanted),
         };

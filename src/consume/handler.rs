@@ -1,4 +1,4 @@
-//! Handlers: closures, sync or async, with or without a result, and which events each wants.
+//! Handlers: closures, sync or async, with or without a result, and the events that each wants.
 
 use std::any::Any;
 use std::fmt;
@@ -11,21 +11,39 @@ use futures_util::FutureExt as _;
 use streamll_actors::event::{Event, Kind};
 use streamll_actors::route::TopicPattern;
 
+use self::sealed::Answers;
 use crate::fault::AsFault;
 
-/// What a handler returns: `()` or a `Result<(), E>` of an [error](AsFault), at once or from a future. `When` tells which, and
-/// is inferred.
-pub trait Reply<When> {
-    /// The answer, or what it comes from.
-    fn answer(self) -> Answer;
+/// What a handler returns: `()`, or a `Result<(), E>` of an [error](crate::AsFault). It returns that at once, or from a future.
+/// `When` says which, and is inferred. No other type can implement this trait.
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot return `{Self}`",
+    label = "return nothing or a `Result<(), E>`, at once or from a future that is `Send`"
+)]
+pub trait Reply<When>: sealed::Answers<When> {}
+
+impl<R: sealed::Answers<When>, When> Reply<When> for R {}
+
+/// Nobody else can name what is in here.
+mod sealed {
+    use super::Answer;
+
+    #[diagnostic::on_unimplemented(
+        message = "a handler cannot return `{Self}`",
+        label = "return nothing or a `Result<(), E>`, at once or from a future that is `Send`"
+    )]
+    pub trait Answers<When> {
+        /// The answer, or what it comes from.
+        fn answer(self) -> Answer;
+    }
 }
 
 /// How a handler answers.
 #[expect(missing_debug_implementations, reason = "a future has none")]
 pub enum Answer {
-    /// It has; an error says why it failed.
+    /// It has answered. An error says why it failed.
     Now(Result<(), String>),
-    /// It will.
+    /// It will answer.
     Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
 }
 
@@ -37,25 +55,25 @@ pub struct Now<How = ()>(PhantomData<How>);
 #[derive(Debug)]
 pub struct Later<When>(PhantomData<When>);
 
-impl Reply<Now> for () {
+impl Answers<Now> for () {
     fn answer(self) -> Answer {
         Answer::Now(Ok(()))
     }
 }
 
-impl<E: AsFault<How> + Send, How> Reply<Now<How>> for Result<(), E> {
+impl<E: AsFault<How> + Send, How> Answers<Now<How>> for Result<(), E> {
     fn answer(self) -> Answer {
         Answer::Now(self.map_err(|error| error.as_fault().message))
     }
 }
 
-impl<F: Future<Output: Reply<Now<How>>> + Send + 'static, How> Reply<Later<Now<How>>> for F {
+impl<F: Future<Output: Answers<Now<How>>> + Send + 'static, How> Answers<Later<Now<How>>> for F {
     fn answer(self) -> Answer {
         Answer::Later(Box::pin(async { self.await.answer() }))
     }
 }
 
-/// A handler, and the events that it is for.
+/// A handler, and the events that it wants.
 pub(super) struct Handler {
     wants: Wants,
     call: Box<dyn Fn(Event) -> Answer + Send + Sync>,
@@ -75,7 +93,7 @@ impl Handler {
         Handler { wants, call: Box::new(move |event| handler(event).answer()) }
     }
 
-    /// The pattern of its topics, where it chooses by them.
+    /// The pattern of its topics, if the handler chooses by topic.
     pub(super) fn pattern(&self) -> Option<&TopicPattern> {
         match &self.wants {
             Wants::Topic(pattern) => Some(pattern),
@@ -90,7 +108,7 @@ impl Handler {
         }
     }
 
-    /// Calls it once; a panic is a failure like any other.
+    /// Calls the handler once. A panic is a failure like any other.
     pub(super) async fn call(&self, event: Event) -> Result<(), String> {
         let panicked = |panic| Err(format!("the handler panicked: {}", words(&panic)));
         let mut answer = catch_unwind(AssertUnwindSafe(|| (self.call)(event)));
@@ -110,7 +128,7 @@ impl fmt::Debug for Handler {
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 fn words(panic: &Box<dyn Any + Send>) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")

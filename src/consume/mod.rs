@@ -1,4 +1,4 @@
-//! The other side of the broker: consumers that react to events, and streams of them to watch.
+//! Consumers: they read events from a broker, and react to them or show them as a stream.
 //!
 //! ```no_run
 //! use streamll::consume::Consumer;
@@ -13,19 +13,19 @@
 //! # }
 //! ```
 //!
-//! [`Consumer`] is one API over Redis Streams and RabbitMQ; the [guide](crate::guide::consumers) shows what it is for,
-//! what each broker makes of it, and what it promises:
+//! [`Consumer`] is one API over Redis Streams and RabbitMQ. The [guide](crate::guide::consumers) shows what consumers are for
+//! and how the two brokers differ. A consumer promises:
 //!
-//! * **At least once.** An event is acknowledged when its handlers are done. A process that dies, or a connection that is
-//!   lost, makes the broker deliver again what was in hand; [`skip_duplicates`](Consumer::skip_duplicates) leaves repeats
-//!   out that one process sees.
-//! * **In order** for each [`key`](Consumer::key) inside of one consumer, also with several
-//!   [`workers`](Consumer::workers). A group spreads events over its consumers, and knows no order among them.
-//! * **Nothing loops.** What is no event is a dead letter at once; what a handler fails on, after
-//!   [`max_attempts`](Consumer::max_attempts); what ends the process that handles it, after five deliveries from Redis. With
-//!   RabbitMQ that is for the queue to limit (`x-delivery-limit`).
-//! * **It connects by itself**, at the start and whenever it must again, and [says](ConsumerHandle::status) since when and
-//!   why it does not receive.
+//! * **At least once.** An event is acknowledged when its handlers are done. When a process dies or a connection is lost,
+//!   the broker delivers again what was in hand. [`skip_duplicates`](Consumer::skip_duplicates) leaves out repeats that one
+//!   process sees.
+//! * **In order** for each [`key`](Consumer::key) inside of one consumer, even with several
+//!   [`workers`](Consumer::workers). A group spreads events over its consumers, and there is no order among those.
+//! * **Nothing loops.** An entry that is no event becomes a dead letter at once. An event that a handler fails on becomes one
+//!   after [`max_attempts`](Consumer::max_attempts). A Redis entry that ends the process which handles it becomes one after
+//!   five deliveries. With RabbitMQ, the queue has to limit that (`x-delivery-limit`).
+//! * **A consumer connects by itself**, at the start and after each lost connection. Its [status](ConsumerHandle::status) says
+//!   since when and why it does not receive.
 //! * **The numbers balance**, as those of sinks do: [`ConsumerBalance`].
 #![cfg_attr(
     not(all(feature = "redis", feature = "rabbitmq", feature = "cli")),
@@ -34,28 +34,36 @@
 
 mod consumer;
 mod dead_letter;
-mod desk;
+mod decode;
 mod duplicates;
 mod engine;
+mod entry;
 mod error;
 mod filter;
+mod handle;
 mod handler;
+mod in_flight;
+mod intake;
+mod outbox;
+mod pool;
 #[cfg(feature = "rabbitmq")]
 mod rabbitmq;
-mod read;
 #[cfg(feature = "redis")]
 mod redis;
+mod settings;
 mod source;
 mod status;
 mod stream;
 mod window;
 mod worker;
 
-#[cfg(feature = "cli")]
-pub(crate) use consumer::Options;
-pub use consumer::{Consumer, ConsumerHandle, Start};
+pub use consumer::Consumer;
 pub use dead_letter::DeadLetters;
 pub use error::ConsumeError;
-pub use handler::{Answer, Later, Now, Reply};
+pub use handle::ConsumerHandle;
+pub use handler::Reply;
+#[cfg(feature = "cli")]
+pub(crate) use settings::SettingNames;
+pub use settings::Start;
 pub use status::{ConsumerBalance, ConsumerState, ConsumerStatus};
 pub use stream::Events;

@@ -1,4 +1,4 @@
-//! What is known of a consumer from outside: its state and why, how far behind it is, and numbers that balance.
+//! What is known of a consumer from outside: its state and the reason for it, how far behind it is, and numbers that balance.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,17 +7,17 @@ use streamll_actors::event::Timestamp;
 use streamll_actors::sink::{DeliveryError, ErrorClass};
 use tokio::sync::watch;
 
-/// How a consumer stands with its broker.
+/// The state of a consumer's connection to its broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConsumerState {
-    /// Not connected yet, or not any more; it tries again by itself.
-    Open,
+    /// Not connected yet, or not any more. The consumer connects again by itself. In status and logs: `open`.
+    Disconnected,
     /// Connected, and events come in.
     Consuming,
-    /// No more events come in; those in hand are being finished.
+    /// No more events come in. Those in hand are being finished.
     Stopping,
-    /// At its end.
+    /// The consumer has ended.
     Stopped,
 }
 
@@ -26,7 +26,7 @@ impl ConsumerState {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            ConsumerState::Open => "open",
+            ConsumerState::Disconnected => "open",
             ConsumerState::Consuming => "consuming",
             ConsumerState::Stopping => "stopping",
             ConsumerState::Stopped => "stopped",
@@ -38,23 +38,23 @@ impl ConsumerState {
 /// `received = handled + filtered + duplicate + dead_lettered + failed + returned + in_flight`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConsumerBalance {
-    /// Entries that came in; one that comes again counts again.
+    /// Entries that came in. An entry that comes again counts again.
     pub received: u64,
-    /// All handlers that wanted it have taken it.
+    /// Events that all handlers have handled that wanted them.
     pub handled: u64,
-    /// No handler wanted it, or a filter was against it.
+    /// Events that no handler wanted, or that a filter left out.
     pub filtered: u64,
-    /// The duplicate filter knew it.
+    /// Events that the duplicate filter knew.
     pub duplicate: u64,
-    /// No event, or one that a handler could not take, kept by the dead letters.
+    /// Entries that are dead letters now: they are no event, or a handler has given them up.
     pub dead_lettered: u64,
-    /// The same, where there are no dead letters.
+    /// The same entries of a consumer that keeps no dead letters.
     pub failed: u64,
-    /// Given back to the broker before it was handled, which delivers it again.
+    /// Events that were given back to the broker before they were handled. The broker delivers them again.
     pub returned: u64,
-    /// In hand.
+    /// Events in hand.
     pub in_flight: u64,
-    /// How often a handler was called again after it had failed; in none of the other numbers.
+    /// How often a handler was called again after it had failed. This is part of none of the other numbers.
     pub retried: u64,
 }
 
@@ -73,33 +73,34 @@ impl ConsumerBalance {
     }
 }
 
-/// A consumer at one moment.
+/// The status of a consumer at one moment.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConsumerStatus {
-    /// How it stands with its broker.
+    /// The state of its connection.
     pub state: ConsumerState,
-    /// Why it is open, or what else is wrong.
+    /// Why the consumer is not connected, or what else is wrong.
     pub reason: Option<String>,
-    /// The class of that error, as sinks have it: `misconfigured` needs a person.
+    /// The class of the error that disconnected it. Sinks have the same classes; `misconfigured` needs a person.
     pub class: Option<ErrorClass>,
-    /// Since when it is in this state.
+    /// When the consumer came into this state.
     pub since: Timestamp,
-    /// How many connections it had, the present one included.
+    /// How many connections the consumer had, the present one included.
     pub connections: u64,
-    /// How many events wait at the broker for it and its group, those in hand not counted; `None` where the broker does
-    /// not tell.
+    /// How many events wait at the broker for the consumer and its group. Events in hand are not counted. `None` if the broker
+    /// does not tell.
     pub lag: Option<u64>,
-    /// How often it noticed that events were gone before it had read them.
+    /// How often the consumer noticed that events were gone before it had read them.
     pub gaps: u64,
-    /// How many events those were: at least, of a Redis stream, and at most, of a queue that is a stream.
+    /// How many events were gone. The number is a lower bound for a Redis stream, and an upper bound for a RabbitMQ stream
+    /// queue.
     pub missed: u64,
-    /// Where to go on: everything up to this id of a Redis stream, or this offset of a RabbitMQ queue that is a stream,
-    /// is done. `None` with a group of Redis and with other queues, which keep it themselves.
+    /// Where to continue later: everything up to this id of a Redis stream, or up to this offset of a RabbitMQ stream queue, is
+    /// done. `None` with a Redis group and with other queues, because the broker itself knows.
     pub cursor: Option<String>,
-    /// Why an entry was given up last: it is no event, or a handler could not take it.
+    /// Why the last entry was given up: it is no event, or a handler has given it up.
     pub last_failure: Option<String>,
-    /// When an event came in last.
+    /// When the last event came in.
     pub last_received_at: Option<Timestamp>,
     /// The numbers.
     pub balance: ConsumerBalance,
@@ -119,7 +120,7 @@ impl fmt::Display for ConsumerStatus {
         f.write_str(self.state.as_str())?;
         let since = self.since.for_people(Timestamp::now());
         match (self.state, &self.reason) {
-            (ConsumerState::Open, reason) => {
+            (ConsumerState::Disconnected, reason) => {
                 write!(f, " (not receiving since {since}: {})", reason.as_deref().unwrap_or("connecting"))
             }
             (_, Some(reason)) => write!(f, " ({reason})"),
@@ -151,14 +152,14 @@ fn grouped(n: u64) -> String {
 pub(super) struct Shared {
     status: Mutex<ConsumerStatus>,
     stop: watch::Sender<bool>,
-    /// Entries of earlier connections than this come again by themselves.
+    /// The number of the connection: entries of earlier ones come again by themselves.
     epoch: watch::Sender<u64>,
 }
 
 impl Shared {
     pub(super) fn new() -> Shared {
         let status = ConsumerStatus {
-            state: ConsumerState::Open,
+            state: ConsumerState::Disconnected,
             reason: None,
             class: None,
             since: Timestamp::now(),
@@ -190,8 +191,8 @@ impl Shared {
         change(&mut self.lock().balance);
     }
 
-    /// Where the connection had been lost before, the log hears that it is back.
-    pub(super) fn turn(&self, state: ConsumerState) {
+    /// Changes the state. If the connection had been lost before, the log says that it is back.
+    pub(super) fn set_state(&self, state: ConsumerState) {
         self.change(|status| {
             if state == ConsumerState::Consuming && status.reason.is_some() {
                 let after = format!("{:.1}s", Timestamp::now().since(status.since).as_secs_f64());
@@ -203,12 +204,12 @@ impl Shared {
         });
     }
 
-    /// The connection is lost; says so once for each reason.
-    pub(super) fn lost(&self, error: &DeliveryError) {
+    /// The connection is lost, or could not be made. The log says so once for each reason.
+    pub(super) fn disconnected(&self, error: &DeliveryError) {
         let reason = error.to_string();
         let status = &mut *self.lock();
-        if status.state != ConsumerState::Open {
-            (status.state, status.since) = (ConsumerState::Open, Timestamp::now());
+        if status.state != ConsumerState::Disconnected {
+            (status.state, status.since) = (ConsumerState::Disconnected, Timestamp::now());
         }
         if status.reason.as_ref() != Some(&reason) {
             tracing::warn!(class = error.class().as_str(), "not receiving: {reason}");
@@ -216,8 +217,8 @@ impl Shared {
         (status.reason, status.class) = (Some(reason), Some(error.class()));
     }
 
-    /// Dead letters wait; says so once for each reason.
-    pub(super) fn unkept(&self, why: &str) {
+    /// Dead letters wait. The log says so once for each reason.
+    pub(super) fn letters_wait(&self, why: &str) {
         let reason = format!("dead letters cannot be kept, and wait: {why}");
         let status = &mut *self.lock();
         if status.reason.as_ref() != Some(&reason) {
@@ -226,10 +227,10 @@ impl Shared {
         status.reason = Some(reason);
     }
 
-    /// A dead letter is kept; says so where others had to wait.
-    pub(super) fn kept(&self) {
+    /// A dead letter is kept. The log says so if letters had to wait before.
+    pub(super) fn letters_kept(&self) {
         self.change(|status| {
-            if status.state != ConsumerState::Open && status.reason.take().is_some() {
+            if status.state != ConsumerState::Disconnected && status.reason.take().is_some() {
                 tracing::warn!("dead letters are kept again");
             }
         });
@@ -265,8 +266,8 @@ impl Shared {
         *self.epoch.borrow()
     }
 
-    /// Waits until entries of this connection come again.
-    pub(super) async fn outlived(&self, epoch: u64) {
+    /// Waits until there is a later connection than this one.
+    pub(super) async fn epoch_after(&self, epoch: u64) {
         // The sender lives as long as `self`.
         let _ = self.epoch.subscribe().wait_for(|now| epoch < *now).await;
     }
@@ -283,14 +284,14 @@ mod tests {
     #[test]
     fn people_read_since_when_and_why() {
         let shared = Shared::new();
-        shared.lost(&DeliveryError::unavailable("redis://h:1: connection refused"));
+        shared.disconnected(&DeliveryError::unavailable("redis://h:1: connection refused"));
         let text = shared.status().to_string();
         assert!(
             text.starts_with("open (not receiving since ")
                 && text.ends_with(": redis://h:1: connection refused)"),
             "{text}"
         );
-        shared.turn(ConsumerState::Consuming);
+        shared.set_state(ConsumerState::Consuming);
         assert_eq!(shared.status().to_string(), "consuming");
         shared.change(|status| status.lag = Some(1204));
         assert_eq!(shared.status().to_string(), "consuming (1,204 behind)");
@@ -300,8 +301,8 @@ mod tests {
     fn a_new_reason_keeps_the_time_since_when_nothing_came() {
         let shared = Shared::new();
         let since = shared.status().since;
-        shared.lost(&DeliveryError::unavailable("a"));
-        shared.lost(&DeliveryError::misconfigured("b"));
+        shared.disconnected(&DeliveryError::unavailable("a"));
+        shared.disconnected(&DeliveryError::misconfigured("b"));
         let status = shared.status();
         assert_eq!(
             (status.since, status.reason.as_deref(), status.class),

@@ -1,4 +1,4 @@
-//! Events as a stream: each is settled when the next one is asked for.
+//! Events as a stream: each event is done when the next one is asked for.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,43 +9,38 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::{Stream, StreamExt as _};
 
-use super::consumer::{Consumer, ConsumerHandle};
-use super::error::ConsumeError;
+use super::handle::ConsumerHandle;
 use super::worker::Receipt;
 
-/// How many events wait for their reader.
-const READY: usize = 256;
+/// How many events wait for the reader of the stream.
+pub(super) const READY: usize = 256;
 
-/// The events of a consumer, one after the other; see [`Consumer::into_stream`].
+/// The events of a consumer, one after the other; see [`Consumer::into_stream`](crate::consume::Consumer::into_stream).
 pub struct Events {
     events: mpsc::Receiver<Receipt>,
-    /// What was handed out last: of a batch, all of it.
+    /// The receipts of the event that was handed out last, or of the whole last batch.
     last: Vec<Receipt>,
     handle: ConsumerHandle,
     running: JoinHandle<()>,
 }
 
 impl Events {
-    pub(super) fn of(mut consumer: Consumer) -> Result<Events, ConsumeError> {
-        consumer.check()?;
-        let handle = consumer.handle();
-        let (reader, events) = mpsc::channel(READY);
-        consumer.reader = Some(reader);
-        let running = tokio::spawn(async move {
-            if let Err(error) = consumer.run().await {
-                tracing::error!("{error}");
-            }
-        });
-        Ok(Events { events, last: Vec::new(), handle, running })
+    /// The events that a running consumer sends here.
+    pub(super) fn new(
+        events: mpsc::Receiver<Receipt>,
+        handle: ConsumerHandle,
+        running: JoinHandle<()>,
+    ) -> Events {
+        Events { events, last: Vec::new(), handle, running }
     }
 
-    /// Stops the consumer and tells how it stands.
+    /// A handle that stops the consumer, and reads its status.
     #[must_use]
     pub fn handle(&self) -> ConsumerHandle {
         self.handle.clone()
     }
 
-    /// The next events, as many as are there already; settled together when more are asked for. Empty at the end.
+    /// The next events, as many as are there already. They are done when more are asked for. Empty at the end.
     pub(crate) async fn next_batch(&mut self, most: usize) -> Vec<Event> {
         let mut batch: Vec<_> = self.next().await.into_iter().collect();
         while !batch.is_empty()
@@ -57,30 +52,30 @@ impl Events {
         batch
     }
 
-    /// What was handed out last has not been handled: it is given back.
+    /// Gives the events that were handed out last back to the broker: they were not handled.
     pub(crate) fn give_back(&mut self) {
         self.last.clear();
     }
 
-    /// Unless it is not to be read any more.
+    /// The event of a receipt, unless the event is not to be read any more.
     fn hand_out(&mut self, mut receipt: Receipt) -> Option<Event> {
         let event = receipt.event()?;
         self.last.push(receipt);
         Some(event)
     }
 
-    /// Ends it in order: what was handed out last counts as handled.
+    /// Stops the consumer in order. The event that was handed out last counts as handled.
     pub async fn close(mut self) {
         self.handle.stop();
-        self.settle();
-        // What is still on its way is given back.
+        self.complete_last();
+        // Events that are still on their way are given back.
         self.events.close();
         while self.events.try_recv().is_ok() {}
         let _ = (&mut self.running).await;
     }
 
-    fn settle(&mut self) {
-        self.last.drain(..).for_each(Receipt::done);
+    fn complete_last(&mut self) {
+        self.last.drain(..).for_each(Receipt::complete);
     }
 }
 
@@ -88,7 +83,7 @@ impl Stream for Events {
     type Item = Event;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.settle();
+        self.complete_last();
         loop {
             match self.events.poll_recv(cx) {
                 Poll::Ready(Some(receipt)) => {

@@ -1,31 +1,31 @@
-//! The entries in hand: which are with a handler, and which are done and not yet acknowledged.
+//! The in-flight window: which entries are in hand, and which of them are done and not yet acknowledged.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::source::Ticket;
+use super::entry::Ticket;
 
 /// Entries in hand, in the order of the broker.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     entries: BTreeMap<Ticket, State>,
-    /// Those that are done, in the order in which they were.
+    /// The entries that are done, in the order in which they were finished.
     done: Vec<Ticket>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// With a handler, or waiting for one, since then, or since the broker last heard so.
+    /// A handler has the entry, or will have it: since then, or since the broker last heard so.
     Taken(Instant),
-    /// Given up, as long as its dead letter is not kept: nobody works on it.
-    Buried(Instant),
+    /// The entry was given up, and its dead letter is not kept yet: nobody works on it.
+    DeadLettered(Instant),
     Done,
 }
 
 impl Window {
-    /// How many there are.
+    /// How many entries are in hand.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -34,7 +34,7 @@ impl Window {
         self.entries.is_empty()
     }
 
-    /// Whether a handler has one of them, or will have.
+    /// Whether a handler has one of the entries, or will have one.
     pub(super) fn is_at_work(&self) -> bool {
         self.entries.values().any(|state| matches!(state, State::Taken(_)))
     }
@@ -47,41 +47,41 @@ impl Window {
         self.entries.insert(ticket, State::Taken(now));
     }
 
-    /// It can be acknowledged; one that was forgotten meanwhile cannot any more.
+    /// The entry can be acknowledged now. An entry that was forgotten meanwhile cannot, and is ignored.
     pub(super) fn done(&mut self, ticket: Ticket) {
-        if let Some(state @ (State::Taken(_) | State::Buried(_))) = self.entries.get_mut(&ticket) {
+        if let Some(state @ (State::Taken(_) | State::DeadLettered(_))) = self.entries.get_mut(&ticket) {
             *state = State::Done;
             self.done.push(ticket);
         }
     }
 
-    /// Its dead letter is to be kept.
-    pub(super) fn bury(&mut self, ticket: Ticket) {
+    /// The entry is to be kept as a dead letter.
+    pub(super) fn dead_letter(&mut self, ticket: Ticket) {
         if let Some(state) = self.entries.get_mut(&ticket)
             && let State::Taken(since) = *state
         {
-            *state = State::Buried(since);
+            *state = State::DeadLettered(since);
         }
     }
 
-    /// Some of those that can be acknowledged; they stay until they are [removed](Self::remove).
+    /// The first entries that can be acknowledged. They stay until they are [removed](Self::remove).
     pub(super) fn done_first(&self, most: usize) -> Vec<Ticket> {
         self.done.iter().take(most).copied().collect()
     }
 
-    /// How many can be acknowledged.
+    /// How many entries can be acknowledged.
     pub(super) fn done_len(&self) -> usize {
         self.done.len()
     }
 
-    /// Removes those that were done first.
+    /// Removes the entries that were done first.
     pub(super) fn remove(&mut self, most: usize) {
         for ticket in self.done.drain(..most.min(self.done.len())) {
             self.entries.remove(&ticket);
         }
     }
 
-    /// Removes what is done from the front; returns the last of them. Everything up to it is done.
+    /// Removes the done entries at the front and returns the last of them: everything up to that one is done.
     pub(super) fn remove_front(&mut self) -> Option<Ticket> {
         let mut last = None;
         while let Some(entry) = self.entries.first_entry().filter(|entry| matches!(entry.get(), State::Done))
@@ -94,17 +94,17 @@ impl Window {
         last
     }
 
-    /// Removes what the broker will deliver again by itself: everything before `ticket`.
+    /// Removes everything before `ticket`: the broker delivers that again by itself.
     pub(super) fn forget_before(&mut self, ticket: Ticket) {
         self.entries = self.entries.split_off(&ticket);
         self.done.retain(|ticket| self.entries.contains_key(ticket));
     }
 
-    /// Those that are in hand for so long, most of them the first; they count anew from now on.
+    /// The entries that have been in hand for this time, in the order of the broker. Their time starts anew.
     pub(super) fn aged(&mut self, age: Duration, now: Instant) -> Vec<Ticket> {
         let mut aged = Vec::new();
         for (ticket, state) in &mut self.entries {
-            if let State::Taken(since) | State::Buried(since) = state
+            if let State::Taken(since) | State::DeadLettered(since) = state
                 && now.duration_since(*since) >= age
             {
                 *since = now;
@@ -172,7 +172,7 @@ mod tests {
         let mut window = window(2);
         window.done(Ticket::delivery(1, 0));
         assert!(window.is_at_work());
-        window.bury(Ticket::delivery(1, 1));
+        window.dead_letter(Ticket::delivery(1, 1));
         assert!(!window.is_at_work() && window.contains(Ticket::delivery(1, 1)));
         assert_eq!(window.aged(Duration::ZERO, Instant::now()), [Ticket::delivery(1, 1)]);
         window.done(Ticket::delivery(1, 1));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_hand_for_long_is_told_once_for_each_while() {
+    fn what_is_in_hand_for_long_is_named_once_for_each_while() {
         let mut window = window(2);
         let (age, later) = (Duration::from_secs(1), Instant::now() + Duration::from_secs(2));
         window.done(Ticket::delivery(1, 0));

@@ -1,4 +1,4 @@
-//! A worker: the events of its keys, one after the other, each until it is handled or given up.
+//! A worker: it handles the events of its keys one after the other, each until it is handled or given up.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,14 +15,15 @@ use tokio::time::Instant;
 
 use super::dead_letter::Letter;
 use super::duplicates::Duplicates;
+use super::entry::{Entry, Ticket};
 use super::handler::Handler;
-use super::source::{Entry, Ticket};
+use super::settings::Handling;
 use super::status::Shared;
 
-/// How many outcomes are told together.
-const TOGETHER: usize = 64;
-/// How long an outcome may wait for others, as long as handlers take their time without giving up the thread.
-const SOON: Duration = Duration::from_millis(2);
+/// How many outcomes are reported together.
+const BATCH: usize = 64;
+/// How long an outcome may wait for others, while handlers take their time without giving up the thread.
+const MAX_WAIT: Duration = Duration::from_millis(2);
 
 /// An event to handle, and the entry that it came from.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub(super) struct Job {
 
 /// What became of one entry.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct Finished {
     pub(super) ticket: Ticket,
     pub(super) outcome: Outcome,
 }
@@ -43,58 +44,68 @@ pub(super) struct Settled {
 pub(super) enum Outcome {
     Handled,
     Duplicate,
-    /// The broker delivers it again.
+    /// The broker delivers the entry again.
     Returned,
-    Dead(Box<Letter>),
+    DeadLetter(Box<Letter>),
 }
 
 /// What all workers of a consumer do.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) handlers: Vec<Handler>,
-    pub(super) max_attempts: u32,
-    /// What was handled before, where that matters. What the reader of a stream has not had yet was not.
-    pub(super) seen: Option<Arc<Mutex<Duplicates>>>,
-    /// Who gets what the handlers have taken, and settles it.
+    max_attempts: u32,
+    /// The events that were handled before, if there is a duplicate filter. Those that wait for the reader of a stream are not
+    /// among them.
+    seen: Option<Arc<Mutex<Duplicates>>>,
+    /// The reader of a stream, which gets events after the handlers.
     pub(super) reader: Option<Sender<Receipt>>,
 }
 
-/// An event that its reader has not settled yet. Dropped, it is given back.
+impl Work {
+    pub(super) fn new(handlers: Vec<Handler>, how: &Handling, reader: Option<Sender<Receipt>>) -> Work {
+        let seen = how.duplicate_window.map(|window| Arc::new(Mutex::new(Duplicates::new(window))));
+        Work { handlers, max_attempts: how.max_attempts, seen, reader }
+    }
+}
+
+/// An event that the reader of a stream has not completed yet. If the receipt is dropped, the event is given back.
 #[derive(Debug)]
 pub(super) struct Receipt {
     event: Event,
     ticket: Ticket,
     seen: Option<Arc<Mutex<Duplicates>>>,
     shared: Arc<Shared>,
-    settled: Option<UnboundedSender<Vec<Settled>>>,
+    /// Where to report the outcome, until that has been done.
+    finished: Option<UnboundedSender<Vec<Finished>>>,
 }
 
 impl Receipt {
-    /// The event, unless it is not to be read any more: it comes again, or has come before and was read meanwhile.
+    /// The event. `None` if it is not to be read any more: it comes again, or it came before and was read meanwhile.
     pub(super) fn event(&mut self) -> Option<Event> {
-        if self.ticket.is_of_before(self.shared.epoch()) {
-            self.tell(Outcome::Returned);
+        if self.ticket.is_before(self.shared.epoch()) {
+            self.report(Outcome::Returned);
         } else if knows(self.seen.as_deref(), &self.event) {
-            self.tell(Outcome::Duplicate);
+            self.report(Outcome::Duplicate);
         }
-        self.settled.is_some().then(|| self.event.clone())
+        self.finished.is_some().then(|| self.event.clone())
     }
 
-    pub(super) fn done(mut self) {
+    /// The event was read.
+    pub(super) fn complete(mut self) {
         add(self.seen.as_deref(), &self.event);
-        self.tell(Outcome::Handled);
+        self.report(Outcome::Handled);
     }
 
-    fn tell(&mut self, outcome: Outcome) {
-        if let Some(settled) = self.settled.take() {
-            let _ = settled.send(vec![Settled { ticket: self.ticket, outcome }]);
+    fn report(&mut self, outcome: Outcome) {
+        if let Some(finished) = self.finished.take() {
+            let _ = finished.send(vec![Finished { ticket: self.ticket, outcome }]);
         }
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        self.tell(Outcome::Returned);
+        self.report(Outcome::Returned);
     }
 }
 
@@ -108,42 +119,13 @@ fn add(seen: Option<&Mutex<Duplicates>>, event: &Event) {
     }
 }
 
-/// What waits for a worker.
-struct Inbox {
-    waiting: VecDeque<Job>,
+/// One worker: the jobs that wait for it, and the outcomes that are not reported yet.
+struct Worker {
     jobs: UnboundedReceiver<Vec<Job>>,
-    shared: Arc<Shared>,
-    settled: UnboundedSender<Vec<Settled>>,
-}
-
-impl Inbox {
-    /// Waits for something that takes its time. What waits behind it, and comes again after a lost connection, is given
-    /// back meanwhile: else it would pile up with each of them.
-    async fn wait_for<T>(&mut self, mut epoch: u64, mut slow: Pin<&mut impl Future<Output = T>>) -> T {
-        loop {
-            tokio::select! {
-                ended = &mut slow => return ended,
-                () = self.shared.outlived(epoch) => epoch = self.give_back(),
-            }
-        }
-    }
-
-    fn give_back(&mut self) -> u64 {
-        let epoch = self.shared.epoch();
-        while let Ok(batch) = self.jobs.try_recv() {
-            self.waiting.extend(batch);
-        }
-        let mut returned = Vec::new();
-        self.waiting.retain(|Job { entry: Entry { ticket, .. }, .. }| {
-            let stays = !ticket.is_of_before(epoch);
-            if !stays {
-                returned.push(Settled { ticket: *ticket, outcome: Outcome::Returned });
-            }
-            stays
-        });
-        tell(&self.settled, &mut returned);
-        epoch
-    }
+    waiting: VecDeque<Job>,
+    report_to: UnboundedSender<Vec<Finished>>,
+    /// Reported together as long as handlers answer at once: to wake the consumer costs more than most handlers do.
+    finished: Vec<Finished>,
 }
 
 /// Works until there are no more jobs.
@@ -151,66 +133,111 @@ pub(super) async fn work(
     work: Arc<Work>,
     shared: Arc<Shared>,
     jobs: UnboundedReceiver<Vec<Job>>,
-    settled: UnboundedSender<Vec<Settled>>,
+    report_to: UnboundedSender<Vec<Finished>>,
 ) {
-    let seen = work.seen.as_deref();
-    let mut inbox =
-        Inbox { waiting: VecDeque::new(), jobs, shared: shared.clone(), settled: settled.clone() };
-    // Told together, as long as handlers answer at once: waking who hears it costs more than most of them.
-    let mut told = Vec::with_capacity(TOGETHER);
-    while let Some(batch) = inbox.jobs.recv().await {
-        inbox.waiting.extend(batch);
-        let mut told_at = Instant::now();
-        while let Some(job) = inbox.waiting.pop_front() {
-            let ticket = job.entry.ticket;
-            let outcome = if ticket.is_of_before(shared.epoch()) {
-                Outcome::Returned
-            } else if knows(seen, &job.event) {
-                Outcome::Duplicate
-            } else {
-                let event = job.event.clone();
-                let mut handling = pin!(handle(&work, &shared, job));
-                let outcome = match poll_immediate(&mut handling).await {
-                    Some(outcome) => outcome,
-                    None => {
-                        tell(&settled, &mut told);
-                        inbox.wait_for(ticket.connection(), handling).await
-                    }
-                };
-                match (&work.reader, &outcome) {
-                    (Some(reader), Outcome::Handled) => {
-                        tell(&settled, &mut told);
-                        let (seen, shared) = (work.seen.clone(), shared.clone());
-                        let receipt = Receipt { event, ticket, seen, shared, settled: Some(settled.clone()) };
-                        // With nobody there to read, it is given back.
-                        let _ = inbox.wait_for(ticket.connection(), pin!(reader.send(receipt))).await;
-                        continue;
-                    }
-                    (None, Outcome::Handled) => add(seen, &event),
-                    _ => {}
-                }
-                outcome
-            };
-            told.push(Settled { ticket, outcome });
-            if told_at.elapsed() >= SOON {
-                tell(&settled, &mut told);
-                // Who hears it may be waiting for this very thread.
-                tokio::task::yield_now().await;
-                told_at = Instant::now();
-            } else if told.len() >= TOGETHER {
-                tell(&settled, &mut told);
-            }
-            // Handlers that never wait would keep a thread from everybody else.
-            tokio::task::consume_budget().await;
-        }
-        tell(&settled, &mut told);
-    }
+    let (waiting, finished) = (VecDeque::new(), Vec::with_capacity(BATCH));
+    Worker { jobs, waiting, report_to, finished }.run(&work, &shared).await;
 }
 
-fn tell(settled: &UnboundedSender<Vec<Settled>>, told: &mut Vec<Settled>) {
-    if !told.is_empty() {
-        // Nobody listens any more at the end of everything.
-        let _ = settled.send(mem::replace(told, Vec::with_capacity(TOGETHER)));
+impl Worker {
+    async fn run(mut self, work: &Work, shared: &Arc<Shared>) {
+        while let Some(batch) = self.jobs.recv().await {
+            self.waiting.extend(batch);
+            let mut reported_at = Instant::now();
+            while let Some(job) = self.waiting.pop_front() {
+                let ticket = job.entry.ticket;
+                let Some(outcome) = self.outcome(work, shared, job).await else { continue };
+                self.finished.push(Finished { ticket, outcome });
+                if reported_at.elapsed() >= MAX_WAIT {
+                    self.report();
+                    // The consumer may be waiting for this very thread.
+                    tokio::task::yield_now().await;
+                    reported_at = Instant::now();
+                } else if self.finished.len() >= BATCH {
+                    self.report();
+                }
+                // Handlers that never wait would keep a thread from everybody else.
+                tokio::task::consume_budget().await;
+            }
+            self.report();
+        }
+    }
+
+    /// What became of a job. `None` if the reader of a stream has the event now, and its receipt will say.
+    async fn outcome(&mut self, work: &Work, shared: &Arc<Shared>, job: Job) -> Option<Outcome> {
+        let ticket = job.entry.ticket;
+        if ticket.is_before(shared.epoch()) {
+            return Some(Outcome::Returned);
+        }
+        if knows(work.seen.as_deref(), &job.event) {
+            return Some(Outcome::Duplicate);
+        }
+        let event = job.event.clone();
+        let mut handling = pin!(handle(work, shared, job));
+        let outcome = match poll_immediate(&mut handling).await {
+            Some(outcome) => outcome,
+            None => {
+                self.report();
+                self.wait_for(shared, ticket.connection(), handling).await
+            }
+        };
+        match (&work.reader, &outcome) {
+            (Some(reader), Outcome::Handled) => {
+                self.report();
+                let (seen, finished) = (work.seen.clone(), Some(self.report_to.clone()));
+                let receipt = Receipt { event, ticket, seen, shared: shared.clone(), finished };
+                // If there is no reader any more, the receipt is dropped, and the event is given back.
+                let _ = self.wait_for(shared, ticket.connection(), pin!(reader.send(receipt))).await;
+                None
+            }
+            (None, Outcome::Handled) => {
+                add(work.seen.as_deref(), &event);
+                Some(outcome)
+            }
+            _ => Some(outcome),
+        }
+    }
+
+    /// Waits for something that takes its time. Meanwhile, waiting jobs that come again after a lost connection are given
+    /// back: otherwise they would pile up with each lost connection.
+    async fn wait_for<T>(
+        &mut self,
+        shared: &Shared,
+        mut epoch: u64,
+        mut slow: Pin<&mut impl Future<Output = T>>,
+    ) -> T {
+        loop {
+            tokio::select! {
+                ended = &mut slow => return ended,
+                () = shared.epoch_after(epoch) => {
+                    epoch = shared.epoch();
+                    self.give_back(epoch);
+                }
+            }
+        }
+    }
+
+    /// Gives back what comes again since this connection.
+    fn give_back(&mut self, epoch: u64) {
+        while let Ok(batch) = self.jobs.try_recv() {
+            self.waiting.extend(batch);
+        }
+        let finished = &mut self.finished;
+        self.waiting.retain(|Job { entry: Entry { ticket, .. }, .. }| {
+            let stays = !ticket.is_before(epoch);
+            if !stays {
+                finished.push(Finished { ticket: *ticket, outcome: Outcome::Returned });
+            }
+            stays
+        });
+        self.report();
+    }
+
+    fn report(&mut self) {
+        if !self.finished.is_empty() {
+            // At the end of everything nobody listens any more.
+            let _ = self.report_to.send(mem::replace(&mut self.finished, Vec::with_capacity(BATCH)));
+        }
     }
 }
 
@@ -223,7 +250,7 @@ async fn handle(work: &Work, shared: &Shared, job: Job) -> Outcome {
         let mut attempts = 1;
         while let Err(why) = handler.call(event.clone()).await {
             if attempts >= work.max_attempts {
-                tracing::warn!(event_id = %event.id(), attempts, "a handler has given an event up: {why}");
+                tracing::warn!(event_id = %event.id(), attempts, "a handler has given up an event: {why}");
                 failed.get_or_insert((why, attempts));
                 break;
             }
@@ -238,6 +265,6 @@ async fn handle(work: &Work, shared: &Shared, job: Job) -> Outcome {
     }
     match failed {
         None => Outcome::Handled,
-        Some((why, attempts)) => Outcome::Dead(Box::new(Letter::new(entry, why, attempts))),
+        Some((why, attempts)) => Outcome::DeadLetter(Box::new(Letter::new(entry, why, attempts))),
     }
 }

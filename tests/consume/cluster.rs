@@ -56,9 +56,9 @@ fn a_group_goes_on_when_its_master_dies_and_when_its_slot_moves() {
         wait_for("the first", || seen.len() == 499).await;
         running.until("the dead letter is kept", |status| status.balance.dead_lettered == 1).await;
         let dead = format!("{STREAM}.dead");
-        let grave = cluster.master_of(&dead, first);
-        assert_ne!(grave, first, "the dead letters are on another node: else this shows nothing");
-        assert_eq!(field(&entries(&cluster.nodes[grave], &dead)[0], "reason"), "it is poison");
+        let keeper = cluster.master_of(&dead, first);
+        assert_ne!(keeper, first, "the dead letters are on another node: else this shows nothing");
+        assert_eq!(field(&entries(&cluster.nodes[keeper], &dead)[0], "reason"), "it is poison");
         // Else the master may die with it, and it would come again.
         wait_for("all is acknowledged", || pending(&cluster.nodes[first], "g") == 0).await;
 

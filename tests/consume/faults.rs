@@ -185,7 +185,7 @@ fn a_redis_server_that_is_frozen_is_noticed_and_read_on_when_it_moves_again() {
         add_numbers(&server, 0..10);
         wait_for("the first", || seen.len() == 10).await;
         server.freeze();
-        running.until("it noticed", |status| status.state == ConsumerState::Open).await;
+        running.until("it noticed", |status| status.state == ConsumerState::Disconnected).await;
         assert_eq!(running.status().class, Some(ErrorClass::Unavailable), "{:#?}", running.status());
         server.thaw();
         add_numbers(&server, 10..20);
@@ -205,7 +205,7 @@ fn a_rabbit_node_that_is_frozen_is_noticed_and_read_on_when_it_moves_again() {
         let running = Running::start(consumer.on("token", seen.handler()));
         running.until("it consumes", consuming).await;
         node.freeze();
-        running.until("it noticed", |status| status.state == ConsumerState::Open).await;
+        running.until("it noticed", |status| status.state == ConsumerState::Disconnected).await;
         node.thaw();
         let (_connection, channel) = channel(&node, &vhost).await;
         publish(&channel, STREAM, "ai.rag.token", (0..20).map(|n| json(n, 10))).await;

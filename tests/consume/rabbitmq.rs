@@ -237,7 +237,7 @@ fn a_broker_that_comes_late_is_killed_and_comes_back_is_read_to_the_end() {
         publish(&first, EXCHANGE, "ai.rag.token", events_of(0..300)).await;
         wait_for("some", || seen.len() >= 10).await;
         node.kill9();
-        running.until("it noticed", |status| status.state == ConsumerState::Open).await;
+        running.until("it noticed", |status| status.state == ConsumerState::Disconnected).await;
         node.restart();
         let (_connection, second) = channel(&node, &vhost).await;
         publish(&second, EXCHANGE, "ai.rag.token", events_of(300..600)).await;

@@ -55,7 +55,10 @@ fn a_consumer_waits_for_a_server_that_is_not_there_yet_and_says_why() {
         let running = Running::start(consumer.on("token", seen.handler()));
         running.until("it says why", |status| status.reason.is_some()).await;
         let status = running.status();
-        assert_eq!((status.state, status.class), (ConsumerState::Open, Some(ErrorClass::Unavailable)));
+        assert_eq!(
+            (status.state, status.class),
+            (ConsumerState::Disconnected, Some(ErrorClass::Unavailable))
+        );
         let (text, why) = (status.to_string(), format!("{}: connection refused", server.url()));
         assert!(text.starts_with("open (not receiving since ") && text.contains(&why), "{text}");
         server.restart();
@@ -240,7 +243,7 @@ fn a_server_that_is_killed_or_cut_off_is_read_again_and_nothing_is_missing() {
         add_numbers(&server, 0..500);
         wait_for("the first", || seen.len() >= 500).await;
         server.kill9();
-        running.until("it noticed", |status| status.state == ConsumerState::Open).await;
+        running.until("it noticed", |status| status.state == ConsumerState::Disconnected).await;
         server.restart();
         add_numbers(&server, 500..1000);
         wait_for("behind the kill", || seen.len() >= 1000).await;

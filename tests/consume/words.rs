@@ -7,7 +7,7 @@ use std::time::Duration;
 use lapin::ExchangeKind;
 use lapin::options::QueueBindOptions;
 use streamll::ErrorClass;
-use streamll::consume::{Consumer, ConsumerState};
+use streamll::consume::{Consumer, ConsumerState, Start};
 
 use crate::servers::{RabbitNode, RedisServer};
 use crate::tail::{Following, ids, tail};
@@ -43,10 +43,14 @@ fn refused(args: &[&str], code: i32, words: &[&str]) {
     of_a_reader(&said, words);
 }
 
-/// Starts a consumer, and sees why it does not receive.
+/// Starts a consumer, and sees why it does not receive: a person has to mend something.
 async fn reason(consumer: Consumer, words: &[&str]) {
+    reason_of(ErrorClass::Misconfigured, consumer, words).await;
+}
+
+async fn reason_of(class: ErrorClass, consumer: Consumer, words: &[&str]) {
     let running = Running::start(consumer.on("token", |_| ()));
-    running.until("it says why", |status| status.class == Some(ErrorClass::Misconfigured)).await;
+    running.until("it says why", |status| status.class == Some(class)).await;
     let reason = running.status().reason;
     running.stop().await;
     of_a_reader(&reason.unwrap_or_default(), words);
@@ -95,6 +99,31 @@ fn a_name_of_an_exchange_that_is_wrong_is_told_and_nothing_is_made() {
     refused(&[&url, ""], 2, &["name the queue with `--group`"]);
     refused(&[&url, "evnts", "--field", "payload"], 2, &["--field is for Redis"]);
     refused(&[&url, "evnts", "--from", "begin"], 2, &["--from: ", "`--group`"]);
+}
+
+#[test]
+fn a_queue_that_is_missing_or_of_another_kind_is_told_in_the_words_of_a_reader() {
+    let node = RabbitNode::shared();
+    let vhost = node.vhost();
+    let url = node.url(&vhost);
+    run(async {
+        let (_connection, channel) = channel(node, &vhost).await;
+        exchange(&channel, "events", ExchangeKind::Topic).await;
+        channel.queue_declare("kept".into(), Default::default(), Default::default()).await.unwrap();
+        let from = |group: &str| {
+            Consumer::connect(url.clone(), "events").group(group).start(Start::After("5".to_owned()))
+        };
+        // 406: only a stream has offsets.
+        reason(from("kept"), &["queue `kept` is no stream", "no offset 5", "leave out `start`"]).await;
+        tokio::task::block_in_place(|| {
+            let words = ["queue `kept` is no stream", "no offset 5", "leave out `--from`"];
+            refused(&[&url, "events", "--group", "kept", "--from", "5"], 78, &words);
+        });
+        // 404: a stream that is missing is not made.
+        let words = ["queue `none` is gone, and is not made anew", "`x-queue-type: stream`"];
+        reason_of(ErrorClass::Unavailable, from("none"), &words).await;
+    });
+    assert!(!node.ctl(&["list_queues", "-p", &vhost, "name"]).contains("none"));
 }
 
 #[test]
@@ -177,8 +206,15 @@ fn what_redis_refuses_a_reader_is_told_in_the_words_of_one() {
     refused(&[&url, "text"], 78, &["the key `text` holds no stream"]);
     refused(&[&url, "text", "--group", "g"], 78, &["the key `text` holds no stream"]);
     refused(&[&nobody], 78, &["may not read", "allow it"]);
+    refused(&[&nobody, STREAM, "--group", "g"], 78, &["may not read", "~ai_events", "allow it"]);
     let _: String = ask(&server, "CONFIG SET requirepass canary-9");
-    refused(&[&url], 78, &["asks for a password", "put user and password into url"]);
+    let words = ["asks for a password", "put user and password into url"];
+    refused(&[&url], 78, &words);
+    refused(&[&url, STREAM, "--group", "g"], 78, &words);
+    run(async {
+        reason(Consumer::connect(url.as_str(), STREAM), &words).await;
+        reason(Consumer::connect(url.as_str(), STREAM).group("g"), &words).await;
+    });
 }
 
 #[test]

@@ -1,34 +1,34 @@
-//! Whether an exchange is there, and passes anything on to a queue that is bound to it.
+//! Whether an exchange exists, and passes anything on to a queue that is bound to it.
 
 use lapin::options::ExchangeDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-use lapin::types::FieldTable;
-use lapin::{Channel, ErrorKind, ExchangeKind};
+use lapin::{Channel, ErrorKind};
 
 use super::declare::{Missing, Wanted, is_missing, waiting};
 use crate::brokers::rabbitmq::connect::Link;
+use crate::consume::settings::IfMissing;
 
 impl Wanted {
-    /// Why nothing would ever come from there, where that is certain. It is looked at once, also where the connection has no
-    /// channel left for what comes behind it.
+    /// Why nothing would ever come from the exchange, if that is certain. The consumer looks at it once, even if the connection
+    /// then has no channel left for what follows.
     pub(super) async fn unfit(
         &self,
         link: &mut Link,
         missing: &mut Missing,
     ) -> lapin::Result<Option<String>> {
-        if missing.is_seen || self.exchange.as_str().is_empty() {
+        if missing.is_exchange_seen || self.is_default_exchange() {
             return Ok(None);
         }
         let mut channel = link.channel().await?;
         let look = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-        if is_missing(self.declare(&channel, look).await)? {
+        if is_missing(self.declare_exchange(&channel, look).await)? {
             missing.exchange = true;
-            missing.is_seen = true;
+            missing.is_exchange_seen = true;
             let why =
                 format!("there is no exchange `{}`: is that its name? It is looked for again", self.exchange);
-            return Ok((!self.makes_exchange).then_some(why));
+            return Ok((self.missing_exchange == IfMissing::Report).then_some(why));
         }
-        // A queue that is there keeps its bindings, unless more are asked for.
+        // A queue that exists keeps its bindings, unless more are asked for.
         let is_bound = match self.queue_to_keep() {
             Some(queue) if !missing.queue && is_missing(waiting(&channel, queue).await)? => {
                 missing.queue = true;
@@ -37,7 +37,7 @@ impl Wanted {
             }
             queue => queue.is_some() && !missing.queue,
         };
-        missing.is_seen = true;
+        missing.is_exchange_seen = true;
         let pattern = self.all_topics().iter().find(|topic| topic.as_str().contains(['*', '#']));
         let Some(pattern) = pattern.filter(|_| !is_bound) else {
             let _ = channel.close(200, "seen".into()).await;
@@ -47,21 +47,16 @@ impl Wanted {
             format!(
                 "exchange `{}` is direct, which passes on by whole keys and knows no patterns like `{pattern}`: name each key \
                  with {}",
-                self.exchange, self.option
+                self.exchange, self.names.topics
             )
         }))
     }
 
-    async fn declare(&self, channel: &Channel, options: ExchangeDeclareOptions) -> lapin::Result<()> {
-        let (name, arguments) = (self.exchange.clone(), FieldTable::default());
-        channel.exchange_declare(name, ExchangeKind::Topic, options, arguments).await
-    }
-
-    /// What an exchange that is there is, where it is no topic exchange and the broker says so: it does when it is asked for
-    /// another one, of those who may make exchanges.
+    /// The kind of the exchange, if it is no topic exchange and the broker says so. The broker does when it is asked to declare
+    /// another kind, by a user that may make exchanges.
     async fn other_kind(&self, channel: &Channel) -> lapin::Result<Option<String>> {
         let ask = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let Err(error) = self.declare(channel, ask).await else {
+        let Err(error) = self.declare_exchange(channel, ask).await else {
             let _ = channel.close(200, "seen".into()).await;
             return Ok(None);
         };

@@ -1,21 +1,21 @@
-//! Where a consumer is in a queue that is a stream: the broker does not remember it.
+//! How far a consumer is in a queue that is a stream. The broker does not remember that.
 
 use std::collections::VecDeque;
 
 use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 
-use crate::consume::consumer::Start;
+use crate::consume::settings::Start;
 
-/// Which messages came, and which of them are done. Of other queues it stays empty.
+/// Which messages came, and which of them are done. For other queues it stays empty.
 #[derive(Debug)]
 pub(super) struct Offsets {
     start: Start,
     /// Up to this offset everything is done.
     done: Option<u64>,
-    /// Of this connection: the delivery tags that are not done yet, with their offsets.
+    /// The delivery tags of this connection that are not done yet, with their offsets.
     under_way: VecDeque<(u64, u64)>,
-    /// The offset that this connection is to begin with, where that is known, until its first message is there.
+    /// The offset that this connection begins with, if that is known. Cleared by the first message.
     expected: Option<u64>,
     /// The very first offset that came.
     first: Option<u64>,
@@ -30,7 +30,7 @@ enum Queue {
 }
 
 impl Offsets {
-    /// Of a queue of its own, which is no stream.
+    /// For a queue of the consumer's own, which is no stream.
     pub(super) fn none() -> Offsets {
         let (under_way, queue) = (VecDeque::new(), Queue::Other);
         Offsets { start: Start::Begin, done: None, under_way, expected: None, first: None, queue }
@@ -48,23 +48,25 @@ impl Offsets {
         Ok(Offsets { start, done, queue: Queue::Unknown, ..Offsets::none() })
     }
 
-    /// Whether the queue is a stream for all that is known: where it is missing, one that we made would be none.
+    /// Whether the queue has to be a stream. If such a queue is missing, the consumer cannot make it.
     pub(super) fn wants_stream(&self) -> bool {
         self.is_stream() || matches!(self.start, Start::After(_))
     }
 
-    /// There is a new connection; `anew` when the queue had to be made, which is no stream then.
-    pub(super) fn begin(&mut self, anew: bool) {
+    /// There is a new connection to the queue.
+    pub(super) fn resume(&mut self) {
         self.under_way.clear();
-        if anew {
-            // Another may be put in its place.
-            (self.done, self.first, self.queue) = (None, None, Queue::Unknown);
-        }
-        // What came and was not done comes again.
+        // Messages that came and were not done come again.
         self.expected = self.done.map(|done| done + 1).or(self.first);
     }
 
-    /// Where to go on, for the broker, unless it is known to be no stream.
+    /// There is a new connection, and the queue had to be made. Such a queue is no stream, but one may take its place.
+    pub(super) fn begin_anew(&mut self) {
+        (self.done, self.first, self.queue) = (None, None, Queue::Unknown);
+        self.resume();
+    }
+
+    /// The offset to continue with, for the broker. `None` if the queue is known to be no stream.
     pub(super) fn next(&self) -> Option<AMQPValue> {
         if self.queue == Queue::Other {
             return None;
@@ -76,13 +78,13 @@ impl Offsets {
         })
     }
 
-    /// The broker took the offset, which it does for streams alone.
-    pub(super) fn is_taken(&mut self) {
+    /// The broker took the offset, so the queue is a stream.
+    pub(super) fn note_taken(&mut self) {
         self.queue = Queue::Stream;
     }
 
-    /// The broker refused the offset: it is another queue. Returns the offset that was asked for in vain.
-    pub(super) fn is_refused(&mut self) -> Option<String> {
+    /// The broker refused the offset, so the queue is no stream. Returns the offset, if the user has asked for it.
+    pub(super) fn note_refused(&mut self) -> Option<String> {
         if let Start::After(offset) = &self.start {
             return Some(offset.clone());
         }
@@ -90,7 +92,7 @@ impl Offsets {
         None
     }
 
-    /// Whether going on leaves out what came while there was no connection.
+    /// Whether this connection leaves out what came while there was none.
     pub(super) fn skips(&self) -> bool {
         self.is_stream() && self.expected.is_none() && self.start == Start::Now
     }
@@ -99,7 +101,7 @@ impl Offsets {
         self.queue == Queue::Stream
     }
 
-    /// A message came; returns how many are gone in front of it at most.
+    /// A message came. Returns how many are gone before it, at most.
     pub(super) fn note(&mut self, delivery: &Delivery) -> Option<u64> {
         let headers = delivery.properties.headers().as_ref()?;
         let AMQPValue::LongLongInt(offset) = headers.inner().get("x-stream-offset")? else { return None };
@@ -107,19 +109,23 @@ impl Offsets {
         self.queue = Queue::Stream;
         self.first.get_or_insert(offset);
         self.under_way.push_back((delivery.delivery_tag, offset));
-        // Holes further on are no loss: the broker numbers things of its own, too.
+        // Later holes are no loss: the broker numbers things of its own, too.
         let expected = self.expected.take()?;
         Some(offset.saturating_sub(expected)).filter(|missed| *missed > 0)
     }
 
-    /// Everything up to a tag is done, or everything at all; returns the offset up to which that is, where it is new.
-    pub(super) fn done(&mut self, tag: Option<u64>, all: bool) -> Option<u64> {
-        let is_done = |under_way: &(u64, u64)| all || tag.is_some_and(|tag| under_way.0 <= tag);
+    /// Everything up to a tag is done. Returns the offset of the last of that, if there is any.
+    pub(super) fn done_up_to(&mut self, tag: u64) -> Option<u64> {
         let mut new = None;
-        while let Some((_, offset)) = self.under_way.pop_front_if(|first| is_done(first)) {
+        while let Some((_, offset)) = self.under_way.pop_front_if(|(first, _)| *first <= tag) {
             new = Some(offset);
         }
         self.done = new.or(self.done);
         new
+    }
+
+    /// Everything that came is done. Returns the offset of the last of that, if there is any.
+    pub(super) fn done_all(&mut self) -> Option<u64> {
+        self.done_up_to(u64::MAX)
     }
 }

@@ -1,12 +1,12 @@
-//! What a consumer advises where RabbitMQ refuses what it reads, or a dead letter.
+//! What a consumer advises if RabbitMQ refuses to let it read, or refuses a dead letter.
 
 use crate::brokers::rabbitmq::error::Refusal;
 
-/// Against a refusal while reading, or on the way to it.
+/// Advice against a refusal while reading or connecting.
 pub(super) fn of_reading(refusal: Refusal<'_>) -> &'static str {
     let Refusal { code, said, .. } = refusal;
     match code {
-        // To bind is to read from the exchange and to write to the queue.
+        // To bind a queue needs `read` of the exchange and `write` of the queue.
         403 if said.contains("exchange '") || said.contains("topic '") => {
             "a consumer needs `read` of its exchange, and `configure` to make one; grant it with `rabbitmqctl \
              set_permissions` and `set_topic_permissions`"
@@ -25,7 +25,7 @@ pub(super) fn of_reading(refusal: Refusal<'_>) -> &'static str {
     }
 }
 
-/// Against a refusal of a dead letter.
+/// Advice against a refusal of a dead letter.
 pub(super) fn of_letters(refusal: Refusal<'_>) -> &'static str {
     match refusal.code {
         403 => {

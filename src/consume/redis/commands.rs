@@ -6,7 +6,8 @@ use redis::{Cmd, Pipeline};
 use streamll_actors::event::EventId;
 
 use crate::consume::dead_letter::Letter;
-use crate::consume::source::{Payload, Ticket};
+use crate::consume::entry::{Payload, Ticket};
+use crate::consume::settings::IfMissing;
 
 /// What is read from, and as whom.
 #[derive(Debug)]
@@ -15,11 +16,11 @@ pub(super) struct Place {
     pub(super) group: Option<String>,
     /// This consumer's name in the group.
     pub(super) name: String,
-    /// Whether it was made up for this run.
+    /// Whether the name was made up for this run.
     pub(super) is_fresh: bool,
 }
 
-/// Whether the login is good, the number of the connection, and whether it is a node of a cluster.
+/// Asks whether the login is good, for the number of the connection, and whether the server is a node of a cluster.
 pub(super) fn greeting() -> Pipeline {
     let mut ask = Pipeline::new();
     ask.cmd("PING").cmd("CLIENT").arg("ID").cmd("CLUSTER").arg("INFO");
@@ -33,17 +34,13 @@ pub(super) fn unblock(client: i64) -> Pipeline {
     ask
 }
 
-pub(super) fn text(ticket: Ticket) -> String {
-    ticket.to_string()
-}
-
 impl Place {
     pub(super) fn new(key: &str, group: Option<&str>, name: Option<&str>) -> Place {
-        // The node's name tells people who it is, the rest makes it the only one.
+        // The name of the host is for people; the rest makes the name unique.
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let fresh = || {
             let host = if host.trim().is_empty() { "consumer" } else { host.trim() };
-            // Its end is random.
+            // The end of an id is random.
             let id = EventId::generate(0).to_string();
             format!("{host}-{}-{}", std::process::id(), id.rsplit('-').next().unwrap_or_default())
         };
@@ -59,17 +56,16 @@ impl Place {
         self.group.as_deref().unwrap_or_default()
     }
 
-    /// With `stream` also the stream, where that is missing.
-    pub(super) fn make_group(&self, from: &str, stream: bool) -> Pipeline {
+    pub(super) fn make_group(&self, from: &str, missing_stream: IfMissing) -> Pipeline {
         let mut ask = Pipeline::new();
         ask.cmd("XGROUP").arg("CREATE").arg(&self.key).arg(self.group()).arg(from);
-        if stream {
+        if missing_stream == IfMissing::Make {
             ask.arg("MKSTREAM");
         }
         ask
     }
 
-    /// How things stand.
+    /// Asks how the stream and its group stand.
     pub(super) fn look(&self) -> Pipeline {
         let mut ask = Pipeline::new();
         ask.cmd("XINFO").arg("STREAM").arg(&self.key);
@@ -79,30 +75,30 @@ impl Place {
         ask
     }
 
-    /// How often what this consumer has in hand was delivered, from an entry on.
+    /// How often the entries were delivered that this consumer has in hand, from an entry on.
     fn counts(&self, from: Ticket, most: usize) -> Cmd {
         let mut ask = redis::cmd("XPENDING");
-        ask.arg(&self.key).arg(self.group()).arg(text(from)).arg("+").arg(most).arg(&self.name);
+        ask.arg(&self.key).arg(self.group()).arg(from.to_string()).arg("+").arg(most).arg(&self.name);
         ask
     }
 
-    /// How often each entry was delivered that this consumer has in hand.
+    /// How often each entry was delivered that this consumer has in hand, from an entry on.
     pub(super) fn in_hand(&self, from: Ticket, most: usize) -> Pipeline {
         let mut ask = Pipeline::new();
         ask.add_command(self.counts(from, most));
         ask
     }
 
-    /// What this consumer has in hand behind an entry, and how often each was delivered.
-    pub(super) fn read_pending(&self, behind: Ticket, most: usize) -> Pipeline {
-        let mut ask = self.in_hand(behind, most + 1);
+    /// Reads what this consumer has in hand after an entry, and how often each entry was delivered.
+    pub(super) fn read_pending(&self, after: Ticket, most: usize) -> Pipeline {
+        let mut ask = self.in_hand(after, most + 1);
         ask.cmd("XREADGROUP").arg("GROUP").arg(self.group()).arg(&self.name).arg("COUNT").arg(most);
-        ask.arg("STREAMS").arg(&self.key).arg(text(behind));
+        ask.arg("STREAMS").arg(&self.key).arg(after.to_string());
         ask
     }
 
-    /// What nobody has read yet; without `block` after a look at how things stand just before.
-    pub(super) fn read_new(&self, behind: Ticket, most: usize, block: Option<Duration>) -> Pipeline {
+    /// Reads what nobody has read yet. Without `block`, a look at the stream comes first.
+    pub(super) fn read_new(&self, after: Ticket, most: usize, block: Option<Duration>) -> Pipeline {
         let mut ask = if block.is_none() { self.look() } else { Pipeline::new() };
         match &self.group {
             Some(group) => ask.cmd("XREADGROUP").arg("GROUP").arg(group).arg(&self.name),
@@ -115,7 +111,7 @@ impl Place {
         ask.arg("STREAMS").arg(&self.key);
         match &self.group {
             Some(_) => ask.arg(">"),
-            None => ask.arg(text(behind)),
+            None => ask.arg(after.to_string()),
         };
         ask
     }
@@ -124,19 +120,20 @@ impl Place {
         let mut ask = redis::cmd("XACK");
         ask.arg(&self.key).arg(self.group());
         for ticket in done {
-            ask.arg(text(*ticket));
+            ask.arg(ticket.to_string());
         }
         let mut commands = Pipeline::new();
         commands.add_command(ask);
         commands
     }
 
-    /// Shows that what is in hand is not forgotten: nobody takes it over. `times` makes it count as delivered so often.
+    /// Shows that entries in hand are not forgotten, so that nobody takes them over. With `times`, they count as delivered so
+    /// often.
     pub(super) fn keep(&self, in_hand: &[Ticket], times: Option<u64>) -> Pipeline {
         let mut ask = redis::cmd("XCLAIM");
         ask.arg(&self.key).arg(self.group()).arg(&self.name).arg(0);
         for ticket in in_hand {
-            ask.arg(text(*ticket));
+            ask.arg(ticket.to_string());
         }
         if let Some(times) = times {
             ask.arg("RETRYCOUNT").arg(times);
@@ -150,7 +147,7 @@ impl Place {
     pub(super) fn claim(&self, idle: Duration, from: Ticket, most: usize) -> Pipeline {
         let mut ask = Pipeline::new();
         ask.cmd("XAUTOCLAIM").arg(&self.key).arg(self.group()).arg(&self.name);
-        ask.arg(idle.as_millis().to_string()).arg(text(from)).arg("COUNT").arg(most);
+        ask.arg(idle.as_millis().to_string()).arg(from.to_string()).arg("COUNT").arg(most);
         ask
     }
 
@@ -161,17 +158,17 @@ impl Place {
         ask
     }
 
-    /// The entry as it came, with what is known of why it died.
-    pub(super) fn bury(&self, dead: &str, letter: &Letter) -> Pipeline {
+    /// Adds a dead letter to the stream `key`: the entry as it came, and why it was given up.
+    pub(super) fn dead_letter(&self, key: &str, letter: &Letter) -> Pipeline {
         let mut ask = redis::cmd("XADD");
-        ask.arg(dead).arg("*");
+        ask.arg(key).arg("*");
         if let Payload::Fields(fields) = &letter.entry.payload {
             for (field, value) in fields {
                 ask.arg(field).arg(value);
             }
         }
         ask.arg("reason").arg(&letter.reason).arg("attempts").arg(letter.attempts);
-        ask.arg("stream").arg(&self.key).arg("id").arg(text(letter.entry.ticket));
+        ask.arg("stream").arg(&self.key).arg("id").arg(letter.entry.ticket.to_string());
         if let Some(group) = &self.group {
             ask.arg("group").arg(group);
         }

@@ -1,4 +1,4 @@
-//! Where a stream is: on a server by itself, or on the node of a cluster that has its slot.
+//! Where a stream is: on a single server, or on the node of a cluster that has its slot.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ impl Nodes {
         Ok(Nodes { places: given.clone(), given, ca_file, is_cluster: false })
     }
 
-    /// As people read them.
+    /// The addresses as people read them.
     pub(super) fn shown(&self) -> String {
         several(&self.given)
     }
@@ -51,9 +51,9 @@ impl Nodes {
             match self.ask(&place, key).await {
                 Ok(found) => return Ok(found),
                 Err(failure) => {
-                    // Also when this is dropped half-way, it goes on with the next one.
+                    // Rotated at once, so that the next attempt continues with the next node, even if this one is dropped.
                     self.places.rotate_left(1);
-                    // One that answers knows more than one that does not.
+                    // A node that answers knows more than one that does not.
                     if failure.keep || failed.is_none() {
                         failed = Some(if self.places.len() > 1 { failure.of_node(&place) } else { failure });
                     }
@@ -85,11 +85,11 @@ impl Nodes {
         Ok(self.greet(&found.node, key).await?.0)
     }
 
-    /// Also says whether it is a node of a cluster.
+    /// Connects to a node. Also says whether it is a node of a cluster.
     async fn greet(&self, node: &Address, key: &str) -> Result<(Found, bool), Failure> {
         let opened = Link::open(node, self.ca_file.as_deref(), &greeting(), topic(key), || ()).await;
         let (link, answers) = opened?;
-        // Who may not ask for the number of its connection, or for the cluster, does without.
+        // A user that may not ask for the number of the connection, or for the cluster, does without.
         if let Some(Value::ServerError(error)) = answers.first()
             && error.code() != "NOPERM"
         {

@@ -1,10 +1,10 @@
-//! What Redis answers: entries, and how a stream and its group stand.
+//! The replies of Redis: entries, refusals, and how a stream and its group stand.
 
 use std::collections::HashMap;
 
 use redis::Value;
 
-use crate::consume::source::{Entry, Payload, Ticket};
+use crate::consume::entry::{Entry, Payload, Ticket};
 
 /// `1718000000000-0`, or the first half alone.
 pub(super) fn id(text: &[u8]) -> Option<Ticket> {
@@ -26,8 +26,8 @@ pub(super) fn entries(reply: Value) -> Vec<Entry> {
     stream.map(listed).unwrap_or_default()
 }
 
-/// `[[id, [field, value, …]], …]`; the fields of one that is gone are nil.
-pub(super) fn listed(list: Value) -> Vec<Entry> {
+/// `[[id, [field, value, …]], …]`; the fields of an entry that is gone are nil.
+fn listed(list: Value) -> Vec<Entry> {
     let Value::Array(list) = list else { return Vec::new() };
     list.into_iter().filter_map(entry).collect()
 }
@@ -49,7 +49,50 @@ fn entry(value: Value) -> Option<Entry> {
         }
         _ => Payload::Gone,
     };
-    Some(Entry { ticket: id(&name)?, key: None, is_routed: false, payload, deliveries: 0 })
+    Some(Entry::new(id(&name)?, payload))
+}
+
+/// Whether a reply says that the stream is missing.
+pub(super) fn is_missing(reply: Option<&Value>) -> bool {
+    matches!(reply, Some(Value::ServerError(error))
+        if error.details().is_some_and(|said| said.contains("no such key")))
+}
+
+/// Whether a reply says that the user may not do this.
+pub(super) fn is_no_permission(reply: Option<&Value>) -> bool {
+    matches!(reply, Some(Value::ServerError(error)) if error.code() == "NOPERM")
+}
+
+/// What was taken over from other consumers.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    /// Where to continue; the start of the stream at the end.
+    pub(super) next: Ticket,
+    pub(super) entries: Vec<Entry>,
+    /// Entries that are gone; known since Redis 7.
+    pub(super) gone: Vec<Ticket>,
+}
+
+impl Claimed {
+    /// `[next, [[id, [field, value, …]], …], [id, …]]`
+    pub(super) fn of(reply: Value) -> Option<Claimed> {
+        let Value::Array(reply) = reply else { return None };
+        let mut reply = reply.into_iter();
+        let next = match reply.next() {
+            Some(Value::BulkString(next)) => id(&next).unwrap_or(Ticket::START),
+            _ => Ticket::START,
+        };
+        let entries = reply.next().map(listed).unwrap_or_default();
+        let gone = match reply.next() {
+            Some(Value::Array(gone)) => gone.iter().filter_map(ticket).collect(),
+            _ => Vec::new(),
+        };
+        Some(Claimed { next, entries, gone })
+    }
+}
+
+fn ticket(name: &Value) -> Option<Ticket> {
+    if let Value::BulkString(name) = name { id(name) } else { None }
 }
 
 /// How often each entry was delivered: `[[id, consumer, idle, times], …]`.
@@ -67,18 +110,18 @@ pub(super) fn deliveries(reply: Option<&Value>) -> HashMap<Ticket, u64> {
     list.iter().filter_map(count).collect()
 }
 
-/// How a stream and a group stand; what a server does not tell is unknown.
+/// How a stream and a group stand. What the server does not tell is unknown.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     /// The last entry that the stream ever had.
     pub(super) last: Option<Ticket>,
-    /// The first that it still has.
+    /// The first entry that the stream still has.
     first: Option<Ticket>,
-    /// The last of those that were deleted one by one.
+    /// The last entry of those that were deleted one by one.
     last_deleted: Option<Ticket>,
-    /// The last that the group was given.
+    /// The last entry that the group was given.
     pub(super) delivered: Option<Ticket>,
-    /// How many wait for the group.
+    /// How many entries wait for the group.
     pub(super) lag: Option<u64>,
     length: Option<u64>,
     added: Option<u64>,
@@ -114,26 +157,26 @@ impl Standing {
         self.added
     }
 
-    /// How many entries stand in front of the first that it still has.
+    /// How many entries stood before the first one that the stream still has.
     pub(super) fn in_front(&self) -> Option<u64> {
         self.added?.checked_sub(self.length?)
     }
 
-    /// Whether the first entry that it still has is behind a reader.
-    pub(super) fn begins_behind(&self, position: Ticket) -> bool {
+    /// Whether the first entry that the stream still has comes after this position.
+    pub(super) fn begins_after(&self, position: Ticket) -> bool {
         self.begins().is_some_and(|first| first > position)
     }
 
-    /// The first entry that it still has; of one that is empty, that is still to come.
+    /// The first entry that the stream still has. For an empty stream, the last one that it had.
     fn begins(&self) -> Option<Ticket> {
         if self.length? == 0 { self.last } else { self.first }
     }
 
-    /// Which entries are gone that a reader at `position` has not read: up to where, and how many, as far as that is
-    /// known; `read` is how many it has.
-    pub(super) fn gone(&self, position: Ticket, read: Option<u64>) -> Option<(Ticket, u64)> {
-        // Who has read nothing takes what there is; who has read everything misses nothing.
-        if position == Ticket::entry(0, 0) || self.last? <= position {
+    /// Which entries are gone that a reader at `position` has not read. `read` is how many entries it has read, if that is
+    /// known.
+    pub(super) fn gone(&self, position: Ticket, read: Option<u64>) -> Option<Gone> {
+        // A reader that has read nothing takes what there is; a reader that has read everything misses nothing.
+        if position == Ticket::START || self.last? <= position {
             return None;
         }
         if self.in_front() == Some(0) {
@@ -142,8 +185,17 @@ impl Standing {
         let missed = self.in_front().zip(read).map(|(in_front, read)| in_front.saturating_sub(read));
         let trimmed = self.begins().filter(|first| *first > position && missed != Some(0));
         let deleted = self.last_deleted.filter(|deleted| *deleted > position);
-        trimmed.max(deleted).map(|upto| (upto, missed.unwrap_or(1).max(1)))
+        trimmed.max(deleted).map(|upto| Gone { upto, missed: missed.unwrap_or(1).max(1) })
     }
+}
+
+/// Entries that are gone before they were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gone {
+    /// All of them are before this entry.
+    pub(super) upto: Ticket,
+    /// How many are known to be gone, at least one.
+    pub(super) missed: u64,
 }
 
 /// One value of `[name, value, name, value, …]`, or of a map.
@@ -222,10 +274,11 @@ mod tests {
         );
         // Seven of the twelve are gone, three of them were read.
         let at = |position, read| standing.gone(Ticket::entry(position, 0), read);
-        assert_eq!(at(2, Some(3)), Some((Ticket::entry(5, 0), 4)));
-        assert_eq!(at(2, None), Some((Ticket::entry(5, 0), 1)), "at least one");
+        let gone = |missed| Some(Gone { upto: Ticket::entry(5, 0), missed });
+        assert_eq!(at(2, Some(3)), gone(4));
+        assert_eq!(at(2, None), gone(1), "at least one");
         assert_eq!(at(4, Some(7)), None, "trimmed up to what was read");
-        assert_eq!(at(6, Some(9)), None, "trimmed behind the reader");
+        assert_eq!(at(6, Some(9)), None, "trimmed after the reader's place");
         assert_eq!(at(9, None), None, "everything was read");
         assert_eq!(at(0, None), None, "a reader at the beginning takes what there is");
         let whole = reply(

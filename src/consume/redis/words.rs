@@ -1,8 +1,8 @@
-//! What a refusal of Redis means to a consumer, which reads.
+//! What a refusal of Redis means to a consumer, and what the consumer advises against it.
 
 use crate::brokers::redis::error::{Cause, Failure, Topic, reply as said};
 
-/// What a consumer does with a key, for messages.
+/// The key that a command is about, with the advice of a consumer.
 pub(super) fn topic(key: &str) -> Topic<'_> {
     Topic { key, advice }
 }
@@ -19,16 +19,16 @@ fn advice(cause: Cause, key: &str) -> String {
     }
 }
 
-/// A reply that is an error, of a command about `key`.
+/// What a reply means that is an error of a command about `key`.
 pub(super) fn reply(code: &str, detail: &str, key: &str) -> Failure {
     match code {
         "NOPERM" => Failure::misconfigured(format!("the user of url may not read `{key}`")),
-        // What is there can be read all the same.
+        // What is in the stream can be read all the same, so this passes.
         "OOM" => {
             Failure::unavailable("out of memory (maxmemory reached): raise maxmemory, or trim the stream")
         }
         "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" => Failure::unavailable(format!(
-            "`{key}` goes to another node of the cluster, and is looked for there"
+            "`{key}` moves to another node of the cluster, and is looked for there"
         )),
         _ => said(code, detail, topic(key)),
     }

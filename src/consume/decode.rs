@@ -4,35 +4,35 @@
 //! |---|---|
 //! | `event` | an event as JSON: streamll, and what the guide of the Python project shows |
 //! | `message` | an event as JSON, timestamps with a blank for the `T`: the Python project's head |
-//! | `__data__` | an envelope `{"data": "<JSON>", "headers": {}}`: its release 0.1.1 |
+//! | `__data__` | an envelope `{"data": "<JSON>", "headers": {}}`: the Python project's release 0.1.1 |
 
 use streamll_actors::event::{Decoder, Event, strict_json};
 
-use super::source::Payload;
+use super::entry::Payload;
 
-/// The fields in which an event is looked for, where none is named.
+/// The fields in which an event is looked for, unless a field is named.
 const FIELDS: [&str; 3] = ["event", "message", "__data__"];
-/// What FastStream's binary encoding begins with.
+/// The first bytes of FastStream's binary encoding.
 const FASTSTREAM: &[u8] = b"\x89BIN\r\n\x1a\n";
 
-/// Reads payloads.
+/// Turns payloads into events.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(super) struct PayloadDecoder {
     decoder: Decoder,
     field: Option<String>,
-    /// What its user calls that setting.
+    /// The name of that setting, for messages.
     option: &'static str,
 }
 
-impl Reader {
-    /// With the name of a field, where it is none of the usual.
-    pub(super) fn of(field: Option<String>, option: &'static str) -> Reader {
-        Reader { field, option, ..Reader::default() }
+impl PayloadDecoder {
+    /// With the name of the one field that holds events, if there is such a field.
+    pub(super) fn new(field: Option<String>, option: &'static str) -> PayloadDecoder {
+        PayloadDecoder { field, option, ..PayloadDecoder::default() }
     }
 
     /// # Errors
-    /// Why it is no event, without its payload.
-    pub(super) fn read(&mut self, payload: &Payload) -> Result<Event, String> {
+    /// Why the payload is no event. The text holds nothing of the payload.
+    pub(super) fn decode(&mut self, payload: &Payload) -> Result<Event, String> {
         let json = match payload {
             Payload::Body(body) => body,
             Payload::Fields(fields) => self.find(fields)?,
@@ -71,7 +71,7 @@ impl Reader {
     }
 }
 
-/// What the envelope of a message broker's library holds.
+/// The event inside of the envelope of a message broker's library.
 fn envelope(json: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Envelope {
@@ -106,8 +106,9 @@ mod tests {
             Payload::Body(EVENT.into()),
             Payload::Body(envelope.clone().into()),
         ] {
-            let event =
-                Reader::default().read(&payload).unwrap_or_else(|error| panic!("{payload:?}: {error}"));
+            let event = PayloadDecoder::default()
+                .decode(&payload)
+                .unwrap_or_else(|error| panic!("{payload:?}: {error}"));
             assert_eq!(event.timestamp().to_string(), "2026-11-21T03:20:03.287476Z");
             assert_eq!(event.data("conversation_id").unwrap().as_str(), Some("conv_1"));
             assert_eq!(event.topic().map(|topic| &**topic), Some("ai.rag.token"));
@@ -116,9 +117,9 @@ mod tests {
 
     #[test]
     fn a_field_that_is_named_is_the_only_one() {
-        let mut reader = Reader::of(Some("body".to_owned()), "`field`");
-        assert!(reader.read(&fields(&[("body", EVENT)])).is_ok());
-        assert_eq!(reader.read(&fields(&[("event", EVENT)])).unwrap_err(), "has no field `body`");
+        let mut decoder = PayloadDecoder::new(Some("body".to_owned()), "`field`");
+        assert!(decoder.decode(&fields(&[("body", EVENT)])).is_ok());
+        assert_eq!(decoder.decode(&fields(&[("event", EVENT)])).unwrap_err(), "has no field `body`");
     }
 
     #[test]
@@ -141,7 +142,7 @@ mod tests {
             (Payload::Body(br#"{"s":"\ud800 NaN"}"#.to_vec()), "is no event"),
             (Payload::Body(Vec::new()), "is no event"),
         ] {
-            let error = Reader::default().read(&payload).expect_err(why);
+            let error = PayloadDecoder::default().decode(&payload).expect_err(why);
             assert!(error.contains(why) && !error.contains("canary"), "{error}");
         }
     }
