@@ -35,6 +35,7 @@ impl Message {
             ("event_type", Some(event_type)),
             ("operation", parts.operation.as_deref()),
             ("module_name", Some(&*parts.module_name)),
+            ("traceparent", event.step().traceparent()),
         ];
         let mut room = room(frame);
         let mut headers = FieldTable::default();

@@ -19,11 +19,12 @@
 //! * **Silent**: a quorum queue without its majority says nothing at all. After ten seconds the delivery has failed, but
 //!   the confirms are waited for, for a minute, before the connection is given up and the events are sent anew.
 //!
-//! The key of a message is the event's topic, or what the sink's `routing_key` makes of it. Its body is the event's JSON;
-//! its properties are `content_type`, `message_id` (the `event_id`), `timestamp`, `type` (the `event_type`), `app_id` (the
-//! service), its headers `event_type`, `operation`, `module_name`, and `attempt` where it may be a repeat. What the protocol
-//! has no room for is left out, never cut: a `type` of more than 255 bytes, which the header `event_type` has whole, and
-//! headers that are too long together. The body has all of it.
+//! The key of a message is the event's topic, or what the sink's `routing_key` makes of it. The body is the event's JSON.
+//! The properties are `content_type`, `message_id` (the `event_id`), `timestamp`, `type` (the `event_type`) and `app_id` (the
+//! service). The headers are `event_type`, `operation`, `module_name`, `traceparent` (of the event's run and step, where their
+//! ids have the size of W3C Trace Context), and `attempt` where the message may be a repeat. What the protocol has no room for
+//! is left out, never cut: a `type` of more than 255 bytes, which the header `event_type` has whole, and headers that are too
+//! long together. The body has all of it.
 //!
 //! ```
 //! use streamll::sinks::{self, rabbitmq::QueueConfig};
