@@ -33,7 +33,8 @@ impl FromStr for Position {
 
     fn from_str(header: &str) -> Result<Position, Malformed> {
         let mut fields = header.splitn(5, '-');
-        let mut next = |is_right: fn(&str) -> bool| fields.next().filter(|field| is_right(field)).ok_or(Malformed);
+        let mut next =
+            |is_right: fn(&str) -> bool| fields.next().filter(|field| is_right(field)).ok_or(Malformed);
         let (version, trace_id) = (next(is_byte)?, next(is_trace_id)?);
         let (parent_id, flags) = (next(is_span_id)?, next(is_byte)?);
         let has_more = fields.next().is_some();

@@ -17,14 +17,14 @@
 //! assert_eq!(kept.path.file_name().unwrap(), "events.ndjson");
 //! ```
 
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
-mod blame;
 pub mod file;
 mod flow;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod suspects;
 pub mod terminal;
 
 use std::path::PathBuf;

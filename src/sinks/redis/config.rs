@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use streamll_actors::route::Template;
 use streamll_actors::sink::{BatchPolicy, Placement};
 
-use super::RedisSink;
-use super::sink::Settings;
+use super::settings::{Ordering, Settings};
+use super::sink::RedisSink;
 use super::transaction::{Entry, Keys};
 use crate::brokers::addresses::Addresses;
 use crate::brokers::redis::address::Address;
@@ -50,17 +50,6 @@ pub struct RedisConfig {
     /// The authorities to trust with `rediss://`, as PEM, read on connecting. Default: those of the system.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-}
-
-/// How many transactions of a Redis sink are under way at a time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ordering {
-    /// One: events never overtake each other.
-    #[default]
-    Strict,
-    /// Two, for more throughput: when the first is refused the second may overtake it.
-    Pipelined,
 }
 
 fn stream_key() -> String {

@@ -44,13 +44,20 @@
 //! Unix sockets, Sentinel, client certificates.
 
 mod advice;
-mod again;
+mod cluster;
 mod config;
-mod look;
-mod nodes;
+mod connect;
+mod expiry;
+mod inspect;
+mod read_replies;
+mod settings;
 mod sink;
+mod to_cluster;
+mod to_server;
 mod transaction;
+mod writer;
 
+pub use config::RedisConfig;
 pub(crate) use config::{BATCH, PLACEMENT};
-pub use config::{Ordering, RedisConfig};
+pub use settings::Ordering;
 pub use sink::RedisSink;

@@ -33,7 +33,7 @@ impl Keys {
         Keys::One(template.render(&Event::new(&Step::new(""), "")))
     }
 
-    /// The one key there is.
+    /// The one key, where all events go to one stream.
     pub(super) fn one(&self) -> Option<&str> {
         if let Keys::One(key) = self { Some(key) } else { None }
     }
@@ -76,17 +76,36 @@ impl Entry {
         }
     }
 
-    /// A `PEXPIRE` for each of these streams. Behind the transaction: in it, it would also meet a key of somebody else's,
-    /// which refused its `XADD`.
-    pub(super) fn prolong(&self, streams: &[String], asking: bool) -> Pipeline {
+    /// A `PEXPIRE` for each of these streams. It follows the transaction: inside it would also set the expiry of somebody
+    /// else's key, whose `XADD` is refused.
+    pub(super) fn set_expiry(&self, streams: &[String], asking: Asking) -> Pipeline {
         let mut commands = Pipeline::with_capacity(streams.len());
         for (key, expire) in streams.iter().zip(self.expire.iter().cycle()) {
-            if asking {
-                commands.cmd("ASKING");
-            }
+            asking.pack(&mut commands);
             commands.cmd("PEXPIRE").arg(key).arg(expire);
         }
         commands
+    }
+}
+
+/// Whether a command is for a slot that is on its way to the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asking {
+    No,
+    /// `ASKING` comes first.
+    First,
+}
+
+impl Asking {
+    /// How many commands come first.
+    pub(super) fn commands(self) -> usize {
+        usize::from(self == Asking::First)
+    }
+
+    pub(super) fn pack(self, commands: &mut Pipeline) {
+        if self == Asking::First {
+            commands.cmd("ASKING");
+        }
     }
 }
 
@@ -115,7 +134,7 @@ pub(super) struct Refusal<'a> {
 }
 
 impl<'a> Refusal<'a> {
-    /// Whether it is for the key that the command names.
+    /// Whether the refusal concerns the key that the command names.
     pub(super) fn is_of_key(&self) -> bool {
         is_of_key(self.code, self.detail)
     }
