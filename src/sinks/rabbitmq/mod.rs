@@ -39,11 +39,15 @@ mod advice;
 mod ask;
 mod config;
 mod confirm;
+mod connection;
 mod declare;
 mod message;
 mod publish;
-mod reach;
+mod publisher;
+mod queues;
+mod read_confirms;
 mod refusals;
+mod settings;
 mod sink;
 mod unroutable;
 
@@ -52,9 +56,11 @@ use std::time::Duration;
 use streamll_actors::sink::BatchPolicy;
 
 pub use crate::brokers::addresses::Addresses;
-pub use config::{Argument, ExchangeType, Ordering, QueueConfig, QueueType, RabbitMqConfig};
+pub use config::RabbitMqConfig;
+pub use queues::{Argument, ExchangeType, QueueConfig, QueueType};
+pub use settings::Ordering;
 pub use sink::RabbitMqSink;
 
-/// How it likes its batches: the window is empty at the end of each, so long ones cost less.
+/// The limits of one delivery where nothing is said of them: the window is empty at the end of each, so long ones cost less.
 pub(crate) const BATCH: BatchPolicy =
     BatchPolicy { max_events: 4096, max_size: 8 << 20, linger: Duration::ZERO };
