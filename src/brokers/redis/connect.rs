@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use super::ANSWER;
 use super::address::Address;
-use super::error::{Failure, Scene, Stage, Topic, explain, unconnected, unreachable};
+use super::error::{Failure, Scene, Stage, Topic, explain, no_tls, unconnected, unreachable};
 use super::wire::{Tapped, Wire};
 use crate::brokers::net;
 
@@ -59,11 +59,7 @@ impl Link {
             let name = ServerName::try_from(address.host.clone())
                 .map_err(|_| Failure::misconfigured("its host cannot stand in a certificate: change url"))?;
             let Ok(stream) = timeout(HANDSHAKE, TlsConnector::from(trust).connect(name, stream)).await else {
-                return Err(if speaks_plain(address).await {
-                    Failure::no_tls()
-                } else {
-                    Failure::late(CONNECT)
-                });
+                return Err(if speaks_plain(address).await { no_tls() } else { Failure::late(CONNECT) });
             };
             let stream = stream.map_err(|error| unconnected(&error))?;
             Link::speak(stream, address, questions, topic, on_end).await

@@ -1,152 +1,24 @@
 //! What a failure of Redis means: its class, a line for an operator, and whether anything can have been carried out.
 
+mod connecting;
+mod failure;
+mod reply;
+mod scene;
+
 use std::error::Error as StdError;
-use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use redis::RedisError;
-use streamll_actors::sink::{Cost, DeliveryError, ErrorClass};
+use streamll_actors::sink::ErrorClass;
 
 use super::ANSWER;
-use super::address::Address;
-use crate::brokers::net::{self, Unreachable};
-use crate::brokers::words::quote;
+use connecting::tls;
 
-/// A refusal that is mended by a setting of whoever is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// The memory of the server is full.
-    OutOfMemory,
-    /// The key lives on another node of a cluster.
-    OtherNode,
-    /// The key holds something else.
-    WrongType,
-    /// The user may not run the command, or not for this key.
-    NotPermitted,
-    /// The stream has used its last possible id.
-    Exhausted,
-    /// The server is too old.
-    UnknownCommand,
-    /// The server is no node of a cluster.
-    NoCluster,
-}
-
-/// What a command is about, for messages.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Topic<'a> {
-    /// The key; `*` for any.
-    pub(crate) key: &'a str,
-    /// What the caller advises against a refusal: only the caller knows its own settings.
-    pub(crate) advice: fn(cause: Cause, key: &str) -> String,
-}
-
-impl Topic<'_> {
-    fn advice(self, cause: Cause) -> String {
-        (self.advice)(cause, self.key)
-    }
-}
-
-/// A failure, understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) class: ErrorClass,
-    cost: Cost,
-    what: String,
-    /// Whether what was sent is certain not to have been carried out.
-    pub(crate) unsent: bool,
-    /// Whether the connection may be used again.
-    pub(crate) keep: bool,
-}
-
-/// How far things had come.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Scene<'a> {
-    pub(crate) stage: Stage,
-    /// What the server said last; needed when it hung up.
-    pub(crate) last_words: &'a [u8],
-    pub(crate) topic: Topic<'a>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Logging in and looking around.
-    Connecting,
-    /// Nothing of the transaction was written.
-    Unwritten,
-    /// Some of it was.
-    Written,
-    /// Something that may be asked again: the time of streams, a read, an acknowledgement.
-    Repeatable,
-}
-
-impl Failure {
-    pub(crate) fn new(class: ErrorClass, what: impl Into<String>) -> Failure {
-        Failure { class, cost: Cost::of(class, None), what: what.into(), unsent: true, keep: false }
-    }
-
-    pub(crate) fn unavailable(what: impl Into<String>) -> Failure {
-        Failure::new(ErrorClass::Unavailable, what)
-    }
-
-    pub(crate) fn misconfigured(what: impl Into<String>) -> Failure {
-        Failure::new(ErrorClass::Misconfigured, what)
-    }
-
-    fn overload(what: impl Into<String>) -> Failure {
-        Failure { keep: true, ..Failure::new(ErrorClass::Overload, what) }
-    }
-
-    /// An error of the system is behind it.
-    fn by(self, kind: Option<ErrorKind>) -> Failure {
-        Failure { cost: Cost::of(self.class, kind), ..self }
-    }
-
-    /// The first of two, on several nodes: one that refuses is asked again soon, although another is silent.
-    pub(crate) fn cheaper(self, other: &Failure) -> Failure {
-        let is_free = self.class == ErrorClass::Unavailable && other.cost == Cost::Nothing;
-        Failure { cost: if is_free { Cost::Nothing } else { self.cost }, ..self }
-    }
-
-    /// It is about one of several nodes.
-    pub(crate) fn of_node(self, node: &Address) -> Failure {
-        Failure { what: format!("node {node}: {}", self.what), ..self }
-    }
-
-    /// It did not answer in time while connecting.
-    pub(super) fn late(limit: Duration) -> Failure {
-        Failure::unavailable(format!(
-            "no connection within {limit:?}: is it frozen, or a firewall in between?"
-        ))
-        .by(Some(ErrorKind::TimedOut))
-    }
-
-    /// The same failure, in the course of something larger: `describe` words that around what it says.
-    pub(crate) fn amid(self, describe: impl FnOnce(&str) -> String) -> Failure {
-        Failure { what: describe(&self.what), ..self }
-    }
-
-    /// It answers without TLS.
-    pub(super) fn no_tls() -> Failure {
-        Failure::misconfigured(NO_TLS)
-    }
-
-    /// The error to report, with the server's address in front.
-    pub(crate) fn at(self, address: impl Display) -> DeliveryError {
-        let Failure { class, cost, what, .. } = self;
-        let error = match class {
-            ErrorClass::Rejected => DeliveryError::rejected(format!("{address}: {what}")),
-            ErrorClass::Misconfigured => {
-                DeliveryError::misconfigured(format!("{address}: {what}; events wait"))
-            }
-            ErrorClass::Overload => DeliveryError::overload(format!("{address}: {what}; events wait")),
-            ErrorClass::Unknown => DeliveryError::unknown(format!("{address}: {what}; events wait")),
-            _ => DeliveryError::unavailable(format!("{address}: {what}; events wait")),
-        };
-        error.with_cost(cost)
-    }
-}
+pub(crate) use connecting::{no_tls, unconnected, unreachable};
+pub(crate) use failure::Failure;
+pub(crate) use reply::{cluster_down, is_of_key, no_cluster, no_cluster_info, no_master, reply, wrong_type};
+pub(crate) use scene::{Cause, Scene, Stage, Topic};
 
 /// What an error of the client library means. Its `retry_method` is not asked: it calls a full memory hopeless and a
 /// timeout harmless.
@@ -187,7 +59,7 @@ fn broken(error: &RedisError, scene: &Scene<'_>) -> Failure {
         Stage::Repeatable => Failure::unavailable(unanswered(error)).by(kind),
         Stage::Written => {
             let what = unanswered(error) + ": what was under way may have arrived and is sent again, marked";
-            Failure { unsent: false, ..Failure::new(ErrorClass::Unknown, what).by(kind) }
+            Failure::new(ErrorClass::Unknown, what).by(kind).perhaps_sent()
         }
     }
 }
@@ -198,146 +70,6 @@ fn unanswered(error: &RedisError) -> String {
     }
     let how = io_error(error).map_or("no sense in its answer".to_owned(), |io| io.kind().to_string());
     format!("lost before it answered ({how})")
-}
-
-/// A reply that is an error.
-pub(crate) fn reply(code: &str, detail: &str, topic: Topic<'_>) -> Failure {
-    use ErrorClass::{Misconfigured, Overload, Rejected, Unavailable};
-    let says = |what: &str| detail.contains(what);
-    let key = topic.key;
-    let with = |what: &str, refusal| format!("{what}: {}", topic.advice(refusal));
-    match code {
-        "EXECABORT" if says(BECAUSE) => {
-            let cause = detail.split_once(BECAUSE).map_or("", |(_, cause)| cause);
-            let (code, detail) = cause.split_once(' ').unwrap_or((cause, ""));
-            reply(code, detail, topic)
-        }
-        "OOM" => Failure::overload(with("out of memory (maxmemory reached)", Cause::OutOfMemory)),
-        "MISCONF" => Failure::overload(
-            "cannot save to its disk and takes no writes (MISCONF): look at its log and its disk",
-        ),
-        "NOREPLICAS" => Failure::overload(
-            "has fewer replicas than min-replicas-to-write and takes no writes: bring them back",
-        ),
-        "BUSY" => Failure::overload("busy with a script: wait, or end it with SCRIPT KILL"),
-        "READONLY" => Failure::new(
-            Overload,
-            "is a replica and takes no writes: promote it, or let url lead to the master",
-        ),
-        "MASTERDOWN" => Failure::new(
-            Overload,
-            "is a replica that has lost its master: bring the master back, or promote it",
-        ),
-        "LOADING" => Failure::unavailable("is loading its data: wait"),
-        "CLUSTERDOWN" => cluster_down(0),
-        "MOVED" | "ASK" | "TRYAGAIN" | "CROSSSLOT" => Failure::misconfigured(with(
-            &format!("is a node of a cluster, and `{key}` is another's"),
-            Cause::OtherNode,
-        )),
-        "WRONGTYPE" => wrong_type(None, topic),
-        "NOAUTH" => Failure::misconfigured(NO_LOGIN),
-        "WRONGPASS" => Failure::misconfigured("refuses the login: check user and password in url"),
-        "NOPERM" => {
-            let what = format!("the user of url may not do this ({})", quote(detail));
-            Failure::misconfigured(with(&what, Cause::NotPermitted))
-        }
-        "DENIED" => Failure::misconfigured(
-            "is in protected mode and takes no clients from afar: set a password and protected-mode no",
-        ),
-        "ERR" if says("unauthenticated") => Failure::misconfigured(NO_LOGIN),
-        "ERR" if says("bulk length") => {
-            Failure::new(Rejected, "an event is larger than it takes: raise proto-max-bulk-len, or send less")
-        }
-        "ERR" if says("max number of clients") => {
-            // It is there, and each try takes one of the places that it has too few of.
-            Failure::new(Unavailable, "has too many clients (maxclients reached): raise it, or end some")
-                .by(Some(ErrorKind::ResourceBusy))
-        }
-        "ERR" if says("DB index") => Failure::misconfigured(
-            "has no such database: take a smaller number at the end of url, or raise databases",
-        ),
-        "ERR" if says("cluster support disabled") => no_cluster(topic),
-        "ERR" if says("not allowed in cluster mode") => Failure::misconfigured(
-            "is a node of a cluster, which has no databases: take the number out of the end of url",
-        ),
-        "ERR" if says("without any password configured") => {
-            Failure::misconfigured("has no password, but url brings one: take it out, or set requirepass")
-        }
-        "ERR" if says("unknown command") => {
-            let what =
-                format!("knows no such command ({})", quote(detail.split(',').next().unwrap_or_default()));
-            Failure::misconfigured(with(&what, Cause::UnknownCommand))
-        }
-        "ERR" if says(EXHAUSTED) => Failure::misconfigured(with(
-            &format!("the stream `{key}` has used its last possible id"),
-            Cause::Exhausted,
-        )),
-        _ => Failure::new(
-            Misconfigured,
-            // Some errors repeat arguments, and those hold passwords or events.
-            format!(
-                "refuses what it was sent: {code} {}",
-                quote(detail.split(", with args").next().unwrap_or_default())
-            )
-            .trim_end(),
-        ),
-    }
-}
-
-/// What it says of a stream that has no id left.
-const EXHAUSTED: &str = "exhausted the last possible ID";
-/// What `EXEC` says when it is itself what is refused.
-const BECAUSE: &str = "discarded because of: ";
-const NO_TLS: &str = "does not speak TLS: name its TLS port (tls-port) in url";
-const NO_LOGIN: &str = "asks for a password: put user and password into url (`redis://user:password@host`)";
-
-/// The cluster takes no writes; `missing` slots have no master, as far as is known.
-pub(super) fn cluster_down(missing: u16) -> Failure {
-    let why = match missing {
-        0 => "a master is gone and no replica has taken its place, or most masters are gone".to_owned(),
-        missing => format!("{missing} of its 16384 slots have no master"),
-    };
-    let what = format!(
-        "its cluster is down (CLUSTERDOWN) and takes no writes: {why}; bring the nodes back, see `CLUSTER NODES`"
-    );
-    Failure { keep: true, ..Failure::unavailable(what) }
-}
-
-/// No node has the slot of what was to be written.
-pub(crate) fn no_master(slot: u16) -> Failure {
-    Failure::unavailable(format!(
-        "no master has slot {slot} of its cluster: bring the nodes back, or assign the slot (`redis-cli --cluster fix`)"
-    ))
-}
-
-/// Whether it is a cluster cannot be known, or not where its keys are.
-pub(crate) fn no_cluster_info() -> Failure {
-    Failure::misconfigured(
-        "the user of url may not ask where keys are: allow it `+cluster|slots +cluster|info`",
-    )
-}
-
-/// Whether what a server says of a command concerns the key that it names, and not the command as such.
-pub(crate) fn is_of_key(code: &str, detail: &str) -> bool {
-    match code {
-        "WRONGTYPE" => true,
-        // "one of the keys used as arguments", and "a key" since Redis 7.2.
-        "NOPERM" => detail.contains("key") && !detail.contains("command"),
-        "ERR" => detail.contains(EXHAUSTED),
-        _ => false,
-    }
-}
-
-/// A server by itself was asked as a node of a cluster.
-pub(crate) fn no_cluster(topic: Topic<'_>) -> Failure {
-    Failure::misconfigured(format!("is no node of a cluster: {}", topic.advice(Cause::NoCluster)))
-}
-
-/// A key that is taken by something else.
-pub(crate) fn wrong_type(kind: Option<&str>, topic: Topic<'_>) -> Failure {
-    let kind = kind.map_or("no stream".to_owned(), |kind| format!("a {kind}, not a stream"));
-    let advice = topic.advice(Cause::WrongType);
-    Failure::misconfigured(format!("the key `{}` holds {kind}: {advice}", topic.key))
 }
 
 /// What a server says before it hangs up by itself, of which the library tells nothing.
@@ -354,49 +86,6 @@ fn last_words(scene: &Scene<'_>) -> Option<Failure> {
     })
 }
 
-/// What a failure to reach the server means.
-pub(super) fn unreachable(error: &Unreachable) -> Failure {
-    match error {
-        Unreachable::Name(error) => Failure::unavailable(format!("its name cannot be resolved: {error}")),
-        Unreachable::Connect(error) => unconnected(error),
-    }
-}
-
-/// What a failure to connect, or to trust the server, means.
-pub(super) fn unconnected(error: &io::Error) -> Failure {
-    if let Some(failure) = tls(error) {
-        return failure;
-    }
-    match error.kind() {
-        ErrorKind::ConnectionRefused => Failure::unavailable("connection refused: is it running?"),
-        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset => {
-            Failure::unavailable("hung up while connecting: is maxclients reached, or is it no TLS port?")
-        }
-        kind => Failure::unavailable(format!("cannot be reached: {error}")).by(Some(kind)),
-    }
-}
-
-/// What a failure of TLS means; plain text is never tried instead.
-fn tls(error: &io::Error) -> Option<Failure> {
-    use rustls::{AlertDescription, CertificateError as Bad, Error};
-    let what = match net::tls_error(error)? {
-        Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
-            "its certificate is for another host: let url say the name that it is for, or of a cluster \
-             cluster-announce-hostname"
-                .to_owned()
-        }
-        Error::InvalidMessage(_) => NO_TLS.to_owned(),
-        Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::BadCertificate) => {
-            "wants a certificate from its clients, and gets none: set tls-auth-clients no".to_owned()
-        }
-        other => match net::distrust(other) {
-            Some(why) => format!("its certificate {why}"),
-            None => format!("TLS fails: {other}"),
-        },
-    };
-    Some(Failure::misconfigured(what))
-}
-
 /// The library keeps it behind a pointer of its own.
 fn io_error(error: &RedisError) -> Option<&io::Error> {
     error.source()?.downcast_ref::<Arc<dyn StdError + Send + Sync>>()?.downcast_ref()
@@ -404,6 +93,9 @@ fn io_error(error: &RedisError) -> Option<&io::Error> {
 
 #[cfg(test)]
 mod tests {
+    use streamll_actors::sink::Cost;
+
+    use super::super::address::Address;
     use super::*;
     use ErrorClass::{Misconfigured, Overload, Rejected, Unavailable, Unknown};
 
