@@ -19,9 +19,10 @@ use super::error::{Failure, Scene, Stage, Topic, explain, no_tls, unconnected, u
 use super::wire::{Tapped, Wire};
 use crate::brokers::net;
 
-/// For everything from the name lookup to the look around. The library's own deadline is twice hidden retries long.
+/// How long connecting may take, from the lookup of the name to the first answers. The library's own deadline covers two hidden
+/// retries.
 pub(crate) const CONNECT: Duration = Duration::from_secs(3);
-/// For TLS, of that.
+/// How much of that TLS may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// How long sent bytes may stay without a sign of the other side; the system's own limit is a quarter of an hour.
 const UNHEARD: Duration = Duration::from_secs(10);
@@ -111,7 +112,7 @@ impl Link {
         &self.wire
     }
 
-    /// It outlives the connection, and knows its last words.
+    /// The wire, to keep: it outlives the connection, and has its last words.
     pub(crate) fn shared_wire(&self) -> Arc<Wire> {
         self.wire.clone()
     }

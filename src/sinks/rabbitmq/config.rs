@@ -22,8 +22,8 @@ const WINDOW: u32 = 65_535;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct RabbitMqConfig {
-    /// Where the broker is: `amqp://user:password@host:5672/vhost` or `amqps://…`; several as a list or separated by
-    /// commas, of which the next is tried when one fails. Without a vhost it is `/`. Required.
+    /// The addresses of the broker: `amqp://user:password@host:5672/vhost` or `amqps://…`, one, a list, or several separated
+    /// by commas. When one fails, the next is tried. The default vhost is `/`. Required.
     pub url: Addresses,
     /// The exchange that takes the events. Default `ai_events`.
     pub exchange: Option<String>,
@@ -38,8 +38,8 @@ pub struct RabbitMqConfig {
     /// One queue that takes everything, without an exchange: the key of every message is its name. Excludes `exchange`
     /// and `queues`. Default: none.
     pub queue: Option<String>,
-    /// How often both sides show that they live; twice this time without a sign ends the connection. `?heartbeat=`
-    /// in `url` goes before. Default `10s`.
+    /// How often both sides send a heartbeat; twice this time without one ends the connection. `?heartbeat=` in `url` wins
+    /// over this. Default `10s`.
     pub heartbeat: Period,
     /// Most events sent and not yet confirmed. Default 1024.
     pub window: u32,
@@ -83,14 +83,14 @@ impl RabbitMqConfig {
         self
     }
 
-    /// Sets whether exchange, queues and messages survive a restart of the broker; they do by default.
+    /// Sets whether exchange, queues and messages survive a restart of the broker; `true` by default.
     #[must_use]
     pub fn durable(mut self, durable: bool) -> RabbitMqConfig {
         self.durable = durable;
         self
     }
 
-    /// Sets whether to declare what is missing at the broker; so by default.
+    /// Sets whether to declare what is missing at the broker; `true` by default.
     #[must_use]
     pub fn declare(mut self, declare: bool) -> RabbitMqConfig {
         self.declare = declare;
@@ -111,7 +111,7 @@ impl RabbitMqConfig {
         self
     }
 
-    /// Sets how often both sides show that they live, in whole seconds; 10 s by default.
+    /// Sets how often both sides send a heartbeat, in whole seconds; 10 s by default.
     #[must_use]
     pub fn heartbeat(mut self, every: Duration) -> RabbitMqConfig {
         self.heartbeat = Period(every);
@@ -169,10 +169,10 @@ impl RabbitMqConfig {
         }))
     }
 
-    /// The patterns that its queues keep, by queue; `None` where the configuration does not tell.
+    /// The patterns that its queues keep, by queue; `None` where the configuration does not say.
     pub(crate) fn keeps(&self) -> Option<Vec<(String, Vec<String>)>> {
-        let tells = self.queue.is_none() && self.declare && self.exchange_type == ExchangeType::Topic;
-        (tells && !self.queues.is_empty())
+        let is_known = self.queue.is_none() && self.declare && self.exchange_type == ExchangeType::Topic;
+        (is_known && !self.queues.is_empty())
             .then(|| self.queues.iter().map(|(name, queue)| (name.clone(), queue.bind.clone())).collect())
     }
 
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(long.inner()["x-message-ttl"], AMQPValue::LongLongInt(3_600_000));
         assert_eq!(long.inner()["x-single-active-consumer"], AMQPValue::Boolean(true));
         assert_eq!(long.inner().len(), 5);
-        assert_eq!(config.keeps().expect("it tells").len(), 2);
+        assert_eq!(config.keeps().expect("the patterns are known").len(), 2);
     }
 
     #[test]

@@ -26,9 +26,9 @@ pub(super) type Publish = Pin<Box<dyn Future<Output = Answer>>>;
 pub(super) enum Answer {
     Acked(Option<Returned>),
     Nacked(Option<Returned>),
-    /// It never left.
+    /// The message never left.
     Unsent(lapin::Error),
-    /// It left, and the channel ended before the confirm.
+    /// The message left, and the channel ended before its confirm.
     Lost(lapin::Error),
 }
 
@@ -71,7 +71,7 @@ pub(super) enum Outcome {
     /// A queue refused it.
     Nacked,
     Unsent,
-    /// It may have arrived.
+    /// The message may have arrived.
     Unknown,
 }
 
@@ -122,8 +122,8 @@ impl Outstanding {
         self.quiet_since
     }
 
-    /// Which of these events were sent before: their numbers here. Events are told apart by all that they are, for
-    /// several may bear one id.
+    /// Which of these events were sent before: their numbers here. Events are compared as a whole, because
+    /// several may have one id.
     pub(super) fn claim(
         &self,
         events: &[Delivery],
@@ -219,13 +219,13 @@ impl Outstanding {
         self.quiet_since = (self.flying > 0).then(Instant::now);
     }
 
-    /// Keeps the error that tells most.
+    /// Keeps the error that says most.
     fn fail(&mut self, error: lapin::Error) {
-        let tells = |error: &lapin::Error| match error.kind() {
+        let says = |error: &lapin::Error| match error.kind() {
             ErrorKind::ProtocolError(_) if !is_vague(error) => 2,
             _ => u8::from(!is_vague(error)),
         };
-        if self.failure.as_ref().is_none_or(|known| tells(known) < tells(&error)) {
+        if self.failure.as_ref().is_none_or(|known| says(known) < says(&error)) {
             self.failure = Some(error);
         }
     }

@@ -15,7 +15,7 @@ use crate::brokers::rabbitmq::error::{Stage, explain_connect};
 
 /// How long closing may take, within the two seconds that the machine grants.
 pub(super) const CLOSE: Duration = Duration::from_secs(1);
-/// How long the client may take to tell what it knows of an end that it has noticed.
+/// How long the client may take to say why something ended.
 pub(super) const CAUSE: Duration = Duration::from_millis(200);
 /// How long declaring may take.
 const DECLARE: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ impl Publisher {
         self.connected.as_ref()?.channel.as_ref()
     }
 
-    /// A channel on which events can be published.
+    /// Returns a channel on which events can be published, made where there is none.
     pub(super) async fn ready(&mut self) -> Result<Arc<Channel>, DeliveryError> {
         if self.connected.as_ref().is_some_and(|connected| !connected.link.is_alive()) {
             self.forget_connection();
@@ -149,8 +149,8 @@ impl Publisher {
             self.forget_connection();
             self.turn_away();
             DeliveryError::unavailable(format!(
-                "{target} does not answer within {DECLARE:?} to what is declared: is it frozen, or is the majority of the \
-                 nodes away that a new quorum queue needs?"
+                "{target} does not answer within {DECLARE:?} to what is declared: is the broker frozen, or are most of its nodes away, \
+                 which a new quorum queue needs?"
             ))
             .with_cost(Cost::Something)
         })
@@ -178,9 +178,9 @@ impl Publisher {
                     self.current = at;
                     let mut warnings = Vec::new();
                     if !lines.is_empty() {
-                        // Nobody else tells of an address that never works, such as one with a wrong password.
+                        // Nothing else reports an address that never works, such as one with a wrong password.
                         let passed_by = lines.join("; ");
-                        warn!(sink = %self.context.name(), to = %target, passed_by, "connected to the next address");
+                        warn!(sink = %self.context.name(), to = %target, passed_by, "connected to another address: the ones before it do not work");
                         warnings.push(format!("connected to {target}, as others do not work: {passed_by}"));
                     }
                     if !self.settings.declared.durable {
@@ -194,11 +194,11 @@ impl Publisher {
                 Err(trouble) => {
                     let error = explain_connect(&trouble, self.place(target));
                     lines.push(error.to_string());
-                    // One that refuses is asked again soon, although another is silent.
+                    // An address that refuses is asked again soon, although another is silent.
                     if error.cost() == Cost::Nothing {
                         cost = Cost::Nothing;
                     }
-                    // What a person must mend tells more than what may pass.
+                    // What a person must mend is reported rather than what may pass.
                     if failed.as_ref().is_none_or(|known| known.class() != ErrorClass::Misconfigured) {
                         failed = Some(error);
                     }
@@ -214,7 +214,7 @@ impl Publisher {
         })
     }
 
-    /// The reason behind an error of the channel that says no more than that something ended.
+    /// The reason behind an error of the channel that only says that something ended.
     pub(super) async fn cause(&self, error: lapin::Error) -> lapin::Error {
         match &self.connected {
             Some(connected) => connected.link.cause(error, connected.channel_since, CAUSE).await,

@@ -35,15 +35,15 @@ pub enum ExchangeType {
 pub struct QueueConfig {
     /// The patterns that it is bound with. Default: none; something else binds it.
     pub bind: Vec<String>,
-    /// What it is: `classic` (the default), `quorum` or `stream`.
+    /// The type of the queue: `classic` (the default), `quorum` or `stream`.
     #[serde(rename = "type")]
     pub kind: QueueType,
-    /// How long a message stays at most. Default: for ever.
+    /// How long a message stays at most. Default: without limit.
     pub message_ttl: Option<Period>,
     /// How many messages it holds at most. Default: any number.
     pub max_length: Option<u64>,
-    /// The exchange that takes what is refused, has expired or is too much. It is not declared: without it at the
-    /// broker such messages are gone. Default: none.
+    /// The exchange that takes messages that are refused, have expired, or are too many. The sink does not declare it, and
+    /// without it at the broker such messages are lost. Default: none.
     pub dead_letter_exchange: Option<String>,
     /// Arguments by their names, `x-overflow: reject-publish`. Default: none.
     pub arguments: BTreeMap<String, Argument>,
@@ -114,7 +114,7 @@ impl QueueConfig {
         QueueConfig { bind: patterns.into_iter().map(Into::into).collect(), ..QueueConfig::default() }
     }
 
-    /// Sets what it is.
+    /// Sets the type of the queue.
     #[must_use]
     pub fn kind(mut self, kind: QueueType) -> QueueConfig {
         self.kind = kind;

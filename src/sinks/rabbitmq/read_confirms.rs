@@ -158,7 +158,7 @@ impl Publisher {
         self.settings.declared.declare && self.settings.declared.only_queue.is_none()
     }
 
-    /// The exchange was deleted, which is no trouble where it is declared.
+    /// The exchange was deleted: the sink declares it anew.
     fn exchange_is_gone(&self, error: &lapin::Error) -> Option<DeliveryError> {
         let gone = format!("{} in vhost `{}` is gone: it is declared anew", self.exchange(), self.vhost());
         is_no_exchange(error).then(|| DeliveryError::unavailable(gone).with_cost(Cost::Nothing))
@@ -171,7 +171,7 @@ impl Publisher {
         self.drop_channel();
         let vhost = self.vhost().to_owned();
         if nacked == sent && self.settings.targets.len() > 1 {
-            // It may be cut off from the majority, which the others are not.
+            // This node may be cut off from the majority, and the others not.
             self.disconnect();
             self.turn_away();
         }

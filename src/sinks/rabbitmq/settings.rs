@@ -18,7 +18,7 @@ pub enum Ordering {
     Strict,
 }
 
-/// What a sink was told.
+/// The settings of a RabbitMQ sink.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) targets: Vec<Address>,

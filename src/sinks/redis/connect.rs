@@ -1,4 +1,4 @@
-//! Connects to the first place that answers: a server, or the cluster that it belongs to.
+//! Connects the sink to the first place that answers: a server, or the cluster of that server.
 
 use super::advice::topic;
 use super::cluster::Cluster;

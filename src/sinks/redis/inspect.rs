@@ -162,7 +162,7 @@ fn findings(answers: &[Value], expires: bool) -> Vec<String> {
     let policy = value("maxmemory_policy");
     if policy.starts_with("allkeys-") || (expires && policy.starts_with("volatile-")) {
         found.push(format!(
-            "its eviction policy {policy} deletes whole streams once maxmemory is reached: set maxmemory-policy noeviction"
+            "the server's eviction policy {policy} deletes whole streams once maxmemory is reached: set maxmemory-policy noeviction"
         ));
     }
     let save = match answers.get(SAVE) {
@@ -171,13 +171,14 @@ fn findings(answers: &[Value], expires: bool) -> Vec<String> {
     };
     if value("aof_enabled") == "0" && save.is_some_and(str::is_empty) {
         found.push(
-            "it keeps nothing on disk: what it acknowledges is gone when it ends; set appendonly yes"
+            "the server keeps nothing on disk: what it acknowledges is lost when it ends; set appendonly yes"
                 .to_owned(),
         );
     }
     if value("role") == "slave" {
         found.push(
-            "it is a replica and takes no writes: promote it, or let url lead to the master".to_owned(),
+            "the server is a replica and takes no writes: promote it, or let url lead to the master"
+                .to_owned(),
         );
     }
     found

@@ -97,7 +97,7 @@ impl Writer {
         for (key, reply) in keys.iter().zip(replies) {
             match reply {
                 Value::ServerError(error) if error.code() == "NOPERM" => self.suspects.refused(key),
-                // Of a cluster, any node knows.
+                // Any node of a cluster knows.
                 Value::ServerError(error) => is_taken |= ["ERR", "MOVED", "ASK"].contains(&error.code()),
                 _ => {}
             }

@@ -18,7 +18,7 @@ pub enum Ordering {
     Pipelined,
 }
 
-/// What a sink was told.
+/// The settings of a Redis sink.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) addresses: Vec<Address>,

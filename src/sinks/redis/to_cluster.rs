@@ -43,7 +43,7 @@ struct Portion {
 /// How far a batch has come.
 #[derive(Default)]
 struct Progress {
-    /// For the next round.
+    /// Portions for the next round.
     waiting: Vec<Portion>,
     failed: Vec<Undone>,
     /// Portions with refused keys, with the replies. Whom that concerns shows when all replies are known, as each slot's
@@ -290,7 +290,7 @@ impl Writer {
                 let one = keys.len() == 1;
                 for mut key in keys {
                     (key.to, key.asking) = (portion.to.clone(), portion.asking);
-                    // With several keys, each is to find out by itself where it is.
+                    // With several keys, each key must find out by itself where its stream is.
                     if let (true, Redirect::Ask(to)) = (one, &redirect) {
                         (key.to, key.asking) = (Some(to.clone()), Asking::First);
                     }
@@ -301,7 +301,7 @@ impl Writer {
     }
 }
 
-/// Portions by the node that takes them; `None` for those whose slot no node has.
+/// Portions by the node that takes them; `None` where no node has their slot.
 fn by_node(cluster: &Cluster, portions: Vec<Portion>) -> Vec<(Option<Address>, Vec<Portion>)> {
     let mut nodes: Vec<(Option<Address>, Vec<Portion>)> = Vec::new();
     for portion in portions {

@@ -76,8 +76,8 @@ impl Entry {
         }
     }
 
-    /// A `PEXPIRE` for each of these streams. It follows the transaction: inside it would also set the expiry of somebody
-    /// else's key, whose `XADD` is refused.
+    /// A `PEXPIRE` for each of these streams. It follows the transaction. Inside, it would also set the expiry of a key
+    /// of another type, for which `XADD` is refused.
     pub(super) fn set_expiry(&self, streams: &[String], asking: Asking) -> Pipeline {
         let mut commands = Pipeline::with_capacity(streams.len());
         for (key, expire) in streams.iter().zip(self.expire.iter().cycle()) {
@@ -182,7 +182,7 @@ pub(super) fn read(replies: &[Value]) -> Verdict<'_> {
     if !refused.is_empty() && refused.iter().all(Refusal::is_of_key) {
         return Verdict::Barred(refused);
     }
-    // `EXEC` only says that something before it was wrong: the first that was tells what.
+    // `EXEC` only says that a command before it was wrong: the first such command says what.
     let mut refused =
         replies.iter().enumerate().filter_map(|(i, reply)| Refusal::of(i.saturating_sub(1), reply));
     let unsaid = Refusal { at: 0, code: "EXECABORT", detail: "the transaction has no result" };

@@ -1,4 +1,4 @@
-//! What the errors of client and broker mean: their class, and one line that tells an operator what to do.
+//! What the errors of client and broker mean: their class, and one line that says to an operator what to do.
 
 mod connecting;
 mod reply;

@@ -25,7 +25,7 @@ fn class(kind: &ErrorKind, text: &str, stage: Stage) -> ErrorClass {
                 AMQPSoftError::CONTENTTOOLARGE => Rejected,
                 AMQPSoftError::PRECONDITIONFAILED if sending && text.contains("message size") => Rejected,
                 AMQPSoftError::NOROUTE | AMQPSoftError::NOCONSUMERS => cut,
-                // Of a queue that is there: the node that it lives on is not.
+                // The queue is there, but the node that it lives on is not.
                 AMQPSoftError::NOTFOUND if text.contains(NODE_DOWN) => cut,
                 AMQPSoftError::ACCESSREFUSED
                 | AMQPSoftError::NOTFOUND
@@ -177,7 +177,7 @@ pub(crate) fn is_no_exchange(error: &lapin::Error) -> bool {
         && error.get_message().as_str().contains("no exchange")
 }
 
-/// Whether an error says no more than that something ended before. A `CHANNEL_ERROR` is what the broker makes of messages
+/// Whether an error only says that something had ended before. A `CHANNEL_ERROR` is what the broker makes of messages
 /// that were on their way when it closed their channel.
 pub(crate) fn is_vague(error: &lapin::Error) -> bool {
     match error.kind() {

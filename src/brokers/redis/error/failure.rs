@@ -52,18 +52,18 @@ impl Failure {
         Failure { cost: Cost::of(self.class, kind), ..self }
     }
 
-    /// The first of two, on several nodes: one that refuses is asked again soon, although another is silent.
+    /// The first of two failures, of several nodes: a node that refuses is asked again soon, although another is silent.
     pub(crate) fn cheaper(self, other: &Failure) -> Failure {
         let is_free = self.class == ErrorClass::Unavailable && other.cost == Cost::Nothing;
         Failure { cost: if is_free { Cost::Nothing } else { self.cost }, ..self }
     }
 
-    /// It is about one of several nodes.
+    /// Says which one of several nodes failed.
     pub(crate) fn of_node(self, node: &Address) -> Failure {
         Failure { what: format!("node {node}: {}", self.what), ..self }
     }
 
-    /// It did not answer in time while connecting.
+    /// The server did not answer in time while connecting.
     pub(crate) fn late(limit: Duration) -> Failure {
         Failure::unavailable(format!(
             "no connection within {limit:?}: is it frozen, or a firewall in between?"

@@ -72,7 +72,7 @@ fn unanswered(error: &RedisError) -> String {
     format!("lost before it answered ({how})")
 }
 
-/// What a server says before it hangs up by itself, of which the library tells nothing.
+/// What a server says before it hangs up by itself. The library does not pass it on.
 fn last_words(scene: &Scene<'_>) -> Option<Failure> {
     let words = scene.last_words;
     if words.starts_with(&[0x15, 0x03]) {
@@ -114,7 +114,7 @@ mod tests {
         }
     }
 
-    fn told(failure: &Failure) -> String {
+    fn shown(failure: &Failure) -> String {
         let address = Address::parse("redis://u:hunter2@h:1").unwrap();
         failure.clone().at(&address).to_string()
     }
@@ -213,12 +213,14 @@ mod tests {
         for (said, class, keep, line) in SAID {
             let failure = explain(&server(said), &scene(Stage::Written, b""));
             assert_eq!((failure.class, failure.keep, failure.unsent), (class, keep, true), "{said}");
-            let told = told(&failure);
+            let line_shown = shown(&failure);
             assert!(
-                told.starts_with("redis://h:1: ") && told.contains(line) && !told.contains('\n'),
-                "{told}"
+                line_shown.starts_with("redis://h:1: ")
+                    && line_shown.contains(line)
+                    && !line_shown.contains('\n'),
+                "{line_shown}"
             );
-            assert_eq!(told.ends_with("; events wait"), class != Rejected, "{told}");
+            assert_eq!(line_shown.ends_with("; events wait"), class != Rejected, "{line_shown}");
         }
     }
 
@@ -246,7 +248,7 @@ mod tests {
         );
         assert_eq!(failure.class, Misconfigured);
         assert_eq!(
-            told(&failure),
+            shown(&failure),
             "redis://h:1: refuses what it was sent: ODD nothing like this; events wait"
         );
     }
@@ -264,7 +266,7 @@ mod tests {
         ] {
             let failure = explain(error, &scene(stage, b"+QUEUED\r\n"));
             assert_eq!((failure.class, failure.keep, failure.unsent), (class, false, unsent), "{stage:?}");
-            assert!(told(&failure).contains(line), "{}", told(&failure));
+            assert!(shown(&failure).contains(line), "{}", shown(&failure));
         }
     }
 

@@ -66,7 +66,7 @@ fn error_reply(detail: &str, topic: Topic<'_>) -> Failure {
             "an event is larger than it takes: raise proto-max-bulk-len, or send less",
         ),
         _ if says("max number of clients") => {
-            // It is there, and each try takes one of the places that it has too few of.
+            // The server is there, and each try takes one of the places that it has too few of.
             Failure::new(
                 ErrorClass::Unavailable,
                 "has too many clients (maxclients reached): raise it, or end some",
@@ -96,7 +96,7 @@ fn error_reply(detail: &str, topic: Topic<'_>) -> Failure {
     }
 }
 
-/// A reply that nobody has foreseen. Some repeat arguments, and those hold passwords or events.
+/// A reply that is in no table. Some replies repeat arguments, and those hold passwords or events.
 fn unforeseen(code: &str, detail: &str) -> Failure {
     let said = quote(detail.split(", with args").next().unwrap_or_default());
     Failure::misconfigured(format!("refuses what it was sent: {code} {said}").trim_end())
@@ -127,7 +127,7 @@ pub(crate) fn no_master(slot: u16) -> Failure {
     ))
 }
 
-/// Whether it is a cluster cannot be known, or not where its keys are.
+/// Whether the server is a node of a cluster is not known, or where the keys are.
 pub(crate) fn no_cluster_info() -> Failure {
     Failure::misconfigured(
         "the user of url may not ask where keys are: allow it `+cluster|slots +cluster|info`",

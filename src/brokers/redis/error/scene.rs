@@ -1,6 +1,6 @@
 //! What a failure is about: how far things had come, and what the caller advises.
 
-/// A refusal that is mended by a setting of whoever is refused.
+/// A refusal that the caller can mend by one of its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// The memory of the server is full.
@@ -45,7 +45,7 @@ pub(crate) struct Scene<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Logging in and looking around.
+    /// Logging in and asking the first questions.
     Connecting,
     /// Nothing of the transaction was written.
     Unwritten,
