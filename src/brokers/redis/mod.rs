@@ -1,4 +1,5 @@
-//! What speaking to Redis needs, for sinks and consumers alike: addresses, connections, the map of a cluster, and what errors mean.
+//! What speaking to Redis needs, for sinks and consumers alike: addresses, connections, the map of a cluster,
+//! and what errors mean.
 
 pub(crate) mod address;
 pub(crate) mod cluster;

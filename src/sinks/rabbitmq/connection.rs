@@ -149,8 +149,8 @@ impl Publisher {
             self.forget_connection();
             self.turn_away();
             DeliveryError::unavailable(format!(
-                "{target} does not answer within {DECLARE:?} to what is declared: is the broker frozen, or are most of its nodes away, \
-                 which a new quorum queue needs?"
+                "{target} does not answer within {DECLARE:?} to what is declared: is the broker frozen, or is the \
+                 majority of its nodes away, which a new quorum queue needs?"
             ))
             .with_cost(Cost::Something)
         })
@@ -180,7 +180,7 @@ impl Publisher {
                     if !lines.is_empty() {
                         // Nothing else reports an address that never works, such as one with a wrong password.
                         let passed_by = lines.join("; ");
-                        warn!(sink = %self.context.name(), to = %target, passed_by, "connected to another address: the ones before it do not work");
+                        warn!(sink = %self.context.name(), to = %target, passed_by, "connected to the next address: the ones before do not work");
                         warnings.push(format!("connected to {target}, as others do not work: {passed_by}"));
                     }
                     if !self.settings.declared.durable {

@@ -39,7 +39,8 @@
 //!
 //! A master answers before its replicas are written to. An entry that was acknowledged in the last moment before its master
 //! died may be missing on the replica that takes its place, and nothing shows it; `min-replicas-to-write` makes that time
-//! short. The user also needs the permissions `+cluster|slots +cluster|info +asking`, and with TLS `tls-cluster yes` on nodes before Redis 7.2.
+//! short. The user also needs the permissions `+cluster|slots +cluster|info +asking`. With TLS, nodes before Redis 7.2 need
+//! `tls-cluster yes`.
 //!
 //! # What it does not do
 //!
