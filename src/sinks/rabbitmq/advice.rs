@@ -13,7 +13,7 @@ pub(super) fn advice(refusal: Refusal<'_>) -> &'static str {
         (403, _) => "grant it with `rabbitmqctl set_permissions`",
         (404, _) => "create what is missing, or set `declare: true`",
         _ => {
-            "change the one or the other (what is deleted at the broker is declared anew), or set `declare: false`"
+            "change the one or the other (delete it at the broker, then it is declared anew), or set `declare: false`"
         }
     }
 }
