@@ -38,7 +38,12 @@ pub(crate) async fn publish(url: &str, config: &RabbitMqConfig, events: usize, d
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let step = step();
     let mut headers = FieldTable::default();
-    for (name, text) in [("event_type", "token"), ("operation", "llm_call"), ("module_name", "RagPipeline")] {
+    for (name, text) in [
+        ("event_type", "token"),
+        ("operation", "llm_call"),
+        ("module_name", "RagPipeline"),
+        ("traceparent", step.traceparent().unwrap_or_default()),
+    ] {
         headers.insert(name.into(), AMQPValue::LongString(text.into()));
     }
     let full =

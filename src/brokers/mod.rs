@@ -1,8 +1,8 @@
-//! What speaking to a broker needs, whoever speaks: it knows neither sinks nor consumers.
+//! What speaking to a broker needs, for sinks and consumers alike. Nothing here knows either of them.
 //!
-//! Each broker has a folder with the same files: `address` (a URL whose password nobody sees), `connect` (a connection within
-//! a time) and `error` (what a failure means). Errors say what happened and at what; what to change in which setting is for
-//! the caller to say, who has the settings.
+//! Each broker has a folder with the same files: `address` (a URL whose password is never shown), `connect` (a connection within
+//! a time) and `error` (what a failure means). Errors say what happened and at what. The caller has the settings, and says
+//! which of them to change.
 
 pub(crate) mod addresses;
 pub(crate) mod net;

@@ -71,7 +71,7 @@ fn set_up(stream: TcpStream, unheard: Duration) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Why nobody can be trusted. Every caller has a setting `ca_file`.
+/// Why no certificate can be verified. Every caller has a setting `ca_file`.
 #[derive(Debug)]
 pub(crate) enum NoTrust {
     /// The file of authorities is of no use.
@@ -89,7 +89,7 @@ impl fmt::Display for NoTrust {
                 write!(f, "ca_file `{}` cannot be used: {why}; it must be a file in PEM", path.display())
             }
             NoTrust::System => f.write_str(
-                "this system trusts nobody: install ca-certificates, or name an authority in ca_file",
+                "this system has no trusted authorities: install ca-certificates, or name an authority in ca_file",
             ),
             NoTrust::Setup(why) => write!(f, "TLS cannot be set up: {why}"),
         }
@@ -102,7 +102,7 @@ pub(crate) async fn trust(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, N
     let ca_file = ca_file.map(Path::to_owned);
     let read = spawn_blocking(move || authorities(ca_file));
     let roots = read.await.map_err(|error| NoTrust::Setup(error.to_string()))??;
-    // With a provider of its own, nothing needs to be installed for the whole process.
+    // The configuration has a provider of its own, so none needs to be installed for the whole process.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -143,7 +143,7 @@ pub(crate) fn distrust(error: &rustls::Error) -> Option<String> {
         }
         // A bad signature: an authority of the same name.
         Bad::UnknownIssuer | Bad::BadSignature => {
-            "is signed by nobody we trust: name the authority in ca_file".to_owned()
+            "is not signed by a trusted authority: name the authority in ca_file".to_owned()
         }
         Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
             "is for another host: let url say the name that it is for".to_owned()

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::ambient::{Ambient, Left, Level, surface, swap};
 use super::early::Early;
-use super::traceparent::Position;
+use super::traceparent::{Position, header};
 use super::usage::Usage;
 use super::{emit_to, in_context, is_heard};
 use crate::fault::{AsFault, Fault, displayed};
@@ -301,7 +301,7 @@ impl Scope {
     /// kind, which is none of a trace. Whether a trace is sampled goes on as it came.
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
-        Position::of(&self.step(), self.0.is_sampled).header()
+        header(&self.step(), self.0.is_sampled)
     }
 
     /// Emits an event of this scope: `scope.emit("docs_found", json!({ "count": 3 }))`. Data that is no JSON object is put

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use streamll_actors::event::Step;
+use streamll_actors::event::{Step, is_span_id, is_trace_id};
 
 /// A step of a run, wherever that is: the run's id, and the step's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,15 +19,6 @@ impl Position {
         let parts = step.parts();
         Position { execution_id: parts.execution_id.clone(), span_id: parts.span_id.clone(), is_sampled }
     }
-
-    /// As a header; `None` where its ids cannot be those of a trace.
-    pub(super) fn header(&self) -> Option<String> {
-        // A UUID has the size of a trace id, and other marks.
-        let trace_id: String =
-            self.execution_id.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
-        let is_of_trace = is_id(&trace_id, 32) && is_id(&self.span_id, 16);
-        is_of_trace.then(|| format!("00-{trace_id}-{}-{:02x}", self.span_id, u8::from(self.is_sampled)))
-    }
 }
 
 /// It is no `traceparent`.
@@ -40,10 +31,12 @@ impl FromStr for Position {
 
     fn from_str(header: &str) -> Result<Position, Malformed> {
         let mut fields = header.splitn(5, '-');
-        let mut next = |digits| fields.next().filter(|field| is_hex(field, digits)).ok_or(Malformed);
-        let (version, trace_id, parent_id, flags) = (next(2)?, next(32)?, next(16)?, next(2)?);
+        let mut next =
+            |is_right: fn(&str) -> bool| fields.next().filter(|field| is_right(field)).ok_or(Malformed);
+        let (version, trace_id) = (next(is_byte)?, next(is_trace_id)?);
+        let (parent_id, flags) = (next(is_span_id)?, next(is_byte)?);
         let has_more = fields.next().is_some();
-        if version == "ff" || (version == "00" && has_more) || !is_id(trace_id, 32) || !is_id(parent_id, 16) {
+        if version == "ff" || (version == "00" && has_more) {
             return Err(Malformed);
         }
         let flags = u8::from_str_radix(flags, 16).map_err(|_| Malformed)?;
@@ -52,13 +45,17 @@ impl FromStr for Position {
     }
 }
 
-fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+/// The header of a step, of a trace that is sampled or not; `None` where its ids cannot be those of a trace.
+pub(super) fn header(step: &Step, is_sampled: bool) -> Option<String> {
+    let sampled = step.traceparent()?;
+    Some(match sampled.strip_suffix("01").filter(|_| !is_sampled) {
+        Some(ids) => format!("{ids}00"),
+        None => sampled.to_owned(),
+    })
 }
 
-/// An id that names something: zeros alone name nothing.
-pub(super) fn is_id(text: &str, digits: usize) -> bool {
-    is_hex(text, digits) && text.bytes().any(|byte| byte != b'0')
+fn is_byte(text: &str) -> bool {
+    text.len() == 2 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -110,20 +107,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again_and_ids_of_another_kind_are_not_written() {
-        let of = |execution_id: &str, span_id: &str| Position {
-            execution_id: execution_id.into(),
-            span_id: span_id.into(),
-            is_sampled: true,
-        };
-        let position = of(TRACE, SPAN);
-        assert_eq!(position.header().unwrap().parse(), Ok(position));
-        let uuid = of("4BF92F35-77b3-4da6-a3ce-929d0e0e4736", SPAN).header().unwrap();
-        assert_eq!(uuid, format!("00-{TRACE}-{SPAN}-01"));
-        for (execution_id, span_id) in
-            [("run", SPAN), (TRACE, "s"), (&*"0".repeat(32), SPAN), (TRACE, "é0f067aa0ba902b")]
-        {
-            assert_eq!(of(execution_id, span_id).header(), None, "{execution_id} {span_id}");
+    fn what_is_written_is_read_again() {
+        let step = Step::new("M");
+        for is_sampled in [true, false] {
+            let header = header(&step, is_sampled).expect("its ids are those of a trace");
+            assert_eq!(header.parse(), Ok(Position::of(&step, is_sampled)));
         }
     }
 }

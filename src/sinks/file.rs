@@ -2,11 +2,11 @@
 //!
 //! Each batch is one write, without a buffer in between: what was delivered survives the end of the process, kill -9
 //! included, but not a loss of power. The file is opened anew when it was moved or removed (`logrotate` with or without
-//! `copytruncate`). A write that fails half-way is taken back, so a retry leaves no torn and no double line; where that
-//! is impossible (another process appends to the same file), the torn line is ended before the next one.
+//! `copytruncate`). A write that fails half-way is taken back, so a retry leaves no torn and no double line. Where that is
+//! impossible (another process appends to the same file), the torn line is ended before the next one.
 //!
-//! A pipe, a terminal or a device is written as far as somebody reads it: one that nobody reads for a second opens the
-//! circuit, and its events wait. What a reader had not taken out of a pipe when it went is gone with it.
+//! The sink writes to a pipe, a terminal or a device as far as somebody reads there. When nobody reads for a second, the circuit
+//! opens and the events wait. What a reader has left in a pipe when it ends is lost.
 //!
 //! Events hold prompts and answers: the file and the folders that are missing above it are made for their owner alone.
 
@@ -45,7 +45,7 @@ impl FileConfig {
     }
 }
 
-/// Appends events to a file. Blocks its thread while it writes, so it wants one of its own.
+/// Appends events to a file. Writing blocks the thread, so the sink needs one of its own.
 #[derive(Debug)]
 pub struct FileSink {
     path: PathBuf,
@@ -54,7 +54,7 @@ pub struct FileSink {
     lines: Vec<u8>,
     /// The reader of a pipe has gone with half a line.
     is_torn: bool,
-    /// To be told when nobody reads.
+    /// Where the sink says that nobody reads.
     ctx: Option<SinkContext>,
 }
 
@@ -169,7 +169,7 @@ fn line(event: &Event, lines: &mut Vec<u8>) {
 }
 
 fn open(path: &Path) -> io::Result<Target> {
-    // What is no regular file is opened for writing alone: who can read a pipe, too, is its own reader.
+    // What is no regular file is opened for writing alone: a process that can also read a pipe is its own reader.
     if path.metadata().is_ok_and(|about| !about.is_file() && !about.is_dir()) {
         return Ok(Target::Flow(Box::new(Flow::new(outlet(path)?))));
     }
@@ -286,7 +286,7 @@ fn explain(path: &Path, error: &io::Error) -> DeliveryError {
         | ErrorKind::AlreadyExists
         | ErrorKind::InvalidFilename
         | ErrorKind::InvalidInput => DeliveryError::misconfigured(format!(
-            "cannot append to `{path}`: {error}; `path` must name a file of ours"
+            "cannot append to `{path}`: {error}; `path` must name a file that this user may write"
         )),
         _ => DeliveryError::unavailable(format!("cannot append to `{path}`: {error}")),
     }

@@ -151,7 +151,7 @@ impl Flow {
             return Err(ErrorKind::TimedOut.into());
         }
         self.outlet.look();
-        // The thread has other things to do, and the delivery may be given up.
+        // Other tasks use this thread, and the delivery may be given up.
         yield_now().await;
         Ok(())
     }
@@ -200,7 +200,7 @@ impl Drop for Flow {
     }
 }
 
-/// How long somebody waits who can say that nobody reads.
+/// How long a sink waits before it says that nobody reads; `None`, without end, where it cannot say it.
 pub(super) fn patience(ctx: Option<&SinkContext>) -> Option<Duration> {
     // Half of it is left to say so before the delivery is given up.
     ctx.map(|ctx| STILL.min(ctx.deliver_timeout() / 2))

@@ -7,7 +7,7 @@
 //! | `redis` (feature `redis`) | live views, readers of Redis Streams | in order; as durable as the server's memory and disk |
 //! | `rabbitmq` (feature `rabbitmq`) | durable workflows, audit, alerts | in order but for what the broker refuses; on the broker's disk when confirmed (a stream queue: in the memory of most of its nodes) |
 //!
-//! A configuration is what YAML says under `sinks.<name>`; in code it is made here and changed with its setters:
+//! A configuration holds what YAML says under `sinks.<name>`. In code, these functions make one, and its setters change it:
 //!
 //! ```
 //! use streamll::sinks::{self, terminal::Color};
@@ -17,14 +17,14 @@
 //! assert_eq!(kept.path.file_name().unwrap(), "events.ndjson");
 //! ```
 
-#[cfg(any(feature = "rabbitmq", feature = "redis"))]
-mod blame;
 pub mod file;
 mod flow;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+mod suspects;
 pub mod terminal;
 
 use std::path::PathBuf;

@@ -28,6 +28,7 @@ for method, properties, body in channel.consume(queue, auto_ack=True, inactivity
         "event_type": "error",
         "operation": "llm_call",
         "module_name": event["module_name"],
+        "traceparent": f"00-{event['execution_id']}-{event['span_id']}-01",
     }, properties
     errors.append(event)
     if event["module_name"] == "Last":

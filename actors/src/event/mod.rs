@@ -17,6 +17,7 @@ mod patch;
 mod step;
 mod strict;
 mod time;
+mod traceparent;
 mod wire;
 mod write;
 
@@ -36,6 +37,7 @@ pub use origin::{Confirmation, Origin, Receipt, Statics};
 pub use step::{Step, StepParts};
 pub use strict::{read_json, strict_json};
 pub use time::Timestamp;
+pub use traceparent::{is_span_id, is_trace_id};
 
 use std::borrow::Cow;
 use std::fmt;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::write::{tag, write, write_optional};
-use super::{Context, id};
+use super::{Context, id, traceparent};
 
 /// The keys of a token's own data: a context key of the same name gives way.
 const TOKEN_KEYS: [&str; 4] = ["field", "token", "token_index", "merged"];
@@ -18,6 +18,7 @@ pub struct Step(Arc<Inner>);
 struct Inner {
     parts: StepParts,
     fragments: OnceLock<Fragments>,
+    traceparent: OnceLock<Option<Box<str>>>,
 }
 
 /// The fields of a [`Step`], to make one with all of them given.
@@ -115,6 +116,14 @@ impl Step {
         &self.0.parts
     }
 
+    /// The header `traceparent` of [W3C Trace Context](https://www.w3.org/TR/trace-context/) that names this step, as part of
+    /// a trace that is sampled: `00-<execution_id>-<span_id>-01`. It is rendered once for each step. `None` where the ids are
+    /// not of the size of a trace's: 32 and 16 hexadecimal digits. A UUID is rendered without its hyphens.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        self.0.traceparent.get_or_init(|| traceparent::header(&self.0.parts)).as_deref()
+    }
+
     /// Whether both are the same step in memory.
     #[must_use]
     pub fn same(&self, other: &Step) -> bool {
@@ -134,6 +143,7 @@ impl Step {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             change(&mut inner.parts);
             inner.fragments.take();
+            inner.traceparent.take();
             return self;
         }
         let mut parts = self.0.parts.clone();
@@ -144,7 +154,7 @@ impl Step {
 
 impl From<StepParts> for Step {
     fn from(parts: StepParts) -> Step {
-        Step(Arc::new(Inner { parts, fragments: OnceLock::new() }))
+        Step(Arc::new(Inner { parts, fragments: OnceLock::new(), traceparent: OnceLock::new() }))
     }
 }
 

@@ -44,7 +44,7 @@ impl Address {
         let names = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next());
         if !names.flatten().all(|name| PARAMETERS.contains(&name)) {
             return Err(format!(
-                "url: has a parameter that nobody reads; behind the `?` there may be {}, and TLS is `amqps://`",
+                "url: has an unknown parameter; behind the `?` there may be {}, and TLS is `amqps://`",
                 PARAMETERS.map(|name| format!("`{name}`")).join(", ")
             ));
         }
@@ -56,7 +56,7 @@ impl Address {
         if vhost.contains('/') {
             return Err("url: the vhost holds a `/`; write it as %2f".to_owned());
         }
-        // What everybody means by a mere `/` at the end.
+        // A mere `/` at the end means the vhost `/`.
         if uri.vhost.is_empty() {
             "/".clone_into(&mut uri.vhost);
         }

@@ -19,7 +19,7 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    /// Of a connection that may have so many.
+    /// The channels of a connection that may have `allowed` of them.
     pub(super) fn new(allowed: u16) -> Channels {
         Channels { left: (allowed / 2).clamp(1, MOST), last: None }
     }

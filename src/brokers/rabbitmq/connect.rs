@@ -35,7 +35,7 @@ use crate::brokers::words::quote;
 const CONNECT: Duration = Duration::from_secs(3);
 /// How much of that until a TCP connection stands, over all addresses of a name.
 const REACH: Duration = Duration::from_secs(2);
-/// When data that nobody acknowledges ends the connection. Heartbeats notice earlier, but for a broker that has blocked
+/// When data without an acknowledgement ends the connection. Heartbeats notice earlier, but for a broker that has blocked
 /// us: it stops reading for as long as its alarm lasts, and must not be taken for gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -61,7 +61,7 @@ pub(crate) struct Health {
 }
 
 impl Link {
-    /// Whether the connection stands, as far as anybody knows.
+    /// Whether the connection stands, as far as the client knows.
     pub(crate) fn is_alive(&self) -> bool {
         self.connection.status().connected()
     }
@@ -76,8 +76,8 @@ impl Link {
         self.channels.are_used_up()
     }
 
-    /// The reason behind an error that says no more than that something ended: the last word of the broker, about a channel
-    /// that was opened at `since` or later, or about the connection. The client may take `limit` to tell what it knows.
+    /// The reason behind an error that only says that something ended: the last word of the broker, about a channel that was
+    /// opened at `since` or later, or about the connection. The client may take `limit` to pass that on.
     pub(crate) async fn cause(&self, error: lapin::Error, since: Instant, limit: Duration) -> lapin::Error {
         if !is_vague(&error) {
             return error;
@@ -112,7 +112,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// A task that ends when nobody waits for it.
+/// A task that ends when its handle is dropped.
 struct AbortOnDrop<T>(JoinHandle<T>);
 
 impl<T> Future for AbortOnDrop<T> {
@@ -148,13 +148,13 @@ fn client_runtime() -> io::Result<Handle> {
 /// What a broker says of a connection as a whole.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// It takes nothing, for this reason.
+    /// The broker takes nothing, for this reason.
     Blocked(String),
     Unblocked,
     Ended,
 }
 
-/// Connects to one address. `name` says in the broker's lists who that is.
+/// Connects to one address. `name` stands in the broker's list of connections.
 pub(crate) async fn connect(
     target: &Address,
     ca: Option<&Path>,
@@ -197,9 +197,9 @@ async fn open(
     };
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connection = Connection::connector(target.uri.clone(), runtime, given, properties).await?;
-    let (tell, health) = watch::channel(Health::default());
+    let (reports, health) = watch::channel(Health::default());
     let (events, status) = (connection.events_listener(), connection.status().clone());
-    let listener = AbortOnDrop(tokio::spawn(listen(events, status, tell, on_change)));
+    let listener = AbortOnDrop(tokio::spawn(listen(events, status, reports, on_change)));
     let channels = Channels::new(connection.configuration().channel_max());
     Ok(Link { connection, health, channels, _listener: listener, _closer: closer })
 }
@@ -246,7 +246,7 @@ fn is_last_word(error: &lapin::Error) -> bool {
 async fn listen(
     events: impl Stream<Item = Event>,
     status: ConnectionStatus,
-    tell: watch::Sender<Health>,
+    reports: watch::Sender<Health>,
     on_change: impl Fn(Change),
 ) {
     let mut events = pin!(events);
@@ -254,20 +254,20 @@ async fn listen(
         match event {
             Event::ConnectionBlocked(why) => {
                 let reason = format!("blocked by the broker: {}", quote(&why));
-                tell.send_modify(|health| health.blocked = Some(reason.clone()));
+                reports.send_modify(|health| health.blocked = Some(reason.clone()));
                 on_change(Change::Blocked(reason));
             }
             Event::ConnectionUnblocked => {
-                tell.send_modify(|health| health.blocked = None);
+                reports.send_modify(|health| health.blocked = None);
                 on_change(Change::Unblocked);
             }
             Event::Error(error) if status.connected() && !is_last_word(&error) => {
-                tell.send_modify(|health| health.channel = Some((Instant::now(), error)));
+                reports.send_modify(|health| health.channel = Some((Instant::now(), error)));
             }
             Event::Error(error) => {
                 on_change(Change::Ended);
-                let blocked = tell.borrow().blocked.is_some();
-                tell.send_modify(|health| {
+                let blocked = reports.borrow().blocked.is_some();
+                reports.send_modify(|health| {
                     health.blocked = None;
                     health.ended.get_or_insert(error);
                 });

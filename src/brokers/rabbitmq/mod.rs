@@ -1,4 +1,5 @@
-//! What speaking to RabbitMQ needs, whoever speaks: addresses, connections and their channels, and what errors mean.
+//! What speaking to RabbitMQ needs, for sinks and consumers alike: addresses, connections and their channels,
+//! and what errors mean.
 
 pub(crate) mod address;
 mod channels;

@@ -1,4 +1,4 @@
-//! Where a server is and who logs in there, read from a URL whose password nobody ever sees.
+//! The address of a server and the login there, read from a URL whose password is never shown.
 
 use std::fmt;
 

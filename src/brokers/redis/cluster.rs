@@ -21,12 +21,12 @@ pub(crate) struct Map {
     ranges: Vec<(u16, u16, usize)>,
 }
 
-/// Where something is that is not where it was looked for.
+/// Where a key is that is not at the node that was asked.
 #[derive(Debug)]
 pub(crate) enum Redirect {
     /// There.
     Moved(Address),
-    /// This time there: its slot is on its way.
+    /// This time there: its slot is being moved.
     Ask(Address),
     /// Some of it here, some of it there.
     Split,
@@ -100,7 +100,7 @@ impl Map {
         Some(map)
     }
 
-    /// Who takes what is written to keys of this slot.
+    /// The master that has this slot.
     pub(crate) fn master_of(&self, slot: u16) -> Option<&Address> {
         let range = self.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot))?;
         self.masters.get(range.2)
@@ -142,7 +142,7 @@ fn text(value: &Value) -> Option<&str> {
 }
 
 impl Redirect {
-    /// Of an error reply of `node`, where it is a redirection: `MOVED 3999 127.0.0.1:6381`.
+    /// Reads an error reply of `node`, where that is a redirection: `MOVED 3999 127.0.0.1:6381`.
     pub(crate) fn read(code: &str, detail: &str, node: &Address) -> Option<Redirect> {
         let there = || {
             let (host, port) = detail.split_once(' ')?.1.trim().rsplit_once(':')?;
@@ -172,7 +172,7 @@ pub(crate) fn several(nodes: &[Address]) -> String {
 mod tests {
     use super::*;
 
-    /// The slots that `CLUSTER KEYSLOT` of a server tells.
+    /// The slots that a server answers to `CLUSTER KEYSLOT`.
     #[test]
     fn the_slot_of_a_key_is_that_of_what_stands_in_its_braces() {
         for (key, expected) in [

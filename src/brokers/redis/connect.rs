@@ -15,13 +15,14 @@ use tokio_rustls::TlsConnector;
 
 use super::ANSWER;
 use super::address::Address;
-use super::error::{Failure, Scene, Stage, Topic, explain, unconnected, unreachable};
+use super::error::{Failure, Scene, Stage, Topic, explain, no_tls, unconnected, unreachable};
 use super::wire::{Tapped, Wire};
 use crate::brokers::net;
 
-/// For everything from the name lookup to the look around. The library's own deadline is twice hidden retries long.
+/// How long connecting may take, from the lookup of the name to the first answers. The library's own deadline covers two hidden
+/// retries.
 pub(crate) const CONNECT: Duration = Duration::from_secs(3);
-/// For TLS, of that.
+/// How much of that TLS may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// How long sent bytes may stay without a sign of the other side; the system's own limit is a quarter of an hour.
 const UNHEARD: Duration = Duration::from_secs(10);
@@ -59,11 +60,7 @@ impl Link {
             let name = ServerName::try_from(address.host.clone())
                 .map_err(|_| Failure::misconfigured("its host cannot stand in a certificate: change url"))?;
             let Ok(stream) = timeout(HANDSHAKE, TlsConnector::from(trust).connect(name, stream)).await else {
-                return Err(if speaks_plain(address).await {
-                    Failure::no_tls()
-                } else {
-                    Failure::late(CONNECT)
-                });
+                return Err(if speaks_plain(address).await { no_tls() } else { Failure::late(CONNECT) });
             };
             let stream = stream.map_err(|error| unconnected(&error))?;
             Link::speak(stream, address, questions, topic, on_end).await
@@ -115,7 +112,7 @@ impl Link {
         &self.wire
     }
 
-    /// It outlives the connection, and knows its last words.
+    /// The wire, to keep: it outlives the connection, and has its last words.
     pub(crate) fn shared_wire(&self) -> Arc<Wire> {
         self.wire.clone()
     }

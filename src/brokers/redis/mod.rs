@@ -1,4 +1,5 @@
-//! What speaking to Redis needs, whoever speaks: addresses, connections, the map of a cluster, and what errors mean.
+//! What speaking to Redis needs, for sinks and consumers alike: addresses, connections, the map of a cluster,
+//! and what errors mean.
 
 pub(crate) mod address;
 pub(crate) mod cluster;
@@ -8,5 +9,5 @@ pub(crate) mod wire;
 
 use std::time::Duration;
 
-/// For an answer. What comes later counts as unknown, as it may still be carried out.
+/// How long an answer may take. After that a command counts as unknown, as it may still be carried out.
 pub(crate) const ANSWER: Duration = Duration::from_secs(5);

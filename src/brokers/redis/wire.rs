@@ -1,4 +1,4 @@
-//! The byte stream under a connection, with what the client library does not tell: whether anything was written, and
+//! The byte stream under a connection, with what the client library does not say: whether anything was written, and
 //! what the server said last before it hung up.
 
 use std::io;

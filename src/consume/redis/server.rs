@@ -12,7 +12,8 @@ use super::commands::{Place, unblock};
 use super::nodes::Nodes;
 use super::reading::Phase;
 use super::words;
-use crate::brokers::redis::connect::{ANSWER, Link};
+use crate::brokers::redis::ANSWER;
+use crate::brokers::redis::connect::Link;
 use crate::brokers::redis::error::{Failure, Scene, Stage, explain};
 
 /// How long a read may block. A quiet connection shows that often that it lives.

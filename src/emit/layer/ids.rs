@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use streamll_actors::event::Step;
+use streamll_actors::event::{Step, is_span_id, is_trace_id};
 use tracing::field::{Field, Visit};
 use tracing::span::Attributes;
 
-use super::super::traceparent::{Position, is_id};
+use super::super::traceparent::Position;
 
 /// What a span says of its ids, where it does when it is made: its first event cannot wait for them.
 #[derive(Debug, Default)]
@@ -52,8 +52,8 @@ impl Visit for Ids {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "traceparent" => self.traceparent = value.parse().ok(),
-            "trace_id" if is_id(value, 32) => self.trace_id = Some(value.to_owned()),
-            "span_id" if is_id(value, 16) => self.span_id = Some(value.to_owned()),
+            "trace_id" if is_trace_id(value) => self.trace_id = Some(value.to_owned()),
+            "span_id" if is_span_id(value) => self.span_id = Some(value.to_owned()),
             _ => {}
         }
     }

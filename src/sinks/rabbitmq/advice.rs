@@ -1,4 +1,4 @@
-//! What a sink advises against a refusal, by its own settings, and the reasons of its dead letters.
+//! What a RabbitMQ sink advises against a refusal: it knows its own settings. Also the reasons of its dead letters.
 
 use crate::brokers::rabbitmq::error::{Place, Refusal, Stage};
 
@@ -13,12 +13,12 @@ pub(super) fn advice(refusal: Refusal<'_>) -> &'static str {
         (403, _) => "grant it with `rabbitmqctl set_permissions`",
         (404, _) => "create what is missing, or set `declare: true`",
         _ => {
-            "change the one or the other (delete it there to have it declared anew), or set `declare: false`"
+            "change the one or the other (delete it at the broker, then it is declared anew), or set `declare: false`"
         }
     }
 }
 
-/// Why an event can never arrive whose key its user may not write to, while others are taken.
+/// Why an event can never arrive: the user may not write to its key, while other keys are taken.
 pub(super) fn of_key(key: &str, place: Place<'_>) -> String {
     let Place { target, exchange, .. } = place;
     format!(
@@ -29,9 +29,9 @@ pub(super) fn of_key(key: &str, place: Place<'_>) -> String {
     )
 }
 
-/// Why an event of so many bytes can never arrive.
+/// Why an event of this size can never arrive.
 pub(super) fn of_size(bytes: usize, largest: usize) -> String {
     format!(
-        "too large for the broker: it has {bytes} bytes, of at most {largest}; raise its `max_message_size`, or send less"
+        "too large for the broker: the event has {bytes} bytes, of at most {largest}; raise `max_message_size` at the broker, or send less"
     )
 }

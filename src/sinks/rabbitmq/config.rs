@@ -1,24 +1,20 @@
 //! What YAML says of a RabbitMQ sink, its setters, and the checks that need no broker.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lapin::types::{AMQPValue, FieldTable, ShortString};
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use lapin::types::{FieldTable, ShortString};
+use serde::Deserialize;
 
-use super::declare::{Declared, QueuePlan};
+use super::declare::Declared;
+use super::queues::{EXCHANGE, ExchangeType, QueueConfig, QueuePlan, named};
+use super::settings::{Ordering, Settings};
 use super::sink::RabbitMqSink;
 use crate::brokers::addresses::Addresses;
 use crate::brokers::rabbitmq::address::Address;
 use crate::units::{Period, check_path};
 
-/// The exchange where the configuration names none.
-const EXCHANGE: &str = "ai_events";
-/// What a name may have at most, in bytes: the protocol counts in one byte.
-const NAME: usize = 255;
 /// Most unconfirmed publishes.
 const WINDOW: u32 = 65_535;
 
@@ -26,8 +22,8 @@ const WINDOW: u32 = 65_535;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct RabbitMqConfig {
-    /// Where the broker is: `amqp://user:password@host:5672/vhost` or `amqps://…`; several as a list or separated by
-    /// commas, of which the next is tried when one fails. Without a vhost it is `/`. Required.
+    /// The addresses of the broker: `amqp://user:password@host:5672/vhost` or `amqps://…`, one, a list, or several separated
+    /// by commas. When one fails, the next is tried. The default vhost is `/`. Required.
     pub url: Addresses,
     /// The exchange that takes the events. Default `ai_events`.
     pub exchange: Option<String>,
@@ -42,8 +38,8 @@ pub struct RabbitMqConfig {
     /// One queue that takes everything, without an exchange: the key of every message is its name. Excludes `exchange`
     /// and `queues`. Default: none.
     pub queue: Option<String>,
-    /// How often both sides show that they live; twice this time without a sign ends the connection. `?heartbeat=`
-    /// in `url` goes before. Default `10s`.
+    /// How often both sides send a heartbeat; twice this time without one ends the connection. `?heartbeat=` in `url` wins
+    /// over this. Default `10s`.
     pub heartbeat: Period,
     /// Most events sent and not yet confirmed. Default 1024.
     pub window: u32,
@@ -52,102 +48,6 @@ pub struct RabbitMqConfig {
     pub ordering: Ordering,
     /// The certificates (PEM) that sign the broker's, for `amqps://`. Default: those of the system.
     pub ca_file: Option<PathBuf>,
-}
-
-/// How a sink orders what the broker refuses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ordering {
-    /// A refused event comes after those that were under way with it.
-    #[default]
-    Pipelined,
-    /// Every event waits for the one before.
-    Strict,
-}
-
-/// How an exchange chooses queues.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ExchangeType {
-    /// By patterns such as `ai.*.error` and `ai.#`.
-    #[default]
-    Topic,
-    /// By the key itself.
-    Direct,
-    /// All of them.
-    Fanout,
-    /// By headers: a binding is `event_type=error`, or several of these separated by commas, all of which must match.
-    Headers,
-}
-
-/// A queue: how it is bound, and what it is.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default, remote = "Self")]
-pub struct QueueConfig {
-    /// The patterns that it is bound with. Default: none; something else binds it.
-    pub bind: Vec<String>,
-    /// What it is: `classic` (the default), `quorum` or `stream`.
-    #[serde(rename = "type")]
-    pub kind: QueueType,
-    /// How long a message stays at most. Default: for ever.
-    pub message_ttl: Option<Period>,
-    /// How many messages it holds at most. Default: any number.
-    pub max_length: Option<u64>,
-    /// The exchange that takes what is refused, has expired or is too much. It is not declared: without it at the
-    /// broker such messages are gone. Default: none.
-    pub dead_letter_exchange: Option<String>,
-    /// Arguments by their names, `x-overflow: reject-publish`. Default: none.
-    pub arguments: BTreeMap<String, Argument>,
-}
-
-/// What a queue is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum QueueType {
-    /// On one node.
-    #[default]
-    Classic,
-    /// On several nodes; a message is safe once a majority has it.
-    Quorum,
-    /// A log that many can read, each from where it likes; a confirm does not wait for its disk.
-    Stream,
-}
-
-/// The value of a queue's argument.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
-pub enum Argument {
-    /// `true` or `false`.
-    Flag(bool),
-    /// A whole number.
-    Number(i64),
-    /// Any other number.
-    Fraction(f64),
-    /// A text.
-    Text(String),
-}
-
-impl<'de> Deserialize<'de> for QueueConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<QueueConfig, D::Error> {
-        struct PatternsOrMore;
-        impl<'de> de::Visitor<'de> for PatternsOrMore {
-            type Value = QueueConfig;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of patterns such as `[\"ai.#\"]`, or a map with `bind` and `type`")
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<QueueConfig, A::Error> {
-                let bind = Vec::deserialize(SeqAccessDeserializer::new(list))?;
-                Ok(QueueConfig { bind, ..QueueConfig::default() })
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<QueueConfig, A::Error> {
-                QueueConfig::deserialize(MapAccessDeserializer::new(map))
-            }
-        }
-        deserializer.deserialize_any(PatternsOrMore)
-    }
 }
 
 impl Default for RabbitMqConfig {
@@ -168,28 +68,6 @@ impl Default for RabbitMqConfig {
     }
 }
 
-impl QueueConfig {
-    /// A queue that is bound with these patterns.
-    #[must_use]
-    pub fn bound<T: Into<String>>(patterns: impl IntoIterator<Item = T>) -> QueueConfig {
-        QueueConfig { bind: patterns.into_iter().map(Into::into).collect(), ..QueueConfig::default() }
-    }
-
-    /// Sets what it is.
-    #[must_use]
-    pub fn kind(mut self, kind: QueueType) -> QueueConfig {
-        self.kind = kind;
-        self
-    }
-
-    /// Sets an argument, such as `x-overflow`.
-    #[must_use]
-    pub fn argument(mut self, name: impl Into<String>, value: Argument) -> QueueConfig {
-        self.arguments.insert(name.into(), value);
-        self
-    }
-}
-
 impl RabbitMqConfig {
     /// Sets the exchange; `ai_events` by default.
     #[must_use]
@@ -205,14 +83,14 @@ impl RabbitMqConfig {
         self
     }
 
-    /// Sets whether exchange, queues and messages survive a restart of the broker; they do by default.
+    /// Sets whether exchange, queues and messages survive a restart of the broker; `true` by default.
     #[must_use]
     pub fn durable(mut self, durable: bool) -> RabbitMqConfig {
         self.durable = durable;
         self
     }
 
-    /// Sets whether to declare what is missing at the broker; so by default.
+    /// Sets whether to declare what is missing at the broker; `true` by default.
     #[must_use]
     pub fn declare(mut self, declare: bool) -> RabbitMqConfig {
         self.declare = declare;
@@ -233,7 +111,7 @@ impl RabbitMqConfig {
         self
     }
 
-    /// Sets how often both sides show that they live, in whole seconds; 10 s by default.
+    /// Sets how often both sides send a heartbeat, in whole seconds; 10 s by default.
     #[must_use]
     pub fn heartbeat(mut self, every: Duration) -> RabbitMqConfig {
         self.heartbeat = Period(every);
@@ -282,19 +160,19 @@ impl RabbitMqConfig {
         }
         let targets = self.url.iter().map(|url| Address::parse(url, heartbeat));
         let targets = targets.collect::<Result<_, _>>()?;
-        Ok(RabbitMqSink::new(
+        Ok(RabbitMqSink::new(Settings {
             targets,
-            self.declared()?,
+            declared: self.declared()?,
             window,
-            self.ordering == Ordering::Strict,
-            self.ca_file.clone(),
-        ))
+            ordering: self.ordering,
+            ca_file: self.ca_file.clone(),
+        }))
     }
 
-    /// The patterns that its queues keep, by queue; `None` where the configuration does not tell.
+    /// The patterns that its queues keep, by queue; `None` where the configuration does not say.
     pub(crate) fn keeps(&self) -> Option<Vec<(String, Vec<String>)>> {
-        let tells = self.queue.is_none() && self.declare && self.exchange_type == ExchangeType::Topic;
-        (tells && !self.queues.is_empty())
+        let is_known = self.queue.is_none() && self.declare && self.exchange_type == ExchangeType::Topic;
+        (is_known && !self.queues.is_empty())
             .then(|| self.queues.iter().map(|(name, queue)| (name.clone(), queue.bind.clone())).collect())
     }
 
@@ -319,118 +197,18 @@ impl RabbitMqConfig {
             return Ok(Declared { only_queue: Some(name), queues: vec![plan], ..declared });
         }
         let exchange = named("exchange", self.exchange.as_deref().unwrap_or(EXCHANGE))?;
-        let queues = self.queues.iter().map(|(name, queue)| self.planned(name, queue));
+        let queues =
+            self.queues.iter().map(|(name, queue)| queue.plan(name, self.exchange_type, self.durable));
         Ok(Declared { exchange, queues: queues.collect::<Result<_, _>>()?, ..declared })
     }
-
-    fn planned(&self, name: &str, queue: &QueueConfig) -> Result<QueuePlan, String> {
-        let mut arguments = FieldTable::default();
-        let kind = match queue.kind {
-            QueueType::Classic => None,
-            QueueType::Quorum => Some("quorum"),
-            QueueType::Stream => Some("stream"),
-        };
-        if let Some(kind) = kind {
-            if !self.durable {
-                return Err(format!(
-                    "queues: `{name}` cannot be a {kind} queue when `durable` is false; make it `classic`"
-                ));
-            }
-            arguments.insert(short("x-queue-type")?, AMQPValue::LongString(kind.into()));
-        }
-        if queue.kind == QueueType::Stream && (queue.max_length.is_some() || queue.message_ttl.is_some()) {
-            return Err(format!(
-                "queues: `{name}` is a stream, which knows neither `max_length` nor `message_ttl`; say \
-                 `arguments: {{ x-max-length-bytes: 1000000000 }}` or `{{ x-max-age: 7D }}`"
-            ));
-        }
-        if queue.max_length == Some(0) || queue.message_ttl.is_some_and(|Period(time)| time.is_zero()) {
-            return Err(format!(
-                "queues: `{name}` would keep nothing; leave out `max_length` or `message_ttl` of zero"
-            ));
-        }
-        if let Some(Period(time)) = queue.message_ttl {
-            let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-            arguments.insert(short("x-message-ttl")?, AMQPValue::LongLongInt(millis));
-        }
-        if let Some(length) = queue.max_length {
-            let length = i64::try_from(length).unwrap_or(i64::MAX);
-            arguments.insert(short("x-max-length")?, AMQPValue::LongLongInt(length));
-        }
-        if let Some(exchange) = &queue.dead_letter_exchange {
-            named("queues", exchange)?;
-            arguments
-                .insert(short("x-dead-letter-exchange")?, AMQPValue::LongString(exchange.as_str().into()));
-        }
-        for (argument, value) in &queue.arguments {
-            let key = named("queues", argument)?;
-            if !argument.starts_with("x-") {
-                return Err(format!(
-                    "queues: `{name}` has an argument `{argument}`; their names begin with `x-`"
-                ));
-            }
-            if arguments.contains_key(argument) {
-                return Err(format!("queues: `{name}` says `{argument}` twice; leave it out of `arguments`"));
-            }
-            arguments.insert(key, value.into());
-        }
-        let bindings = queue.bind.iter().map(|pattern| self.binding(name, pattern));
-        let mut bindings: Vec<_> = bindings.collect::<Result<_, _>>()?;
-        if self.exchange_type == ExchangeType::Fanout && bindings.is_empty() {
-            bindings.push((ShortString::default(), FieldTable::default()));
-        }
-        Ok(QueuePlan { name: named("queues", name)?, arguments, bindings })
-    }
-
-    /// The key and the arguments of a binding.
-    fn binding(&self, queue: &str, pattern: &str) -> Result<(ShortString, FieldTable), String> {
-        if self.exchange_type != ExchangeType::Headers {
-            let key = ShortString::try_new(pattern)
-                .map_err(|_| format!("queues: a pattern of `{queue}` is longer than {NAME} bytes"))?;
-            return Ok((key, FieldTable::default()));
-        }
-        let mut wanted = FieldTable::default();
-        wanted.insert(short("x-match")?, AMQPValue::LongString("all".into()));
-        for pair in pattern.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-            let (header, value) = pair.split_once('=').ok_or_else(|| {
-                format!("queues: `{queue}` is bound by headers, not by `{pair}`; write `event_type=error`")
-            })?;
-            wanted.insert(named("queues", header)?, AMQPValue::LongString(value.into()));
-        }
-        Ok((ShortString::default(), wanted))
-    }
-}
-
-impl From<&Argument> for AMQPValue {
-    fn from(value: &Argument) -> AMQPValue {
-        match value {
-            Argument::Flag(flag) => AMQPValue::Boolean(*flag),
-            Argument::Number(number) => AMQPValue::LongLongInt(*number),
-            Argument::Fraction(number) => AMQPValue::Double(*number),
-            Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
-        }
-    }
-}
-
-/// A name that the protocol takes.
-fn named(key: &str, name: &str) -> Result<ShortString, String> {
-    if name.is_empty() {
-        return Err(format!("{key}: a name is empty; name it, for example `{EXCHANGE}`"));
-    }
-    ShortString::try_new(name).map_err(|_| {
-        let begin: String = name.chars().take(16).collect();
-        format!("{key}: the name `{begin}…` has {} bytes; the protocol allows {NAME}", name.len())
-    })
-}
-
-fn short(name: &str) -> Result<ShortString, String> {
-    ShortString::try_new(name).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use lapin::types::AMQPValue;
     use serde_json::{Value, json};
 
+    use super::super::queues::QueueType;
     use super::*;
 
     fn read(mut more: Value) -> RabbitMqConfig {
@@ -507,7 +285,7 @@ mod tests {
         assert_eq!(long.inner()["x-message-ttl"], AMQPValue::LongLongInt(3_600_000));
         assert_eq!(long.inner()["x-single-active-consumer"], AMQPValue::Boolean(true));
         assert_eq!(long.inner().len(), 5);
-        assert_eq!(config.keeps().expect("it tells").len(), 2);
+        assert_eq!(config.keeps().expect("the patterns are known").len(), 2);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! What was sent and is not settled yet: confirms under way, and answers that nobody has asked for so far.
+//! What was sent and whose outcome was not read yet: confirms under way, and answers that nobody has asked for so far.
 //!
 //! The client hands a message that came back to whichever confirm it completes next. So a return counts for the message
-//! that it names, and an event is settled only once nothing is under way any more: by then every return has been seen.
+//! that it names, and outcomes are read only once nothing is under way any more: by then every return has been seen.
 //! This outlives a delivery that failed while its connection goes on: an event that is handed over again is not sent
 //! again, but waited for.
 
@@ -26,9 +26,9 @@ pub(super) type Publish = Pin<Box<dyn Future<Output = Answer>>>;
 pub(super) enum Answer {
     Acked(Option<Returned>),
     Nacked(Option<Returned>),
-    /// It never left.
+    /// The message never left.
     Unsent(lapin::Error),
-    /// It left, and the channel ended before the confirm.
+    /// The message left, and the channel ended before its confirm.
     Lost(lapin::Error),
 }
 
@@ -71,7 +71,7 @@ pub(super) enum Outcome {
     /// A queue refused it.
     Nacked,
     Unsent,
-    /// It may have arrived.
+    /// The message may have arrived.
     Unknown,
 }
 
@@ -79,10 +79,18 @@ struct Sent {
     event: Event,
     key: Box<str>,
     state: State,
-    settled: bool,
+    is_read: bool,
 }
 
-/// Everything that was sent and is not settled.
+/// How a channel stands when nothing is under way on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ChannelEnd {
+    Open,
+    /// It failed, and a return may have ended with it.
+    Cut,
+}
+
+/// Everything that was sent and whose outcome was not read.
 #[derive(Default)]
 pub(super) struct Outstanding {
     sent: VecDeque<Sent>,
@@ -114,8 +122,8 @@ impl Outstanding {
         self.quiet_since
     }
 
-    /// Which of these events were sent before: their numbers here. Events are told apart by all that they are, for
-    /// several may bear one id.
+    /// Which of these events were sent before: their numbers here. Events are compared as a whole, because
+    /// several may have one id.
     pub(super) fn claim(
         &self,
         events: &[Delivery],
@@ -146,9 +154,9 @@ impl Outstanding {
         if self.flying == 0 {
             self.quiet_since = Some(Instant::now());
         }
-        // Whoever waits looks at the oldest; to be woken for each that was written would only cost.
+        // Waiting looks at the oldest; a wake for each message that was written would only cost.
         let polled = publish.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        self.sent.push_back(Sent { event, key, state: State::Flying(publish), settled: false });
+        self.sent.push_back(Sent { event, key, state: State::Flying(publish), is_read: false });
         self.flying += 1;
         let number = self.sent.len() - 1;
         if let Poll::Ready(answer) = polled {
@@ -211,26 +219,30 @@ impl Outstanding {
         self.quiet_since = (self.flying > 0).then(Instant::now);
     }
 
-    /// Keeps the error that tells most.
+    /// Keeps the error that says most.
     fn fail(&mut self, error: lapin::Error) {
-        let tells = |error: &lapin::Error| match error.kind() {
+        let says = |error: &lapin::Error| match error.kind() {
             ErrorKind::ProtocolError(_) if !is_vague(error) => 2,
             _ => u8::from(!is_vague(error)),
         };
-        if self.failure.as_ref().is_none_or(|known| tells(known) < tells(&error)) {
+        if self.failure.as_ref().is_none_or(|known| says(known) < says(&error)) {
             self.failure = Some(error);
         }
     }
 
-    /// Once nothing is under way: says which came back. Where a channel failed, a return may have ended with it.
-    pub(super) fn conclude(&mut self, clean: bool) {
+    /// Once nothing is under way: says which messages came back.
+    pub(super) fn conclude(&mut self) {
+        self.conclude_at(ChannelEnd::Open);
+    }
+
+    fn conclude_at(&mut self, end: ChannelEnd) {
         for sent in &mut self.sent {
             let State::Acked { carried } = sent.state else { continue };
             let is_back = !self.returned.is_empty()
                 && self.returned.contains(&(sent.event.id().to_string(), sent.key.to_string()));
             sent.state = match carried {
                 _ if is_back => State::Returned,
-                true if !clean => State::Lost,
+                true if end == ChannelEnd::Cut => State::Lost,
                 _ => State::Acked { carried: false },
             };
         }
@@ -246,10 +258,10 @@ impl Outstanding {
             .any(|(number, sent)| matches!(sent.state, State::Lost) && !these.contains(&number))
     }
 
-    /// What became of a message; settles it.
-    pub(super) fn settle(&mut self, number: usize) -> Outcome {
+    /// What became of a message; it is forgotten with the next [`forget_read`](Self::forget_read).
+    pub(super) fn take_outcome(&mut self, number: usize) -> Outcome {
         let Some(sent) = self.sent.get_mut(number) else { return Outcome::Unknown };
-        sent.settled = true;
+        sent.is_read = true;
         match sent.state {
             State::Acked { .. } => Outcome::Delivered,
             State::Returned => Outcome::Returned,
@@ -259,9 +271,9 @@ impl Outstanding {
         }
     }
 
-    /// Forgets what is settled; numbers are no longer valid.
-    pub(super) fn forget_settled(&mut self) {
-        self.sent.retain(|sent| !sent.settled);
+    /// Forgets messages whose outcome was read; numbers are no longer valid.
+    pub(super) fn forget_read(&mut self) {
+        self.sent.retain(|sent| !sent.is_read);
         if self.sent.len() > KEPT {
             self.sent.retain(|sent| matches!(sent.state, State::Flying(_)));
         }
@@ -280,7 +292,7 @@ impl Outstanding {
         }
         self.flying = 0;
         self.quiet_since = None;
-        self.conclude(false);
+        self.conclude_at(ChannelEnd::Cut);
         self.failure = None;
     }
 

@@ -7,7 +7,7 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 use streamll_actors::event::Delivery;
 
-use super::config::ExchangeType;
+use super::queues::{ExchangeType, QueuePlan};
 
 /// What must be at the broker.
 #[derive(Debug, Clone)]
@@ -21,14 +21,6 @@ pub(super) struct Declared {
     /// The key of every message, where there is one queue and no exchange.
     pub(super) only_queue: Option<ShortString>,
     pub(super) queues: Vec<QueuePlan>,
-}
-
-/// One queue, with the keys and arguments of its bindings.
-#[derive(Debug, Clone)]
-pub(super) struct QueuePlan {
-    pub(super) name: ShortString,
-    pub(super) arguments: FieldTable,
-    pub(super) bindings: Vec<(ShortString, FieldTable)>,
 }
 
 impl Declared {

@@ -1,4 +1,4 @@
-//! One event as a message: its key, its properties and headers, or why it cannot be one.
+//! One event as a message: key, properties and headers, or why the event can never be a message.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -8,7 +8,7 @@ use streamll_actors::event::Delivery;
 const HEADERS: usize = 16 << 10;
 /// More than all else in that frame takes.
 const BESIDE: usize = 1024;
-/// The application where the events name no service.
+/// The `app_id` of events that name no service.
 const APPLICATION: &str = "streamll";
 
 /// How the broker keeps messages.
@@ -35,6 +35,7 @@ impl Message {
             ("event_type", Some(event_type)),
             ("operation", parts.operation.as_deref()),
             ("module_name", Some(&*parts.module_name)),
+            ("traceparent", event.step().traceparent()),
         ];
         let mut room = room(frame);
         let mut headers = FieldTable::default();

@@ -8,7 +8,7 @@ use lapin::ErrorKind;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use tokio::time::Instant;
 
-/// When what was refused is tried again: what forbids it may have been changed.
+/// When a refused key or size is tried again: the permission or the limit may have been changed.
 const FORGET: Duration = Duration::from_secs(60);
 /// Most keys of either kind that are remembered.
 const KEPT: usize = 1 << 14;
@@ -16,9 +16,9 @@ const KEPT: usize = 1 << 14;
 /// What a broker says of one event, and not of all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Word {
-    /// Its user may not write to a topic that begins so; `true` where that is the whole topic.
+    /// The user may not write to a topic that begins with this text; `true` where the text is the whole topic.
     Topic(String, bool),
-    /// It is larger than so many bytes.
+    /// The event is larger than this number of bytes.
     Size(usize),
 }
 
@@ -49,7 +49,7 @@ pub(super) fn read(error: &lapin::Error) -> Option<Word> {
 pub(super) struct Refusals {
     /// Keys that the user may not write to, and since when that is known.
     keys: HashMap<Box<str>, Instant>,
-    /// What is larger is refused.
+    /// The largest size that is taken, and since when that is known.
     largest: Option<(usize, Instant)>,
     /// How many events of keys that are not known to be taken may be under way together, after a refusal.
     pace: Option<usize>,
@@ -58,7 +58,7 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// Whether something was refused lately: then keys are told apart before many events are sent together.
+    /// Whether something was refused lately: then keys are tried one by one before many events are sent together.
     pub(super) fn are_wary(&self) -> bool {
         self.pace.is_some()
     }
@@ -89,7 +89,7 @@ impl Refusals {
         self.keys.contains_key(key)
     }
 
-    /// The size that an event may have, where this is more.
+    /// The largest size that is taken, where `bytes` is more.
     pub(super) fn refuses_size(&self, bytes: usize) -> Option<usize> {
         self.largest.map(|(largest, _)| largest).filter(|largest| bytes > *largest)
     }
@@ -120,7 +120,7 @@ impl Refusals {
         }
     }
 
-    /// Keys are to be tried again, as it is for a person to mend that they are refused.
+    /// Forgets what is known of keys, so that they are tried again: a person must mend why they are refused.
     pub(super) fn forget_keys(&mut self) {
         self.keys.clear();
         self.taken.clear();

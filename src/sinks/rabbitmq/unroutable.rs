@@ -1,4 +1,4 @@
-//! Which keys no queue takes, and for how long: a binding that is just being made takes a moment. No clock is read here.
+//! Which keys no queue takes, and for how long: making a binding takes a moment. No clock is read here.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// How often events of a key are tried, at the least.
 const TRIES: u8 = 5;
-/// For how long they are tried, at the least.
+/// For how long events of a key are tried, at the least.
 const TRIED: Duration = Duration::from_secs(2);
 /// What counts as another try: a flood of a key's events comes back all at once.
 const TRY: Duration = Duration::from_millis(100);
@@ -34,7 +34,7 @@ impl Unroutable {
         self.0.is_empty()
     }
 
-    /// An event of this key came back; says for how long they do, once that is for too long.
+    /// Notes that an event of this key came back. Returns for how long such events have, once that is too long.
     pub(super) fn came_back(&mut self, key: &str, now: Instant) -> Option<Duration> {
         let fresh = Returns { tries: 1, first: now, counted: now, last: now };
         let Some(returns) = self.0.get_mut(key) else {

@@ -1,8 +1,8 @@
-//! What a sink advises against a refusal, by its own settings, and the failures that only writing has.
+//! What a Redis sink advises against a refusal: it knows its own settings. Also the failures that only writing has.
 
 use crate::brokers::redis::error::{Cause, Failure, Topic};
 
-/// What a sink does with a key, for messages.
+/// What messages say of a key: the key, and the sink's advice.
 pub(super) fn topic(key: &str) -> Topic<'_> {
     Topic { key, advice }
 }
@@ -19,14 +19,14 @@ fn advice(cause: Cause, key: &str) -> String {
     }
 }
 
-/// A slot was not where it was said to be, again and again.
+/// A slot was not at the node that the cluster named, again and again.
 pub(super) fn between_nodes(key: &str) -> Failure {
-    Failure::unavailable(format!("`{key}` is on its way from one node to another"))
+    Failure::unavailable(format!("the slot of `{key}` is being moved from one node to another"))
 }
 
-/// The user may not follow a slot on its way.
+/// The user may not follow a slot that is being moved.
 pub(super) fn no_asking() -> Failure {
-    Failure::misconfigured("the user of url may not write to slots that are on their way: allow it `+asking`")
+    Failure::misconfigured("the user of url may not write to slots that are being moved: allow it `+asking`")
 }
 
 /// The user may not set how long a stream stays.
@@ -36,16 +36,16 @@ pub(super) fn no_pexpire(key: &str) -> Failure {
     ))
 }
 
-/// The end of streams could not be set, whose events have arrived.
+/// The events have arrived, but the expiry of their streams could not be set.
 pub(super) fn not_expiring(failure: Failure) -> Failure {
     failure.amid(|why| {
         format!(
-            "events arrived, but the end of their streams (expire) could not be set: {why}; it is retried before the next batch"
+            "events arrived, but the expiry of their streams (expire) could not be set: {why}; it is set again before the next batch"
         )
     })
 }
 
-/// Why an event can never arrive whose key [is refused](crate::brokers::redis::error::is_of_key), while others are taken.
+/// Why an event can never arrive: its key [is refused](crate::brokers::redis::error::is_of_key), while other keys are taken.
 pub(super) fn of_key(code: &str, key: &str, user: Option<&str>) -> String {
     match code {
         "NOPERM" => {

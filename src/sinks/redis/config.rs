@@ -3,21 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use streamll_actors::route::Template;
 use streamll_actors::sink::{BatchPolicy, Placement};
 
-use super::RedisSink;
-use super::sink::Settings;
+use super::settings::{Ordering, Settings};
+use super::sink::RedisSink;
 use super::transaction::{Entry, Keys};
 use crate::brokers::addresses::Addresses;
 use crate::brokers::redis::address::Address;
 use crate::units::{Period, check_path};
 
-/// The limits of one delivery, where nothing is said of them: 1024 events make a round trip cheap.
+/// The default limits of one delivery: 1024 events make a round trip cheap.
 pub(crate) const BATCH: BatchPolicy =
     BatchPolicy { max_events: 1024, max_size: 1 << 20, linger: Duration::ZERO };
-/// It only awaits, and saves the wake of a second thread.
+/// The sink only awaits, so that it needs no thread of its own, and no wake of one.
 pub(crate) const PLACEMENT: Placement = Placement::Spine;
 
 /// What YAML says of a sink with `type: redis`.
@@ -27,11 +27,12 @@ pub struct RedisConfig {
     /// `redis://user:password@host:6379/0`. Of a cluster one node or several, as a list or separated by commas; the
     /// others are found. Required. Not a Unix socket, and no Sentinel.
     pub url: Addresses,
-    /// Whether it is a cluster. Default: what the server says.
+    /// Whether `url` names nodes of a cluster. Default: what the server says.
     #[serde(default)]
     pub cluster: Option<bool>,
-    /// The stream, as a template like a routing key: `prod_ai_events`, or `chat:{data.conversation_id}` for a stream
-    /// each. Default: `ai_events`. Any value makes a key, so give streams of values an `expire`.
+    /// The key of the stream, as a template like a routing key: `prod_ai_events`, or `chat:{data.conversation_id}` for one
+    /// stream for each conversation. Default: `ai_events`. Every value of a placeholder makes a new stream, so give such
+    /// streams an `expire`.
     #[serde(default = "stream_key")]
     pub stream_key: String,
     /// The field of an entry that holds the event as JSON. Default: `event`.
@@ -40,7 +41,7 @@ pub struct RedisConfig {
     /// About how many entries a stream keeps, at least 1; older ones are trimmed (`MAXLEN ~`). Default: all.
     #[serde(default)]
     pub max_len: Option<u64>,
-    /// A stream that got no event for so long is deleted (`PEXPIRE` with each batch). Default: never.
+    /// A stream is deleted after this time without an event (`PEXPIRE` with each batch). Default: never.
     #[serde(default)]
     pub expire: Option<Period>,
     /// Whether one transaction is under way at a time (`strict`, the default) or two (`pipelined`); of a cluster one
@@ -52,17 +53,6 @@ pub struct RedisConfig {
     pub ca_file: Option<PathBuf>,
 }
 
-/// How many transactions of a Redis sink are under way at a time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ordering {
-    /// One: events never overtake each other.
-    #[default]
-    Strict,
-    /// Two, for more throughput: when the first is refused the second may overtake it.
-    Pipelined,
-}
-
 fn stream_key() -> String {
     "ai_events".to_owned()
 }
@@ -72,7 +62,7 @@ fn field() -> String {
 }
 
 impl RedisConfig {
-    /// For the server at `url`, all else by default.
+    /// A sink for the server at `url`, with the defaults for all else.
     #[must_use]
     pub fn new(url: impl Into<Addresses>) -> RedisConfig {
         RedisConfig {
@@ -87,7 +77,7 @@ impl RedisConfig {
         }
     }
 
-    /// Says whether it is a cluster, instead of the server.
+    /// Sets whether `url` names nodes of a cluster; by default the server says it.
     #[must_use]
     pub fn cluster(mut self, cluster: bool) -> RedisConfig {
         self.cluster = Some(cluster);
@@ -115,7 +105,7 @@ impl RedisConfig {
         self
     }
 
-    /// Sets how long a stream stays that gets no event, in whole milliseconds.
+    /// Sets after which time without an event a stream is deleted, in whole milliseconds.
     #[must_use]
     pub fn expire(mut self, after: Duration) -> RedisConfig {
         self.expire = Some(Period(after));

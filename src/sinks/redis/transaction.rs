@@ -33,7 +33,7 @@ impl Keys {
         Keys::One(template.render(&Event::new(&Step::new(""), "")))
     }
 
-    /// The one key there is.
+    /// The one key, where all events go to one stream.
     pub(super) fn one(&self) -> Option<&str> {
         if let Keys::One(key) = self { Some(key) } else { None }
     }
@@ -76,17 +76,36 @@ impl Entry {
         }
     }
 
-    /// A `PEXPIRE` for each of these streams. Behind the transaction: in it, it would also meet a key of somebody else's,
-    /// which refused its `XADD`.
-    pub(super) fn prolong(&self, streams: &[String], asking: bool) -> Pipeline {
+    /// A `PEXPIRE` for each of these streams. It follows the transaction. Inside, it would also set the expiry of a key
+    /// of another type, for which `XADD` is refused.
+    pub(super) fn set_expiry(&self, streams: &[String], asking: Asking) -> Pipeline {
         let mut commands = Pipeline::with_capacity(streams.len());
         for (key, expire) in streams.iter().zip(self.expire.iter().cycle()) {
-            if asking {
-                commands.cmd("ASKING");
-            }
+            asking.pack(&mut commands);
             commands.cmd("PEXPIRE").arg(key).arg(expire);
         }
         commands
+    }
+}
+
+/// Whether a command is for a slot that is on its way to the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asking {
+    No,
+    /// `ASKING` comes first.
+    First,
+}
+
+impl Asking {
+    /// How many commands come first.
+    pub(super) fn commands(self) -> usize {
+        usize::from(self == Asking::First)
+    }
+
+    pub(super) fn pack(self, commands: &mut Pipeline) {
+        if self == Asking::First {
+            commands.cmd("ASKING");
+        }
     }
 }
 
@@ -115,7 +134,7 @@ pub(super) struct Refusal<'a> {
 }
 
 impl<'a> Refusal<'a> {
-    /// Whether it is for the key that the command names.
+    /// Whether the refusal concerns the key that the command names.
     pub(super) fn is_of_key(&self) -> bool {
         is_of_key(self.code, self.detail)
     }
@@ -163,7 +182,7 @@ pub(super) fn read(replies: &[Value]) -> Verdict<'_> {
     if !refused.is_empty() && refused.iter().all(Refusal::is_of_key) {
         return Verdict::Barred(refused);
     }
-    // `EXEC` only says that something before it was wrong: the first that was tells what.
+    // `EXEC` only says that a command before it was wrong: the first such command says what.
     let mut refused =
         replies.iter().enumerate().filter_map(|(i, reply)| Refusal::of(i.saturating_sub(1), reply));
     let unsaid = Refusal { at: 0, code: "EXECABORT", detail: "the transaction has no result" };

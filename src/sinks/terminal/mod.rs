@@ -109,7 +109,7 @@ impl TerminalConfig {
         self
     }
 
-    /// Makes the sink; what the target is, is looked up now.
+    /// Makes the sink. Whether the target is a terminal is looked up now.
     #[must_use]
     pub fn build(&self) -> Terminal {
         let flow = match self.target {
@@ -131,7 +131,7 @@ impl TerminalConfig {
         };
         let terminal = match (outlet, self.target) {
             (Ok(outlet), _) => Terminal::new(Way::Flow(Flow::new(outlet)), style),
-            // It is closed: writing says so.
+            // The target is closed, which writing reports.
             (Err(_), Target::Stdout) => Terminal::to(io::stdout(), style),
             (Err(_), Target::Stderr) => Terminal::to(io::stderr(), style),
         };
@@ -142,18 +142,18 @@ impl TerminalConfig {
 /// How lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Style {
-    /// With colours.
+    /// Whether to use colours.
     pub color: bool,
-    /// With the tokens of a step on one line; otherwise each event is one line.
+    /// Whether the tokens of a step flow on one line; if not, each event is one line.
     pub flow: bool,
 }
 
-/// Writes events as lines that people read. May hold its thread while it writes, so it wants one of its own.
+/// Writes events as lines that people read. Writing may hold the thread, so the sink needs one of its own.
 pub struct Terminal {
     way: Way,
     name: &'static str,
     renderer: Renderer,
-    /// To be told when nobody reads.
+    /// Where the sink says that nobody reads.
     ctx: Option<SinkContext>,
 }
 
@@ -220,7 +220,7 @@ impl Terminal {
     fn explain(&mut self, error: io::Error) -> DeliveryError {
         let name = self.name;
         match error.kind() {
-            // Whoever read is gone for good: the sink is soon given up, so that nobody waits for it.
+            // The reader is gone for good: the sink is soon given up, so that nothing waits for it.
             io::ErrorKind::BrokenPipe => DeliveryError::fatal(format!(
                 "{name} was closed by its reader; start both again, or take the terminal sink out"
             )),

@@ -8,7 +8,7 @@ use streamll_actors::event::{Text, Timestamp};
 /// Most steps remembered; the one that was silent longest goes first.
 const SPANS: usize = 1024;
 
-/// Most fields of one step that are told apart.
+/// Most fields of one step that are counted each by itself.
 const FIELDS: usize = 8;
 
 /// The open steps, by `span_id`.
@@ -19,7 +19,7 @@ pub(super) struct Spans(HashMap<Arc<str>, Span>);
 #[derive(Debug)]
 pub(super) struct Span {
     started: Option<Timestamp>,
-    /// Of the first and the last token.
+    /// When the first and the last token came.
     first: Option<Timestamp>,
     last: Timestamp,
     tokens: u64,
@@ -98,7 +98,7 @@ impl Span {
     /// Tokens per second behind the first.
     pub(super) fn tokens_per_second(&self) -> Option<f64> {
         let seconds = self.last.since(self.first?).as_secs_f64();
-        // As many as anybody has seen in a second fit a float exactly.
+        // Every count of tokens that occurs fits a float exactly.
         (self.tokens > 1 && seconds > 0.0).then(|| (self.tokens - 1) as f64 / seconds)
     }
 

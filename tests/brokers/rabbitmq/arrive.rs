@@ -2,7 +2,7 @@
 
 use super::*;
 use streamll::sinks::rabbitmq::{ExchangeType, Ordering};
-use streamll::testkit;
+use streamll::{StepParts, testkit};
 
 #[tokio::test]
 async fn it_keeps_the_contract_of_sinks() {
@@ -36,7 +36,9 @@ async fn a_message_says_in_its_properties_what_it_is() {
     let mut first =
         Delivery::new(Event::new(&step, "start").with("number", 1), "ai.rag_pipeline.start".into());
     let mut second = first.clone();
-    second.event = Event::token(&Step::new("Plain"), "answer", "hi", 0);
+    // The id of its run is none of a trace, so that it has no `traceparent`.
+    let own = StepParts { execution_id: "run-7".into(), ..Step::new("Plain").parts().clone() };
+    second.event = Event::token(&Step::from(own), "answer", "hi", 0);
     second.attempt = 3;
     let events = [first.event.clone(), second.event.clone()];
     first.attempt = 1;
@@ -65,9 +67,16 @@ async fn a_message_says_in_its_properties_what_it_is() {
         table.inner().iter().map(|(name, value)| (name.to_string(), shown(value))).collect()
     };
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let StepParts { execution_id, span_id, .. } = step.parts();
+    let traceparent = format!("00-{execution_id}-{span_id}-01");
     assert_eq!(
         headers(0),
-        [pair("event_type", "start"), pair("module_name", "RagPipeline"), pair("operation", "llm_call")]
+        [
+            pair("event_type", "start"),
+            pair("module_name", "RagPipeline"),
+            pair("operation", "llm_call"),
+            pair("traceparent", &traceparent)
+        ]
     );
     let attempt = pair("attempt", "LongUInt(3)");
     assert_eq!(headers(1), [attempt, pair("event_type", "token"), pair("module_name", "Plain")]);

@@ -240,7 +240,7 @@ fn what_will_hurt_is_said_once_each_and_again_only_when_it_is_new() {
                     "eviction policy allkeys-lru deletes whole streams",
                 ),
                 ("CONFIG SET maxmemory-policy volatile-ttl", "eviction policy volatile-ttl"),
-                ("REPLICAOF 127.0.0.1 1", "it is a replica"),
+                ("REPLICAOF 127.0.0.1 1", "the server is a replica"),
             ]
             .into_iter()
             .enumerate()

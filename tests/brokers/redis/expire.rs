@@ -45,7 +45,7 @@ fn what_was_not_permitted_is_done_first_once_it_is() {
         let mut first = batch_of([event(1).with("id", "a"), event(2).with("id", "b")]);
         let (class, text) = refused(&mut sink, &mut first).await;
         assert!(!text.contains("sent again"), "{text}");
-        assert_told((class, text), Misconfigured, "events arrived, but the end of their streams (expire)");
+        assert_told((class, text), Misconfigured, "events arrived, but the expiry of their streams (expire)");
         assert_eq!(marks(&first), "Delivered");
         let mut next = batch_of([event(3).with("id", "c")]);
         assert_told(refused(&mut sink, &mut next).await, Misconfigured, "`+pexpire");
@@ -78,7 +78,7 @@ fn a_connection_that_is_cut_between_the_events_and_their_end_is_made_up_for() {
         proxy.limit_data(transaction + 1);
         let (class, text) = refused(&mut sink, &mut one).await;
         assert!(!text.contains("sent again"), "{text}");
-        assert_told((class, text), Unavailable, "events arrived, but the end of their streams (expire)");
+        assert_told((class, text), Unavailable, "events arrived, but the expiry of their streams (expire)");
         assert_eq!(marks(&one), "Delivered");
         assert_eq!(ask::<i64>(&server, "TTL ai_events"), -1, "it was cut where it should be");
         sink.open(&SinkContext::detached("live")).await.unwrap();

@@ -107,8 +107,8 @@ fn a_server_that_cannot_be_trusted_is_for_a_person_to_mend() {
         let tls = authority.server("localhost", false);
         let system = sinks::redis(format!("rediss://localhost:{}", tls.port));
         for (config, words) in [
-            (tls.sink("localhost", &other.file("ca.pem")), "signed by nobody we trust"),
-            (system, "signed by nobody we trust"),
+            (tls.sink("localhost", &other.file("ca.pem")), "not signed by a trusted authority"),
+            (system, "not signed by a trusted authority"),
             (tls.sink("127.0.0.1", &ca), "its certificate is for another host"),
             (tls.sink("localhost", &authority.file("none.pem")), "none.pem` cannot be used"),
             (tls.sink("localhost", &authority.file("server.key")), "there is no certificate in it"),
@@ -120,7 +120,7 @@ fn a_server_that_cannot_be_trusted_is_for_a_person_to_mend() {
         assert_told(
             super::refused(&mut sink, &mut waiting).await,
             Misconfigured,
-            "signed by nobody we trust",
+            "not signed by a trusted authority",
         );
         assert_eq!(marks(&waiting), "Unsent");
     });
