@@ -30,28 +30,30 @@ pub(super) struct Tail {
     /// The broker: `redis://host:6379`, `rediss://`, `amqp://user:password@host:5672/vhost`, `amqps://`
     #[arg(value_name = "URL")]
     url: String,
-    /// The stream of Redis, or the exchange of RabbitMQ
+    /// The Redis stream or the RabbitMQ exchange
     #[arg(default_value = "ai_events")]
     target: String,
-    /// Where to begin: `begin`, `now`, or behind the id of an entry [default: now; of a new group: begin]
+    /// Where to begin: `begin`, `now`, or an id to begin after [default: now; for a new group: begin]
     #[arg(long, value_name = "PLACE")]
     from: Option<String>,
-    /// Only these topics: `ai.*.error`, `ai.#`; of a direct exchange its whole keys; may be said several times
+    /// Show only these topics: `ai.*.error`, `ai.#`; for a direct exchange, whole keys; may be given several times
     #[arg(long, value_name = "PATTERN")]
     topic: Vec<String>,
-    /// Only events with this value: `data.conversation_id=conv_123`, `tags.tenant=acme`; all of several must fit
+    /// Show only events with this value: `data.conversation_id=conv_123`, `tags.tenant=acme`; if it is given several
+    /// times, all values must match
     #[arg(long = "where", value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// Only events of these types: `error`, `token`; may be said several times
+    /// Show only events of these types: `error`, `token`; may be given several times
     #[arg(long = "type", value_name = "TYPE")]
     kind: Vec<String>,
     /// The field of a Redis entry that holds the event [default: `event`, else `message`, else `__data__`]
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
-    /// As JSON, one event a line
+    /// Print JSON, one event a line
     #[arg(long)]
     json: bool,
-    /// Take the events away from the others of this group (of RabbitMQ a queue); without it everyone sees everything
+    /// Join this group (for RabbitMQ, a queue) and share its events with the other members, which then do not see the
+    /// same events; without a group, every reader sees every event
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
 }
