@@ -1,4 +1,4 @@
-//! The emit side: what an application calls. It knows no topology.
+//! The emit side: the functions that an application calls. It knows no topology.
 
 mod ambient;
 mod context;
@@ -45,9 +45,11 @@ pub(crate) fn set_default(emitter: &Emitter) {
     DEFAULT.store(Some(Arc::new(emitter.clone())));
 }
 
-/// Emits one event where the current scope does, outside of scopes to the process-wide default, with the ids of the
-/// [current context](with_context). Never blocks and never panics; before [`install`](crate::install) the event is shed,
-/// counted, and warned of once.
+/// Emits one event, with the ids of the [current context](with_context). Inside a scope, the event goes to the emitter
+/// of that scope. Outside of scopes, it goes to the process-wide default.
+///
+/// This function never blocks and never panics. Before [`install`](crate::install), the event is shed and counted, and
+/// one warning is logged.
 pub fn emit(event: Event) -> Emitted {
     let emitter = Ambient::read(|ambient| ambient.emitter.clone()).flatten();
     emit_to(emitter.as_ref(), in_context(event))
@@ -96,21 +98,22 @@ fn emit_silently(emitter: Option<&Emitter>, event: Event) {
     }
 }
 
-/// How many events [`emit`] has shed because nothing was installed.
+/// Returns how many events [`emit`] has shed because nothing was installed.
 #[must_use]
 pub fn shed_before_install() -> u64 {
     SHED.load(Ordering::Relaxed)
 }
 
-/// The emitter that was made the default, if any.
+/// Returns the default emitter of the process, or `None` if nothing is installed.
 #[must_use]
 pub fn installed() -> Option<Emitter> {
     DEFAULT.load().as_deref().cloned()
 }
 
-/// A step of `module_name`, with the ids of the [current context](with_context): inside of a [scope](trace) a part of its
-/// run, elsewhere the root of a new one. Make it once per run, and its [children](Step::child) once per step: all events of
-/// a step share it.
+/// Makes a step of `module_name`, with the ids of the [current context](with_context).
+///
+/// Inside a [scope](trace), the step is a part of that scope's run. Elsewhere, it is the root of a new run. Make a step
+/// once for each run, and its [children](Step::child) once for each step of the run. All events of a step share it.
 #[must_use]
 pub fn step(module_name: impl Into<Arc<str>>) -> Step {
     let module_name = module_name.into();

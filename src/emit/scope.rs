@@ -22,9 +22,11 @@ use super::usage::Usage;
 use super::{emit_to, in_context, is_heard};
 use crate::fault::{AsFault, Fault, displayed};
 
-/// Begins a scope named `operation`: a step inside of the enclosing scope, with the same `execution_id`; without one it is
-/// the root of a run. Nothing is emitted before the scope is entered or run, and what is around it by then encloses it; in a
-/// task or on a thread of its own, where nothing is, what was around when it was made.
+/// Makes a scope named `operation`. Entering or running it begins a step.
+///
+/// Nothing is emitted before that. Its parent is the scope that is current when it is entered or run. If there is none
+/// (a spawned task, another thread), its parent is the one that was current when `trace` was called. If there was none
+/// then, too, the step is the root of a new run. A child has the `execution_id` of its parent.
 ///
 /// ```
 /// # fn search(_: &str) -> Vec<&'static str> { Vec::new() }
@@ -47,7 +49,7 @@ pub fn trace(operation: impl Into<Arc<str>>) -> Trace {
     }
 }
 
-/// A scope that has not begun, of [`trace`].
+/// A scope that has not begun. [`trace`] returns it.
 #[must_use = "a scope begins with `enter`, `run` or `try_run`"]
 pub struct Trace {
     operation: Arc<str>,
@@ -63,34 +65,35 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Names the module; by default that of the enclosing scope, without one the operation.
+    /// Names the module. Default: the module of the enclosing scope, or the operation if there is no enclosing scope.
     pub fn module(mut self, name: impl Into<Arc<str>>) -> Trace {
         self.module = Some(name.into());
         self
     }
 
-    /// Names the method; by default that of the enclosing scope, where the module is the same one.
+    /// Names the method. Default: the method of the enclosing scope, if the module is the same.
     pub fn method(mut self, name: impl Into<Arc<str>>) -> Trace {
         self.method = Some(name.into());
         self
     }
 
-    /// Adds to the data of `start`.
+    /// Adds a value to the data of `start`.
     pub fn input(mut self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Trace {
         self.inputs.set(key, value);
         self
     }
 
-    /// Adds ids and tags to every event of the scope, and of everything in it.
+    /// Adds ids and tags to every event of the scope, and to every event inside the scope.
     pub fn context(mut self, context: Context) -> Trace {
         self.context = self.context.merged(&context);
         self
     }
 
-    /// Makes it a part of a run that has begun in another service, by the header `traceparent` of its request or message
-    /// ([W3C Trace Context](https://www.w3.org/TR/trace-context/)): with the trace id as its `execution_id`, and inside of the
-    /// step that the header names, whatever is around it here. A header that is none changes nothing, as the specification
-    /// wants it.
+    /// Continues a run that began in another service, by the header `traceparent` of its request or message ([W3C Trace
+    /// Context](https://www.w3.org/TR/trace-context/)).
+    ///
+    /// The trace id becomes the `execution_id`, and the step that the header names becomes the parent, even if another
+    /// scope is current here. An invalid header changes nothing, as the specification requires.
     ///
     /// ```
     /// # let header = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
@@ -102,7 +105,8 @@ impl Trace {
         self
     }
 
-    /// Makes it a part of the run of an event, inside of its step: of one that a consumer reacts to.
+    /// Continues the run of an event: the step of the event becomes the parent. A consumer that reacts to an event uses
+    /// this.
     ///
     /// ```
     /// # use streamll::{Event, step};
@@ -115,7 +119,8 @@ impl Trace {
         self
     }
 
-    /// Where to emit, also for everything inside; by default where the enclosing scope does, else the process-wide default.
+    /// Sets where this scope, and everything inside it, emits. Default: the emitter of the enclosing scope, or else the
+    /// process-wide default.
     pub fn to(mut self, emitter: &Emitter) -> Trace {
         self.emitter = Some(emitter.clone());
         self
@@ -126,7 +131,8 @@ impl Trace {
         is_heard(self.emitter.as_ref().or(self.outer.emitter.as_ref()))
     }
 
-    /// Begins it here, until the guard goes. The guard stays on its thread: around an `.await` it is [`run`](Trace::run).
+    /// Begins the scope here. It ends when the guard is dropped. The guard stays on its thread: for code that awaits,
+    /// use [`run`](Trace::run).
     pub fn enter(self) -> Guard {
         let (scope, mut ambient) = self.begin();
         let left = Left::default();
@@ -136,8 +142,9 @@ impl Trace {
         Guard { scope, outer: ambient, left: Some(left), stays: PhantomData }
     }
 
-    /// Runs a future in it: `start` when it is first polled, `end` when it is done. Dropped before, it ends with `error`,
-    /// of the type `Panic` or `Cancelled`.
+    /// Runs a future in the scope. `start` is emitted when the future is first polled, `end` when it is done.
+    ///
+    /// A future that is dropped before it is done ends the scope with `error`, of the type `Panic` or `Cancelled`.
     ///
     /// ```
     /// # async fn search() -> Vec<&'static str> { Vec::new() }
@@ -159,8 +166,8 @@ impl Trace {
         self.drive(run, |_, _| {})
     }
 
-    /// Like [`run`](Trace::run), for a future that can fail: an `Err` ends the scope with `error`, with the name of its type
-    /// and with what it and all its causes say.
+    /// Like [`run`](Trace::run), for a future that can fail. An `Err` ends the scope with `error`, with the name of the
+    /// error's type, its message and the messages of all its causes.
     ///
     /// ```
     /// # let _ = async {
@@ -246,7 +253,8 @@ impl fmt::Debug for Trace {
     }
 }
 
-/// A scope that has begun. Clones are the same one, and may be handed to other threads; it ends with its guard or future.
+/// A scope that has begun. Clones are the same scope, and can be sent to other threads. The scope ends with its guard
+/// or its future.
 #[derive(Clone)]
 pub struct Scope(Arc<Inner>);
 
@@ -297,15 +305,17 @@ impl Scope {
         self.sampled(outer.is_none_or(|outer| outer.0.is_sampled))
     }
 
-    /// The header `traceparent` for what is asked of another service in this scope; `None` where the run has an id of its own
-    /// kind, which is none of a trace. Whether a trace is sampled goes on as it came.
+    /// Returns the header `traceparent` for a request to another service in this scope. Whether the trace is sampled is
+    /// passed on as it came in.
+    ///
+    /// Returns `None` if the id of the run is not a trace id.
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
         Position::of(&self.step(), self.0.is_sampled).header()
     }
 
-    /// Emits an event of this scope: `scope.emit("docs_found", json!({ "count": 3 }))`. Data that is no JSON object is put
-    /// under the key `value`.
+    /// Emits an event of this scope: `scope.emit("docs_found", json!({ "count": 3 }))`. Data that is not a JSON object
+    /// is put under the key `value`.
     pub fn emit(&self, kind: impl Into<Kind>, data: impl Into<Value>) -> Emitted {
         self.emit_event(Event::new(&self.step(), kind).with_data(data.into()))
     }
@@ -321,19 +331,19 @@ impl Scope {
         emit_to(self.0.emitter.as_ref(), event)
     }
 
-    /// The step that its events belong to.
+    /// Returns the step that the events of this scope belong to.
     #[must_use]
     pub fn step(&self) -> Step {
         self.state().step.clone()
     }
 
-    /// Adds to the data of `end` (and of `error`).
+    /// Adds a value to the data of `end` or `error`.
     pub fn output(&self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) {
         self.state().outputs.set(key, value);
     }
 
-    /// Puts on the closing event (`end` or `error`) how many tokens a model used, and of which model. Of what is told several
-    /// times, [the last counts](Usage::merged).
+    /// Adds to the closing event (`end` or `error`) how many tokens a model used, and which model. If usage is reported
+    /// several times, the [last value of each key wins](Usage::merged).
     ///
     /// ```
     /// # let answer = serde_json::json!({ "usage": { "prompt_tokens": 412, "completion_tokens": 27 } });
@@ -356,7 +366,7 @@ impl Scope {
         self.state().usage.take()
     }
 
-    /// Makes it end with `error` instead of `end`. Of a message longer than 4 KiB it has the beginning.
+    /// Makes the scope end with `error` instead of `end`. A message that is longer than 4 KiB is cut at that length.
     pub fn fail(&self, error_type: impl Into<String>, message: impl fmt::Display) {
         let error_type = Cow::Owned(error_type.into());
         self.fail_by(Fault { error_type, message: displayed(&message).unwrap_or_default() });
@@ -371,7 +381,7 @@ impl Scope {
         self.state().failure.is_some()
     }
 
-    /// Lays ids and tags over those that its events carry from now on.
+    /// Adds ids and tags to the events of this scope from now on. They replace ids and tags with the same names.
     pub(super) fn add_context(&self, context: &Context) {
         let mut state = self.state();
         state.step = state.step.clone().context(context);
@@ -569,7 +579,7 @@ impl Drop for Open {
     }
 }
 
-/// The guard of [`Trace::enter`]: the scope ends when it goes. Guards may go in any order.
+/// The guard of [`Trace::enter`]. The scope ends when the guard is dropped. Guards may be dropped in any order.
 #[must_use = "the scope ends when this goes; bind it to a name"]
 pub struct Guard {
     scope: Scope,

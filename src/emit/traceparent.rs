@@ -1,4 +1,4 @@
-//! Runs that go on in other processes: the header `traceparent` of W3C Trace Context, in and out.
+//! Runs that continue in other processes: the header `traceparent` of W3C Trace Context, in and out.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -54,8 +54,10 @@ impl FromStr for Position {
     }
 }
 
-/// The `traceparent` of the code that runs right now, for a request to another service: of the innermost
-/// [scope](crate::trace), token stream or span. `None` outside of everything, and where a run has an id of its own kind.
+/// Returns the header `traceparent` for a request to another service. It names the innermost [scope](crate::trace),
+/// token stream or span of the code that runs right now.
+///
+/// Returns `None` outside of all of these, and if the id of the run is not a trace id.
 ///
 /// ```
 /// let _scope = streamll::trace("answer").enter();
