@@ -1,4 +1,5 @@
-//! The switch `content`: whether what was said comes to all sinks, or to one; and where it would come all the same.
+//! The switch `content`: whether what was said comes to all sinks or to one sink, and ways by which it would still come
+//! there.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What may stand in a topology: one documented field per YAML key, with its default and its unit.
+//! The keys of a topology: one documented field for each YAML key, with its default and its unit.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

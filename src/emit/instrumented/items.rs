@@ -6,8 +6,7 @@ use crate::fault::Fault;
 
 /// Says what an item of a stream holds, for `#[instrument(stream_fields(answer))]`.
 ///
-/// Texts are tokens, also inside other types (`String`, `Box`, `Result`, `Option`, …). An `Err` and a `None` hold no
-/// token.
+/// A text is a token, also behind a reference or inside `Option` and `Result`. An `Err` and a `None` hold no token.
 ///
 /// ```
 /// struct Delta {
