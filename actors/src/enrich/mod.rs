@@ -1,4 +1,5 @@
-//! Adds what the emitter does not know: static tags, missing durations, and the ids that a run gave at its start.
+//! The enricher adds what the emitter does not know: tags of the topology, missing durations, and ids that a run gave
+//! at its start.
 
 mod actor;
 

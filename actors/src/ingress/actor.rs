@@ -1,4 +1,4 @@
-//! Reads the queue in chunks, numbers the events, and hands on one batch at a time.
+//! Reads the queue in chunks, numbers the events, and sends on one batch at a time.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,5 @@
-//! Events on their way between two stages: the only data message of the spine, with its own account.
+//! Events on their way between two stages: the only data message of the spine. A batch counts what happens to its
+//! events.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +12,9 @@ use crate::event::{Confirmation, Event};
 
 /// Events on their way between two stages, in order.
 ///
-/// A stage changes them through these methods, which keep the account, and hands the same batch on. A batch that is
-/// dropped instead counts its events as failed. Should its actor die, the next incarnation gets it again.
+/// A stage changes the events through these methods, which do the counting, and sends the same batch on. If a batch is
+/// dropped instead, its events are counted as failed. If the actor of the stage ends, the next incarnation gets the
+/// batch again.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Batch {
@@ -58,7 +60,7 @@ pub(crate) struct Tally {
 }
 
 impl Batch {
-    /// A batch of new events, made by an actor itself; they are counted as created.
+    /// Makes a batch of new events that an actor has made itself. They are counted as created.
     #[must_use]
     pub fn created(events: Vec<Event>) -> Batch {
         let tally = Tally { created: events.len() as u64, ..Tally::default() };
@@ -119,21 +121,21 @@ impl Batch {
         self.ingress = None;
     }
 
-    /// The events, in order.
+    /// Returns the events, in order.
     #[must_use]
     pub fn events(&self) -> &[Event] {
         self.look();
         &self.events
     }
 
-    /// Whether it is the last one of the graph's life; it may be empty, and must be handed on all the same.
+    /// Returns whether this is the last batch of the graph. It may be empty, and must be sent on all the same.
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.look();
         self.last
     }
 
-    /// Takes out the events for which `keep` is false; they are counted as filtered.
+    /// Removes the events for which `keep` returns `false`. They are counted as filtered.
     pub fn retain(&mut self, mut keep: impl FnMut(&Event) -> bool) {
         self.look();
         let before = self.events.len();
@@ -141,13 +143,13 @@ impl Batch {
         self.tally.filtered += (before - self.events.len()) as u64;
     }
 
-    /// Changes every event that is not the machine's own.
+    /// Changes every event that is not one of streamll's own events.
     pub fn for_each(&mut self, change: impl FnMut(&mut Event)) {
         self.look();
         self.events.iter_mut().filter(|event| !event.is_system()).for_each(change);
     }
 
-    /// Adds a new event at the end, counted as created.
+    /// Adds a new event at the end. It is counted as created.
     pub fn push(&mut self, event: Event) {
         self.look();
         self.tally.created += 1;

@@ -1,4 +1,4 @@
-//! Batches between two threads of the path: they outlive the actors on both sides.
+//! Batches between two threads of the path. They outlive the actors on both sides.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

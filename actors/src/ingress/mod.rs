@@ -1,4 +1,4 @@
-//! The way in: a bounded queue that any thread may push into, at no cost that an application could feel.
+//! The ingress: a bounded queue that any thread may push into, at a cost that no application notices.
 
 mod actor;
 mod batch;
@@ -22,28 +22,28 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::event::{Class, Confirmation, Event, Receipt};
 
-/// How many events the way in holds, by default.
+/// How many events the ingress holds by default.
 pub const INGRESS_CAPACITY: usize = 65_536;
 
-/// What became of an emitted event. There is nothing to handle: whatever is lost is counted and marked.
+/// The outcome of an emit. There is nothing to handle: every lost event is counted and marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Emitted {
-    /// The graph has it.
+    /// The graph has the event.
     Accepted,
-    /// The way in is full; the event is counted, and a gap marker will stand in its place.
+    /// The ingress is full. The event is counted, and a gap marker will take its place.
     Shed,
-    /// The graph is draining or gone; the event is counted as shed.
+    /// The graph is draining or has ended. The event is counted as shed.
     Closed,
 }
 
-/// For whom a waiting sender waits: never for a sink whose policy is to drop (`when_full: drop_newest`, or
-/// `on_open: drop` while it is open).
+/// Which sinks a sender waits for. It never waits for a sink whose policy is to drop (`when_full: drop_newest`, or
+/// `on_open: drop` while the sink is open).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Patience {
-    /// For the way in and for sinks that deliver; never for one that is open or failed.
+    /// Waits for the ingress and for sinks that deliver. Never waits for a sink that is open or failed.
     #[default]
     Healthy,
-    /// Also for sinks that are open; never for one that is failed.
+    /// Also waits for sinks that are open. Never waits for a sink that is failed.
     Open,
 }
 
@@ -53,7 +53,7 @@ pub(crate) trait Pressure: Send + Sync {
     fn is_relieved(&self, event: &Event, patience: Patience, events: usize, bytes: usize) -> bool;
 }
 
-/// Hands events to a running graph, from any thread and any task. Clones are cheap and reach the same graph.
+/// Sends events into a running graph, from any thread and any task. Clones are cheap and belong to the same graph.
 #[derive(Clone)]
 pub struct Emitter(Arc<Ingress>);
 
@@ -135,18 +135,20 @@ impl Emitter {
         &self.0
     }
 
-    /// Hands one event over. Does no I/O, never blocks, never panics, needs no async runtime.
+    /// Emits one event. Does no I/O, never blocks, never panics, and needs no async runtime.
     pub fn emit(&self, event: Event) -> Emitted {
         self.0.push(event, false)
     }
 
-    /// Hands one event over, and waits while the way in, or the buffer of a delivering sink that wants the event, is
-    /// over three quarters full; never for a sink whose policy is to drop. Cancelling it before it is done leaves the event out.
+    /// Emits one event. It first waits while the ingress, or the buffer of a delivering sink that wants the event, is
+    /// more than three quarters full. It never waits for a sink whose policy is to drop.
+    ///
+    /// If the future is dropped before it is done, the event is not emitted.
     pub async fn send(&self, event: Event) -> Emitted {
         self.send_patiently(event, Patience::Healthy).await
     }
 
-    /// Like [`send`](Self::send), with a say for whom to wait.
+    /// Like [`send`](Self::send), with a choice of the sinks to wait for.
     pub async fn send_patiently(&self, event: Event, patience: Patience) -> Emitted {
         loop {
             let relieved = self.0.relief.notified();
@@ -157,14 +159,14 @@ impl Emitter {
         }
     }
 
-    /// Like [`send`](Self::send), and then waits until every sink that wants the event holds it safely: on disk, where
-    /// its buffer is a disk.
+    /// Like [`send`](Self::send), and then waits until every sink that wants the event holds it safely: on disk, if the
+    /// buffer of the sink is a disk buffer.
     pub async fn send_confirmed(&self, event: Event) -> Confirmation {
         self.send_with_receipt(event, Patience::Healthy).await.confirmation().await
     }
 
-    /// The first half of [`send_confirmed`](Self::send_confirmed): whoever sends many events in order waits for their
-    /// confirmations behind.
+    /// The first half of [`send_confirmed`](Self::send_confirmed). Use it to send many events in order, and to wait for
+    /// their confirmations later.
     pub async fn send_with_receipt(&self, mut event: Event, patience: Patience) -> Unconfirmed {
         let (receipt, answer) = Receipt::new();
         event.set_receipt(receipt);
@@ -174,18 +176,18 @@ impl Emitter {
         }
     }
 
-    /// Counts something that was meant to be an event and is none: a malformed line of input.
+    /// Counts an input that should be an event but is not, such as a malformed line.
     pub fn reject(&self) {
         self.0.ledger.add(&Tally { received: 1, rejected: 1, ..Tally::default() });
     }
 
-    /// Whether both reach the same graph.
+    /// Returns whether both belong to the same graph.
     #[must_use]
     pub fn same(&self, other: &Emitter) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether the graph takes no more events.
+    /// Returns whether the graph takes no more events.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Relaxed)
@@ -206,13 +208,13 @@ impl Emitter {
     }
 }
 
-/// An event that was sent, and whose fate is not known yet.
+/// An event that was sent, and whose outcome is not known yet.
 #[derive(Debug)]
 #[must_use = "the confirmation is what it was sent for"]
 pub struct Unconfirmed(Option<oneshot::Receiver<Confirmation>>);
 
 impl Unconfirmed {
-    /// Waits until every sink that wants the event holds it safely, or it is known that this will not be.
+    /// Waits until every sink that wants the event holds it safely, or until it is known that this will not happen.
     pub async fn confirmation(self) -> Confirmation {
         match self.0 {
             Some(answer) => answer.await.unwrap_or(Confirmation::Lost),

@@ -1,4 +1,4 @@
-//! The actor that works on a line: makes its processors, drives them and their timers.
+//! The actor that works on a line: it makes the processors, and calls them and their timers.
 
 use std::sync::Arc;
 

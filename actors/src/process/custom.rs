@@ -1,4 +1,4 @@
-//! An actor of somebody's own in the path, on a thread of its own: what it was given outlives it.
+//! An actor of the user in the path, on its own thread. The batches that it was given outlive it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Two beats may be missed.
 const BEATS: Duration = Duration::from_millis(2 * HEARTBEAT.as_millis() as u64 + 500);
 
-/// Starts an actor that takes batches and hands them on to the given next stage.
+/// Starts an actor that takes batches and sends them on to the given next stage.
 pub type ActorFactory = Arc<dyn Fn(Recipient<Batch>) -> Recipient<Batch> + Send + Sync>;
 
 /// One actor of somebody's own, over all its incarnations.

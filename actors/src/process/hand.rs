@@ -1,4 +1,4 @@
-//! What a line of processors has in hand, and the call that is under way: all that is needed to go on after a hang.
+//! The events that a line of processors works on, and the current call: all that is needed to continue after a hang.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};

@@ -1,4 +1,4 @@
-//! A line of processors on a thread of its own: what it has in hand outlives that thread.
+//! A line of processors on its own thread. The events that it works on outlive that thread.
 
 use std::future::Future;
 use std::sync::atomic::Ordering;

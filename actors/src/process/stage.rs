@@ -1,4 +1,4 @@
-//! One processor at work: keeps its books, and survives its panics.
+//! One processor at work. It counts the events, and survives panics of the processor.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

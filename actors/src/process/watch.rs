@@ -1,4 +1,5 @@
-//! What is known of processors from outside: whether one is under way, how often it hung, and whether it was given up.
+//! The state of processors as seen from outside: whether a call runs, how often a processor hung, and whether it was
+//! given up.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,36 +19,36 @@ const WITHIN: Duration = Duration::from_secs(15 * 60);
 /// It is looked at once a second: of a longer time between two looks nobody knows what it was.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// A processor that has not come back, or did not at least once.
+/// A processor that does not return from a call, or that has hung at least once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessorStatus {
     /// Its name in the topology.
     pub name: Arc<str>,
-    /// The sink in front of which it stands; `None` where every event passes it.
+    /// The sink that it belongs to, or `None` if every event passes it.
     pub sink: Option<Arc<str>>,
-    /// How it is.
+    /// Its state.
     pub state: ProcessorState,
-    /// Since when.
+    /// The time since which it is in this state.
     pub since: Timestamp,
-    /// The event that it has not come back from, or did not the last time: type and id, or how many there were.
+    /// The event at which it hangs, or hung the last time: type and id, or the number of events.
     pub event: Option<String>,
     /// How often it hung.
     pub hangs: u32,
 }
 
-/// How a processor is that [`ProcessorStatus`] tells of.
+/// The states in which [`ProcessorStatus`] reports a processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProcessorState {
-    /// It works; a predecessor hung and was replaced.
+    /// The processor works. An earlier one hung and was replaced.
     Replaced,
-    /// It has not come back from a call for some seconds.
+    /// The processor has not returned from a call for some seconds.
     Busy,
-    /// It was given up: every event that comes to it becomes a dead letter.
+    /// The processor was given up. Every event that comes to it becomes a dead letter.
     Failed,
 }
 
 impl ProcessorState {
-    /// `replaced`, `busy` or `failed`.
+    /// Returns `replaced`, `busy` or `failed`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

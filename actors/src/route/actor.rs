@@ -1,4 +1,4 @@
-//! The end of the spine: names every event, and puts it into the buffers of the sinks that want it.
+//! The end of the spine: gives every event its topic, and puts it into the buffers of the sinks that want it.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

@@ -20,7 +20,7 @@ use std::borrow::Cow;
 
 use crate::event::{Event, Statics, View};
 
-/// The routing key of a topology that names none.
+/// The routing key of a topology that sets none.
 pub const DEFAULT_ROUTING_KEY: &str = "ai.{module_name}.{event_type}";
 
 /// An event as a source of a template's values; the statics stand in where the enricher has not been yet.

@@ -1,4 +1,4 @@
-//! The routes of a graph: replaced as a whole when a sink comes or goes, read by everybody without waiting.
+//! The routes of a graph: replaced as a whole when a sink is added or removed, and read without waiting.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Events to the application itself: bounded, counted, and never in the way of a sink.
+//! Events for the application itself: bounded, counted, and never in the way of a sink.
 
 use std::fmt;
 use std::pin::Pin;
@@ -34,7 +34,7 @@ enum Key {
     Tag(String),
 }
 
-/// A stream of the events that carry one value. What its reader is too slow for is dropped and counted.
+/// A stream of the events that carry one value. If its reader is too slow, events are dropped and counted.
 pub struct Subscription {
     events: mpsc::Receiver<Event>,
     missed: Arc<AtomicU64>,
@@ -101,7 +101,7 @@ impl Tap {
 }
 
 impl Subscription {
-    /// How many events were dropped because nobody read them in time.
+    /// Returns how many events were dropped because they were not read in time.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)

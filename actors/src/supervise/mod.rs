@@ -1,4 +1,4 @@
-//! Starts actors, hears how they end, and starts them again by policy. It knows neither sinks nor events.
+//! Starts actors, notices how they end, and starts them again by policy. It knows neither sinks nor events.
 
 mod backoff;
 mod restart;
