@@ -1,4 +1,4 @@
-//! The end of a graph: the intake stops, the path runs dry in order, the sinks deliver what waits, and stop.
+//! The end of a graph: the ingress stops, the path runs empty in order, the sinks deliver the waiting events, and stop.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,15 +26,16 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// How a graph ended.
 #[derive(Debug, Clone)]
 pub struct Drained {
-    /// All that is known of it, for the last time.
+    /// The last status of the graph.
     pub status: GraphStatus,
-    /// Whether everything that was taken in, and all that was to be found on disk, arrived, is kept on disk, was filtered, or
-    /// wanted by nobody.
+    /// Whether nothing was lost: every event that was accepted, or found on disk, was delivered, is kept on disk, was
+    /// filtered, or was wanted by no sink.
     pub complete: bool,
 }
 
 impl Drained {
-    /// Whether a disk buffer was in use by another process to the end, and all that is lost is what waited for it in memory.
+    /// Returns whether a disk buffer was in use by another process to the end, and only the events that waited for it
+    /// in memory are lost.
     #[must_use]
     pub fn lacks_only_locks(&self) -> bool {
         let mut sinks = self.status.sinks().iter().chain(self.status.removed());

@@ -1,4 +1,4 @@
-//! Waiting until what was emitted has left the buffers, as far as somebody empties them.
+//! Waits until emitted events have left the buffers, for sinks that empty them.
 
 use tokio::time::{Instant, timeout_at};
 

@@ -1,4 +1,5 @@
-//! Looks at sinks and processors from outside: tells the sinks of trouble that lasts, and gives up threads that do not move.
+//! Watches sinks and processors from outside: alerts the other sinks to lasting trouble, and gives up threads that do
+//! not move.
 
 use std::collections::HashMap;
 use std::sync::Arc;
