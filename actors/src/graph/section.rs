@@ -1,4 +1,4 @@
-//! A part of the graph that runs code of others before the sinks: on a thread of its own, watched, and started again.
+//! A part of the graph that runs code of the user before the sinks: on its own thread, watched, and started again.
 
 use std::fmt;
 use std::sync::Arc;

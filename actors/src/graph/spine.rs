@@ -1,4 +1,4 @@
-//! The spine: ingress, enricher and router, started together and restarted together. No code of others runs in it.
+//! The spine: ingress, enricher and router, started together and restarted together. No code of the user runs in it.
 
 use std::sync::Arc;
 

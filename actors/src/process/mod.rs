@@ -107,7 +107,8 @@ impl Output {
         self.events.push(event);
     }
 
-    /// Keeps the event that came in for later. The event counts as missing until it is released.
+    /// Keeps the event that came in for later. The event is in no number until it is [released](Self::release). Release it
+    /// in [`Processor::finish`] at the latest.
     pub fn hold(&mut self) {
         self.held += 1;
     }
