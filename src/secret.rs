@@ -1,4 +1,4 @@
-//! The type of a secret in the configuration of a kind of one's own, and what was read as one.
+//! The type of a secret in the configuration of a user's kind, and the values that were read as secrets.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -34,7 +34,7 @@ use crate::fault::{AsFault, Fault, displayed};
 /// let scope = streamll::trace("retrieval").input("question", question).enter();
 /// let found = search(question);
 /// scope.emit("docs_found", serde_json::json!({ "count": found.len() }));
-/// // `end` with its duration when `scope` goes, `error` when a panic drops it
+/// // when `scope` is dropped: `end` with its duration, or `error` if a panic drops it
 /// ```
 pub fn trace(operation: impl Into<Arc<str>>) -> Trace {
     Trace {

@@ -1,4 +1,4 @@
-//! The fields of a span: whatever a library calls them, one name each; and none that nobody asked for.
+//! The fields of a span: each has one name, whatever a library calls it. Fields that are not asked for are left out.
 
 use std::borrow::Cow;
 use std::error::Error;
