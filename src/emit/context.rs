@@ -37,7 +37,7 @@ pub fn with_context_sync<T>(context: &Context, run: impl FnOnce() -> T) -> T {
     Ambient::current().with(context).enter(run)
 }
 
-/// Runs a future that emits there, outside of everything that is around this call.
+/// Runs a future that emits to this emitter, outside of every scope and context of the caller.
 pub(crate) fn to<F: Future>(emitter: &Emitter, future: F) -> impl Future<Output = F::Output> {
     Ambient::of(emitter).carry(future)
 }

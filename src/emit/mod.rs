@@ -55,7 +55,7 @@ pub fn emit(event: Event) -> Emitted {
     emit_to(emitter.as_ref(), in_context(event))
 }
 
-/// Emits there, or to the process-wide default.
+/// Emits to this emitter, or to the process-wide default.
 pub(crate) fn emit_to(emitter: Option<&Emitter>, event: Event) -> Emitted {
     if let Some(emitter) = emitter {
         return emitter.emit(event);
@@ -74,7 +74,7 @@ pub(crate) fn emit_to(emitter: Option<&Emitter>, event: Event) -> Emitted {
     }
 }
 
-/// Whether anybody takes what is emitted there, or to the process-wide default.
+/// Whether any graph takes events of this emitter, or of the process-wide default.
 pub(crate) fn is_heard(emitter: Option<&Emitter>) -> bool {
     match emitter {
         Some(emitter) => !emitter.is_closed(),
@@ -82,7 +82,7 @@ pub(crate) fn is_heard(emitter: Option<&Emitter>) -> bool {
     }
 }
 
-/// Emits there, or to the process-wide default, without a word where there is none: inside of a subscriber nobody may log.
+/// Emits to this emitter, or to the process-wide default. Without a default it logs nothing: a subscriber must not log.
 #[cfg(feature = "tracing")]
 fn emit_silently(emitter: Option<&Emitter>, event: Event) {
     match (emitter, &*DEFAULT.load()) {
@@ -121,7 +121,7 @@ pub fn step(module_name: impl Into<Arc<str>>) -> Step {
     step.unwrap_or_else(|| Step::new(module_name))
 }
 
-/// The event with what the current context has and its step has not.
+/// Returns the event with the keys of the current context that its step lacks.
 pub(crate) fn in_context(mut event: Event) -> Event {
     if let Some(step) = Ambient::read(|ambient| completed(event.step(), &ambient.context)).flatten() {
         event.set_step(step);
@@ -129,7 +129,7 @@ pub(crate) fn in_context(mut event: Event) -> Event {
     event
 }
 
-/// The step with what is around it and not in it; `None` where it has all.
+/// Returns the step with the keys of `around` that it lacks, or `None` if it has all of them.
 fn completed(step: &Step, around: &Context) -> Option<Step> {
     let known = &step.parts().context;
     let lacks = around.data().iter().any(|(key, _)| known.get(key).is_none())

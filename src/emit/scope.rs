@@ -56,11 +56,11 @@ pub struct Trace {
     module: Option<Arc<str>>,
     method: Option<Arc<str>>,
     context: Context,
-    /// The step that it is inside of, where that is elsewhere.
+    /// The parent step, if it is in another process or was given by name.
     continued: Option<Position>,
     emitter: Option<Emitter>,
     inputs: Fields,
-    /// Where it was made: it may run where there is nothing around it.
+    /// The ambient state when the scope was made. The scope may run where no other scope is current.
     outer: Ambient,
 }
 
@@ -126,7 +126,7 @@ impl Trace {
         self
     }
 
-    /// Whether anybody takes its events.
+    /// Whether any graph takes its events.
     pub(super) fn is_heard(&self) -> bool {
         is_heard(self.emitter.as_ref().or(self.outer.emitter.as_ref()))
     }
@@ -187,7 +187,7 @@ impl Trace {
         })
     }
 
-    /// Runs a future in it; `look` sees the result before the scope ends.
+    /// Runs a future in the scope. `look` sees the result before the scope ends.
     pub(crate) async fn drive<F, R>(self, run: F, look: impl FnOnce(&Scope, &R::Output)) -> R::Output
     where
         F: FnOnce(Scope) -> R,
@@ -201,14 +201,14 @@ impl Trace {
         output
     }
 
-    /// Begins it, with its `start`; it ends when what this returns goes.
+    /// Begins the scope with its `start`. The scope ends when the returned value is dropped.
     pub(crate) fn open(self) -> Open {
         let (scope, ambient) = self.begin();
         scope.start();
         Open { scope, ambient }
     }
 
-    /// The scope, and what its code is inside of.
+    /// Makes the scope, and the ambient state of its code.
     fn begin(self) -> (Scope, Ambient) {
         let outer = self.outer.or_running();
         let module = self.module.as_ref().unwrap_or(&self.operation);
@@ -236,7 +236,7 @@ impl Trace {
     }
 }
 
-/// A new step of `module` inside of one that is elsewhere.
+/// Makes a new step of `module` whose parent is elsewhere.
 fn continued(position: &Position, module: &Arc<str>) -> Step {
     let mut parts = Step::new(module.clone()).parts().clone();
     parts.execution_id = position.execution_id.clone();
@@ -260,7 +260,7 @@ pub struct Scope(Arc<Inner>);
 
 struct Inner {
     emitter: Option<Emitter>,
-    /// Whether traces of its run are recorded elsewhere, too.
+    /// Whether the trace is sampled, so that other systems record it, too.
     is_sampled: bool,
     state: Mutex<State>,
 }
@@ -272,7 +272,7 @@ struct State {
     usage: Option<Box<Usage>>,
     failure: Option<Fault>,
     phase: Phase,
-    /// When it emitted its `start`; who emits that elsewhere leaves the duration to the enricher.
+    /// When the scope emitted its `start`. If the `start` was emitted elsewhere, the enricher computes the duration.
     began: Option<Instant>,
 }
 
@@ -284,7 +284,7 @@ enum Phase {
 }
 
 impl Scope {
-    /// A scope that has not begun yet.
+    /// Makes a scope that has not begun yet.
     pub(super) fn with_inputs(step: Step, emitter: Option<Emitter>, inputs: Fields) -> Scope {
         let (outputs, usage, failure) = (Fields::default(), None, None);
         let state = State { step, inputs, outputs, usage, failure, phase: Phase::New, began: None };
@@ -292,7 +292,7 @@ impl Scope {
         Scope(Arc::new(Inner { emitter, is_sampled: true, state }))
     }
 
-    /// Nobody else has it yet.
+    /// Sets whether the trace is sampled. No other owner of the scope exists yet.
     fn sampled(mut self, is_sampled: bool) -> Scope {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.is_sampled = is_sampled;
@@ -300,7 +300,7 @@ impl Scope {
         self
     }
 
-    /// As the scope around it is.
+    /// Takes over from the scope around it whether the trace is sampled.
     pub(super) fn sampled_as(self, outer: Option<&Scope>) -> Scope {
         self.sampled(outer.is_none_or(|outer| outer.0.is_sampled))
     }
@@ -320,7 +320,7 @@ impl Scope {
         self.emit_event(Event::new(&self.step(), kind).with_data(data.into()))
     }
 
-    /// Emits an event made elsewhere, where this scope does.
+    /// Emits an event that was made elsewhere, to the emitter of this scope.
     pub(crate) fn emit_event(&self, event: Event) -> Emitted {
         // Handed to another run, or out of its own, it takes none of the ids there.
         let run = &event.step().parts().execution_id;
@@ -360,7 +360,7 @@ impl Scope {
         }
     }
 
-    /// What was told of usage, for who closes the step elsewhere.
+    /// Takes the reported usage, for code that closes the step elsewhere.
     #[cfg(feature = "tracing")]
     pub(super) fn take_usage(&self) -> Option<Box<Usage>> {
         self.state().usage.take()
@@ -372,7 +372,7 @@ impl Scope {
         self.fail_by(Fault { error_type, message: displayed(&message).unwrap_or_default() });
     }
 
-    /// Makes it end with `error`.
+    /// Makes the scope end with `error`.
     pub(super) fn fail_by(&self, fault: Fault) {
         self.state().failure = Some(fault);
     }
@@ -395,7 +395,7 @@ impl Scope {
         self.0.emitter.as_ref()
     }
 
-    /// Whether anybody takes its events.
+    /// Whether any graph takes its events.
     pub(super) fn is_heard(&self) -> bool {
         is_heard(self.0.emitter.as_ref())
     }
@@ -404,7 +404,7 @@ impl Scope {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins it with its `start`.
+    /// Begins the scope with its `start`.
     pub(super) fn start(&self) {
         let event = {
             let mut state = self.state();
@@ -415,12 +415,12 @@ impl Scope {
         self.tell(event);
     }
 
-    /// Begins it without: who made its step emits that.
+    /// Begins the scope without a `start`: the code that made the step emits it.
     pub(super) fn resume(&self) {
         self.state().phase = Phase::Begun;
     }
 
-    /// When it emitted its `start`.
+    /// Returns when the scope emitted its `start`.
     pub(super) fn began(&self) -> Option<Instant> {
         self.state().began
     }
@@ -431,12 +431,13 @@ impl Scope {
         self.tell(event)
     }
 
-    /// Emits an event of its own with its own ids: it may begin and end in the middle of another request.
+    /// Emits an event of the scope, with only its own ids: the scope may begin and end in the middle of another
+    /// request.
     fn tell(&self, event: Event) -> Emitted {
         emit_to(self.0.emitter.as_ref(), event)
     }
 
-    /// Like [`fail`](Scope::fail), where nothing has failed before.
+    /// Like [`fail`](Scope::fail), if nothing has failed before.
     pub(super) fn fail_first(&self, error_type: &str, message: impl fmt::Display) {
         if !self.has_failed() {
             self.fail(error_type, message);
@@ -452,7 +453,7 @@ impl Scope {
         self.end();
     }
 
-    /// Ends it; only the first call counts.
+    /// Ends the scope. Only the first call counts.
     pub(crate) fn end(&self) {
         let event = {
             let mut state = self.state();
@@ -478,7 +479,7 @@ impl Scope {
         self.tell(event);
     }
 
-    /// Ends it where its code goes before it is done.
+    /// Ends the scope because its code was dropped before it was done.
     pub(super) fn abandon(&self) {
         if self.state().phase == Phase::Begun {
             match std::thread::panicking() {
@@ -501,14 +502,15 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// A scope that has begun, and what its code is inside of. Dropped before it is done, the scope ends with `error`.
+/// A scope that has begun, and the ambient state of its code. If it is dropped before it is done, the scope ends with
+/// `error`.
 pub(crate) struct Open {
     scope: Scope,
     ambient: Ambient,
 }
 
 impl Open {
-    /// What is inside of it has its ids and its emitter.
+    /// Code inside the scope has the ids and the emitter of the scope.
     pub(super) fn new(scope: Scope) -> Open {
         let context = scope.step().parts().context.clone();
         let emitter = scope.emitter().cloned();
@@ -521,7 +523,7 @@ impl Open {
         &self.scope
     }
 
-    /// Runs code that does not await inside of it. A panic ends the scope, and goes on.
+    /// Runs code that does not await inside the scope. A panic ends the scope, and continues.
     pub(crate) fn enter<T>(&mut self, run: impl FnOnce(&Scope) -> T) -> T {
         self.try_enter(run).unwrap_or_else(|panic| {
             self.scope.panicked(&*panic);
@@ -529,25 +531,25 @@ impl Open {
         })
     }
 
-    /// Like [`enter`](Self::enter), for who has to do something before a panic goes on.
+    /// Like [`enter`](Self::enter), for callers that must do something before a panic continues.
     pub(super) fn try_enter<T>(&mut self, run: impl FnOnce(&Scope) -> T) -> std::thread::Result<T> {
         let Open { scope, ambient } = self;
         catch_unwind(AssertUnwindSafe(|| ambient.enter(|| run(scope))))
     }
 
-    /// Runs a future inside of it; the scope goes on afterwards.
+    /// Runs a future inside the scope. The scope stays open afterwards.
     pub(crate) fn carry<F: Future>(&mut self, future: F) -> Inside<'_, F> {
         Inside { open: self, future: Some(Early::new(future)) }
     }
 
-    /// Lets go inside of it of what belongs to it.
+    /// Drops values that belong to the scope inside the scope.
     pub(super) fn let_go(&mut self, go: impl FnOnce()) {
         self.ambient.enter(go);
     }
 }
 
 pin_project! {
-    /// A future inside of a scope. What it holds goes inside of it, too, whoever drops it.
+    /// A future inside a scope. It is also dropped inside the scope, whatever code drops it.
     #[must_use = "futures do nothing unless they are polled"]
     pub(crate) struct Inside<'a, F> {
         open: &'a mut Open,
@@ -584,9 +586,9 @@ impl Drop for Open {
 pub struct Guard {
     scope: Scope,
     outer: Ambient,
-    /// Where it says what to put back; the innermost one does.
+    /// Where the guard writes which state to restore. The innermost guard restores it.
     left: Option<Left>,
-    /// What it must put back belongs to its thread.
+    /// A guard belongs to its thread, because it restores the state of that thread.
     stays: PhantomData<*const ()>,
 }
 

@@ -21,7 +21,7 @@ use super::usage::Usage;
 use super::{completed, installed};
 use crate::fault::AsFault;
 
-/// Most of a text that a closing event holds, in bytes.
+/// The longest text on a closing event, in bytes.
 const LONGEST: usize = 64 << 10;
 
 /// Adds [`tokens`](TokenStream::tokens) to every stream.
@@ -204,7 +204,8 @@ impl<S, R> Tokens<S, R> {
         Tokens { flow: self.flow, reader: WithErrors::new(self.reader, error) }
     }
 
-    /// Lets a scope that has begun end with the stream: with what `field` streams, where there is one.
+    /// Makes a scope that has begun end with the stream. If `field` is given, the stream's tokens are those of that
+    /// field.
     pub(crate) fn until(open: Open, field: Option<&str>, stream: S, reader: R) -> Tokens<S, R> {
         let tap = Tap { state: State::Open(open), said: field.map(Said::new), usage: None };
         Tokens { flow: Flow { stream: Some(Early::new(stream)), tap }, reader }
@@ -262,25 +263,26 @@ impl<S, R> fmt::Debug for Tokens<S, R> {
     }
 }
 
-/// The step of one stream, and what it has said.
+/// The step of one stream, and what it has reported.
 struct Tap {
     state: State,
     said: Option<Said>,
-    /// What is known of usage before it begins.
+    /// The usage that is known before the stream begins.
     usage: Option<Usage>,
 }
 
 enum State {
-    /// Nobody has polled it. `begun`: its `start` comes from elsewhere, so that it must be closed all the same.
+    /// The stream was not polled yet. `begun`: its `start` was emitted elsewhere, so that the step must be closed in
+    /// any case.
     Waiting { step: Step, ambient: Ambient, begun: bool },
-    /// It stays open when its step has ended: the stream may have more to say of itself.
+    /// The scope stays open after its step has ended, because the stream may still emit events.
     Open(Open),
-    /// For the moment between the two.
+    /// The moment between the two.
     Beginning,
 }
 
 impl Tap {
-    /// The first poll begins the step.
+    /// Begins the step at the first poll.
     fn begin(&mut self) {
         if let State::Waiting { .. } = &self.state
             && let State::Waiting { step, ambient, begun } = mem::replace(&mut self.state, State::Beginning)
@@ -308,7 +310,7 @@ impl Tap {
         }
     }
 
-    /// Lets go of the stream where it belongs.
+    /// Drops the stream inside its scope.
     fn let_go(&mut self, go: impl FnOnce()) {
         match &mut self.state {
             State::Waiting { ambient, .. } => ambient.enter(go),
@@ -327,15 +329,15 @@ impl Drop for Tap {
     }
 }
 
-/// What a stream has said so far.
+/// What a stream has sent so far.
 struct Said {
     field: Text,
-    /// All of it, up to a limit, where it is wanted.
+    /// The whole text up to a limit, if it is wanted.
     text: Option<String>,
     cut: bool,
     count: u64,
     made: Instant,
-    /// When the first and the last token came.
+    /// The times of the first and the last token.
     times: Option<(Instant, Instant)>,
 }
 
@@ -357,7 +359,7 @@ impl Said {
         }
     }
 
-    /// Puts it among the outputs of the step.
+    /// Adds the numbers and the text to the outputs of the step.
     fn report(&mut self, scope: &Scope) {
         if let Some(text) = self.text.take() {
             scope.output(self.field.to_string(), text);

@@ -156,7 +156,7 @@ impl Usage {
         merged
     }
 
-    /// This, and what is not said in it from another.
+    /// Returns this usage, with the values of `other` that it lacks.
     fn or(self, other: Usage) -> Usage {
         Usage {
             provider: self.provider.or(other.provider),
@@ -177,7 +177,7 @@ impl Usage {
         event
     }
 
-    /// All that is known, by the keys of the wire.
+    /// Calls `put` with every known value, by its key on the wire.
     pub(super) fn each(&self, mut put: impl FnMut(&'static str, Value)) {
         self.names(&mut put);
         for (key, tokens) in self.numbers() {
@@ -187,7 +187,7 @@ impl Usage {
         }
     }
 
-    /// The provider and the model.
+    /// Calls `put` with the provider and the model.
     pub(super) fn names(&self, mut put: impl FnMut(&'static str, Value)) {
         for (key, name) in [(PROVIDER, &self.provider), (MODEL, &self.model)] {
             if let Some(name) = name {
@@ -208,7 +208,7 @@ impl Usage {
     }
 }
 
-/// The total, where nobody says another.
+/// Returns the total, if no other total is reported.
 pub(super) fn total(input: Option<u64>, output: Option<u64>) -> Option<u64> {
     Some(input?.saturating_add(output?))
 }
