@@ -21,7 +21,7 @@ use crate::emit;
 use crate::runtime::{self, Handle};
 use crate::topology::Topology;
 
-/// How long what was emitted may take to arrive: nothing leaves the process.
+/// How long emitted events may take to arrive. Nothing leaves the process.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a future, and returns its output and every event that it emitted, in order.
@@ -122,8 +122,8 @@ pub fn rehearse(
     Ok(Rehearsal { arrivals, status: drained.status })
 }
 
-/// Hands events in one by one: many at once would overrun the way in. On a thread of its own, as the caller may be inside of
-/// an async runtime.
+/// Sends events one by one, because many at once would overrun the ingress. It uses its own thread, because the caller
+/// may be inside an async runtime.
 fn send(handle: &Handle, events: Vec<Event>) -> Result<(), StartError> {
     let failed = |error: std::io::Error| StartError::Thread(error.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(failed)?;
@@ -172,7 +172,7 @@ impl Rehearsal {
     }
 }
 
-/// A folder for dead letters that goes with the rehearsal; it is made when the first one is written.
+/// A folder for dead letters that is removed with the rehearsal. It is made when the first dead letter is written.
 struct Scratch(PathBuf);
 
 impl Scratch {

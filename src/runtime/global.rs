@@ -12,13 +12,13 @@ use tracing::{error, info, warn};
 use super::{Handle, StartFailure};
 use crate::topology::{Registry, Topology, TopologyError, chosen_environment};
 
-/// The folder of the topologies, where `STREAMLL_TOPOLOGIES` names none.
+/// The folder of the topologies, if `STREAMLL_TOPOLOGIES` names none.
 const FOLDER: &str = "topologies";
 
 /// The handle behind [`install`].
 static DEFAULT: Mutex<Option<Handle>> = Mutex::new(None);
 
-/// Held by whoever starts the default, so that two do not.
+/// Held while the default is started, so that it is not started twice.
 static STARTING: Mutex<()> = Mutex::new(());
 
 /// Makes a topology the process-wide default for [`emit`](crate::emit()), and for scopes and token streams that name no
@@ -89,13 +89,13 @@ pub fn init_with(kinds: &Registry) -> Result<DrainGuard, StartFailure> {
     Ok(DrainGuard(handle))
 }
 
-/// Which environment the command is to run: `named`, else `STREAMLL_ENV`, else `development` on a terminal.
+/// Returns the environment that the command runs: `named`, or else `STREAMLL_ENV`, or else `development` on a terminal.
 #[cfg(feature = "cli")]
 pub(crate) fn environment(named: Option<&str>, folder: &Path) -> Result<String, TopologyError> {
     choose(named, folder, "give `--env NAME` or set STREAMLL_ENV")
 }
 
-/// The same; `how` tells whoever has not chosen how that is done here.
+/// The same. `how` tells users without a choice how to choose.
 fn choose(named: Option<&str>, folder: &Path, how: &str) -> Result<String, TopologyError> {
     let variable = env::var("STREAMLL_ENV").ok();
     let tty = io::stdin().is_terminal() || io::stdout().is_terminal();
@@ -169,7 +169,7 @@ impl fmt::Debug for DrainGuard {
     }
 }
 
-/// Logs what did not arrive, unless somebody has heard of this end before.
+/// Logs which events did not arrive, unless this end was already reported.
 fn tell_once(told: bool, drained: &Drained) {
     if told {
         return;

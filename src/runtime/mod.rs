@@ -43,9 +43,9 @@ pub struct Handle {
     ended: Arc<OnceLock<bool>>,
 }
 
-/// The files that the runtime of a thread holds open: its poll, its alarm, its signals; and one of a sink or a buffer.
+/// The files that the runtime of one thread holds open: poll, timer, signals, and one of a sink or a buffer.
 const FILES_OF_A_THREAD: usize = 4;
-/// Those of signals, and of the program around: a runtime, its input, a status file.
+/// Files of signals and of the program around: its runtime, its input, a status file.
 const FILES_OF_THE_PROCESS: usize = 16;
 
 /// What must be done on the graph's own threads.
@@ -134,7 +134,8 @@ pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartErro
     Ok(Handle { graph, requests, shutdown_timeout, ended })
 }
 
-/// Whether the process may open as many files as the threads of a plan need. Their runtimes panic where it may not.
+/// Checks whether the process may open as many files as the threads of a plan need. Without them, the runtimes of the
+/// threads panic.
 fn has_room_for(plan: &Plan) -> Result<(), StartError> {
     let own = plan.sinks.iter().filter(|sink| sink.placement == Placement::Own).count();
     let needed = FILES_OF_THE_PROCESS + FILES_OF_A_THREAD * (1 + own);
@@ -148,7 +149,7 @@ fn has_room_for(plan: &Plan) -> Result<(), StartError> {
     }
 }
 
-/// Does what is asked for, until the end.
+/// Does what the requests ask for, until the end.
 async fn serve(
     graph: &GraphHandle,
     inbox: &mut mpsc::UnboundedReceiver<Request>,
@@ -283,7 +284,7 @@ impl Handle {
         let _ = self.requests.send(Request::Shutdown(deadline, Box::new(answer)));
     }
 
-    /// The status as of now, and how it ended, when somebody else has ended it.
+    /// Returns the status of this moment, and how the topology ended if another call has ended it.
     fn last(&self) -> Drained {
         Drained { status: self.status(), complete: self.ended.get().is_some_and(|complete| *complete) }
     }

@@ -4,7 +4,7 @@ use tracing::subscriber::Interest;
 use tracing::{Level, Metadata};
 use tracing_subscriber::layer::{Context, Filter};
 
-/// Our own crates: what they say of delivering an event must never become an event.
+/// Our own crates. Their logs about the delivery of an event must never become an event.
 const OURS: [&str; 3] = ["streamll", "streamll_actors", "streamll_macros"];
 
 /// Lets spans of LLM libraries through, and spans of the targets that were asked for.
