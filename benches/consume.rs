@@ -3,10 +3,6 @@
 //! `cargo bench --bench consume` starts servers of its own and prints tables with the targets; every figure is the median
 //! of some rounds, in each of which everything is measured in turn. `cargo test` runs it once, with few events.
 
-#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
-#[path = "../tests/brokers/servers.rs"]
-mod servers;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,9 +11,9 @@ use futures_util::StreamExt as _;
 use lapin::options::{BasicAckOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
-use servers::{RabbitNode, RedisServer};
 use streamll::Event;
 use streamll::consume::Consumer;
+use support::servers::{RabbitNode, RedisServer};
 use tokio::time::Instant;
 
 #[global_allocator]

@@ -4,16 +4,12 @@
 //! `cargo bench --bench rabbitmq_queues` starts nodes of its own; every figure is the median of some rounds, in each of
 //! which all queues are measured in turn. `cargo test` runs it once, with few events and one node, to see that it works.
 
-#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
-#[path = "../tests/brokers/servers.rs"]
-mod servers;
-
 use std::time::Duration;
 
-use servers::{RabbitCluster, RabbitNode};
 use streamll::sinks;
 use streamll::sinks::rabbitmq::{QueueConfig, QueueType};
 use streamll::{Event, Step, Topology};
+use support::servers::{RabbitCluster, RabbitNode};
 use tokio::time::Instant;
 
 #[global_allocator]

@@ -1,9 +1,9 @@
 //! One Redis server beside a cluster of three masters, with the same memory in all.
 
 use super::{Rate, Table, alone, conversations, token};
-use crate::servers::RedisServer;
 use streamll::BatchPolicy;
 use streamll::sinks;
+use support::servers::RedisServer;
 
 use std::process::Command;
 

@@ -10,8 +10,8 @@ use streamll::topology::IntoSink;
 use streamll::{Deliveries, Delivery, DeliveryError, Sink, SinkContext, SinkSpec, Timestamp, Topology};
 use tokio::time::Instant;
 
-use super::servers::{RabbitNode, RedisServer};
 use super::{KEY, STREAM, declared, in_runtime, open, runtime, step, token};
+use support::servers::{RabbitNode, RedisServer};
 
 /// Prints the latencies of both sinks at the rates of the design.
 pub(crate) fn measure(time: Duration) {

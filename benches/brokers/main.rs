@@ -7,20 +7,17 @@
 mod bare;
 mod cluster;
 mod latency;
-#[allow(dead_code, unused_imports, reason = "the tests use the rest")]
-#[path = "../../tests/brokers/servers.rs"]
-mod servers;
 
 use std::future::Future;
 use std::process::Command;
 use std::time::Duration;
 
 use bare::Dress;
-use servers::{RabbitNode, RedisServer};
 use streamll::sinks::rabbitmq::{QueueConfig, QueueType, RabbitMqConfig};
 use streamll::sinks::{self, redis::Ordering};
 use streamll::topology::IntoSink;
 use streamll::{BatchPolicy, Context, Deliveries, Delivery, Event, Sink, SinkContext, Step, Topology};
+use support::servers::{RabbitNode, RedisServer};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 use tokio::time::Instant;

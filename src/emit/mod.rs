@@ -22,8 +22,7 @@ pub use instrumented::AsToken;
 pub use layer::{LayerExt, SpanFilter, SpanLayer, Spans, layer};
 pub use scope::{Guard, Scope, Trace, trace};
 pub use tokens::{TokenStream, Tokens};
-pub use traceparent::traceparent;
-pub use usage::{Usage, usage};
+pub use usage::Usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -139,4 +138,41 @@ fn completed(step: &Step, around: &Context) -> Option<Step> {
         parts.context = around.merged(known);
         Step::from(parts)
     })
+}
+
+/// Returns the header `traceparent` for a request to another service. It names the innermost [scope](crate::trace),
+/// token stream or span of the code that runs right now.
+///
+/// Returns `None` outside of all of these, and if the id of the run is not a trace id.
+///
+/// ```
+/// let _scope = streamll::trace("answer").enter();
+/// let header = streamll::traceparent().expect("inside of a scope");
+/// assert_eq!(header.len(), 55); // request.header("traceparent", header)
+/// ```
+#[must_use]
+pub fn traceparent() -> Option<String> {
+    Ambient::read(|around| around.scope.as_ref()?.traceparent()).flatten()
+}
+
+/// Adds usage to the closing event of the innermost [scope](crate::trace), instrumented function, token stream or span
+/// around the code.
+///
+/// Use it in code that has no [`Scope`](crate::Scope) at hand. Outside of all of these, it does nothing.
+///
+/// ```
+/// use streamll::{Usage, usage};
+///
+/// #[streamll::instrument]
+/// fn ask(question: &str) -> String {
+///     // … call the model
+///     usage(Usage::new(412, 27).model("gpt-test"));
+///     "forty-two".to_owned()
+/// }
+/// # ask("What is 6 × 7?");
+/// ```
+pub fn usage(usage: impl Into<Option<Usage>>) {
+    if let Some(scope) = Ambient::read(|around| around.scope.clone()).flatten() {
+        scope.usage(usage);
+    }
 }

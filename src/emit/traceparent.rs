@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use streamll_actors::event::Step;
 
-use super::ambient::Ambient;
-
 /// A step of a run, wherever that is: the run's id, and the step's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Position {
@@ -52,21 +50,6 @@ impl FromStr for Position {
         // Of the flags only the first has a meaning in all versions.
         Ok(Position { execution_id: trace_id.into(), span_id: parent_id.into(), is_sampled: flags & 1 == 1 })
     }
-}
-
-/// Returns the header `traceparent` for a request to another service. It names the innermost [scope](crate::trace),
-/// token stream or span of the code that runs right now.
-///
-/// Returns `None` outside of all of these, and if the id of the run is not a trace id.
-///
-/// ```
-/// let _scope = streamll::trace("answer").enter();
-/// let header = streamll::traceparent().expect("inside of a scope");
-/// assert_eq!(header.len(), 55); // request.header("traceparent", header)
-/// ```
-#[must_use]
-pub fn traceparent() -> Option<String> {
-    Ambient::read(|around| around.scope.as_ref()?.traceparent()).flatten()
 }
 
 fn is_hex(text: &str, digits: usize) -> bool {

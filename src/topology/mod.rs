@@ -31,6 +31,7 @@ mod schema;
 mod seal;
 mod secrets;
 mod sources;
+mod spills;
 mod validate;
 mod variables;
 

@@ -9,8 +9,8 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::outage::wait_until;
 use crate::servers::with_ports;
+use support::wait_until;
 
 /// Says in which process a test is.
 const ALONE: &str = "STREAMLL_TEST_ALONE";

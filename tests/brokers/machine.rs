@@ -6,7 +6,7 @@ use serde_json::Value;
 use streamll::topology::{LoadOptions, Registry, Topology};
 use streamll::{Emitted, Event, Handle, SinkState, SinkStatus, Step};
 
-use crate::outage::wait_until;
+use support::wait_until;
 
 /// A topology with one sink of this name.
 const SINK: &str = "records";

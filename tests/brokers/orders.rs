@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::Value;
 use streamll::{Emitted, Event, OnOpen, SinkSpec, SinkState, Step, Topology};
 
-use crate::outage::wait_until;
 use crate::proxy::Proxy;
+use support::wait_until;
 
 fn event(number: u64) -> Event {
     Event::new(&Step::new("RagPipeline"), "start").with("number", number)

@@ -22,6 +22,7 @@ use streamll::{Deliveries, Delivery, DeliveryError, ErrorClass, Event, Kind, Sin
 use tokio::time::Instant;
 
 use crate::servers::RabbitNode;
+use support::until_true as eventually;
 
 /// The password of users that tests make: it must show nowhere.
 const CANARY: &str = "canary-7f3a9";
@@ -204,15 +205,6 @@ async fn fails(sink: &mut RabbitMqSink) -> DeliveryError {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("it takes everything");
-}
-
-/// Waits until something becomes true, for as long as a test may last.
-async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}: never");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::command::streamll;
 use crate::brokers::{Broker, Rabbit, Redis};
-use crate::outage::wait_until;
 use crate::proxy::Proxy;
 use crate::servers::RabbitNode;
+use support::wait_until;
 
 /// SIGTERM while the network swallows everything: a disk keeps what waits, a memory loses and counts it.
 fn ends_in_an_outage(broker: &dyn Broker) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::command::{Source, deliver_the_rest};
 use crate::brokers::{Broker, Rabbit, Redis};
-use crate::outage::wait_until;
 use crate::servers::RabbitNode;
+use support::wait_until;
 
 /// How often each process is killed.
 const KILLS: usize = 30;

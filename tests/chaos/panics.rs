@@ -13,8 +13,8 @@ use streamll::{Deliveries, DeliveryError, Event, SinkContext, SinkSpec, Topology
 use streamll_actors::sink::DynSink;
 
 use crate::brokers::{Broker, PASSWORD, Rabbit, Redis, USER};
-use crate::outage::wait_until;
 use crate::servers::RabbitNode;
+use support::wait_until;
 
 /// Panics in every tenth delivery, at the first poll, then at the second, and so on: wherever a delivery may wait.
 struct Fragile {

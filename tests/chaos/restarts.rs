@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::brokers::{Broker, Rabbit, Redis};
-use crate::outage::{Expected, Outage, wait_until};
+use crate::outage::{Expected, Outage};
 use crate::servers::RabbitNode;
+use support::wait_until;
 
 /// Half of the returns have to be faster than this.
 const SOON: Duration = Duration::from_secs(3);

@@ -17,7 +17,8 @@ mod taken;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+
+use support::wait_for as wait_until;
 
 /// A folder with topologies, for one test.
 pub(crate) struct Folder(tempfile::TempDir);
@@ -64,17 +65,6 @@ pub(crate) fn feed(mut command: Command, input: &[u8]) -> Output {
     let output = child.wait_with_output().expect("the command ends");
     writer.join().expect("the input is written");
     output
-}
-
-/// Waits until something holds, for as long as a slow machine may need.
-pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..1500 {
-        if holds() {
-            return;
-        }
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-    panic!("waited in vain until {what}");
 }
 
 /// Sends a signal by name, as a shell would.

@@ -1,9 +1,6 @@
 //! The whole way: a service writes, another process puts one conversation together, a third reacts to errors, and the
 //! broker between them is killed and comes back in the middle.
 
-#[path = "../path/built.rs"]
-mod built;
-
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{ChildStdout, Command, Stdio};
 use std::thread;
@@ -23,7 +20,7 @@ struct Role {
 
 impl Role {
     fn start(url: &str, role: &str) -> Role {
-        let mut command = Command::new(built::built("two_services"));
+        let mut command = Command::new(support::built("two_services"));
         let mut child =
             command.args([url, role]).env("PACE_MS", "150").stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();

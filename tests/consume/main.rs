@@ -12,19 +12,10 @@ mod letters;
 mod misuse;
 mod offsets;
 mod order;
-#[allow(dead_code, reason = "the tests of the sinks use the rest")]
-#[path = "../brokers/proxy.rs"]
-mod proxy;
 mod quorum;
 mod rabbitmq;
 mod redis;
-#[allow(dead_code, reason = "the tests of the sinks use the rest")]
-#[path = "../brokers/redis_cluster.rs"]
-mod redis_cluster;
 mod replay;
-#[allow(dead_code, reason = "the tests of the sinks use the rest")]
-#[path = "../brokers/servers.rs"]
-mod servers;
 mod streams;
 mod suspects;
 mod tail;
@@ -34,7 +25,6 @@ mod words;
 use std::future::Future;
 use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use ::redis::FromRedisValue;
 use lapin::options::BasicPublishOptions;
@@ -42,7 +32,8 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use streamll::Event;
 use streamll::consume::{Consumer, ConsumerHandle, ConsumerStatus};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+
+use support::{LONG, proxy, redis_cluster, servers, until as wait_until, until_true as wait_for};
 
 use crate::servers::{RabbitNode, RedisServer};
 
@@ -57,9 +48,6 @@ impl Drop for Process {
         let _ = self.0.wait();
     }
 }
-
-/// For as long as a slow machine may need.
-const LONG: Duration = Duration::from_secs(90);
 
 fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work)
@@ -230,17 +218,4 @@ impl Running {
         self.task.abort();
         let _ = self.task.await;
     }
-}
-
-/// Waits until something holds.
-async fn wait_until(what: &str, holds: impl Fn() -> Result<(), String>) {
-    let deadline = Instant::now() + LONG;
-    while let Err(instead) = holds() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}: {instead}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-async fn wait_for(what: &str, holds: impl Fn() -> bool) {
-    wait_until(what, || if holds() { Ok(()) } else { Err(String::new()) }).await;
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::built::built;
+use support::built;
 
 /// Runs one example and returns what it printed; `with` are variables of its environment.
 fn run(name: &str, with: &[(&str, &str)]) -> String {

@@ -1,6 +1,5 @@
 //! The whole path as applications use it: from `emit` in any program to what arrives in sinks.
 
-mod built;
 mod content;
 mod context;
 mod ending;

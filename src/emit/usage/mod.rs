@@ -6,7 +6,6 @@ mod read;
 use serde_json::Value;
 use streamll_actors::event::{Datum, Event, View};
 
-use super::ambient::Ambient;
 use names::{CACHE_CREATION, CACHE_READ, INPUT, MODEL, OUTPUT, PROVIDER, REASONING, TOTAL};
 
 /// The tokens that a call of a model used, and the name of the model. On the wire, each field is a key of `data` with
@@ -211,26 +210,4 @@ impl Usage {
 /// Returns the total, if no other total is reported.
 pub(super) fn total(input: Option<u64>, output: Option<u64>) -> Option<u64> {
     Some(input?.saturating_add(output?))
-}
-
-/// Adds usage to the closing event of the innermost [scope](crate::trace), instrumented function, token stream or span
-/// around the code.
-///
-/// Use it in code that has no [`Scope`](crate::Scope) at hand. Outside of all of these, it does nothing.
-///
-/// ```
-/// use streamll::{Usage, usage};
-///
-/// #[streamll::instrument]
-/// fn ask(question: &str) -> String {
-///     // … call the model
-///     usage(Usage::new(412, 27).model("gpt-test"));
-///     "forty-two".to_owned()
-/// }
-/// # ask("What is 6 × 7?");
-/// ```
-pub fn usage(usage: impl Into<Option<Usage>>) {
-    if let Some(scope) = Ambient::read(|around| around.scope.clone()).flatten() {
-        scope.usage(usage);
-    }
 }

@@ -12,11 +12,12 @@ use tokio::time::Instant;
 
 use crate::brokers::Broker;
 use crate::oracle::Copy;
-use crate::outage::{Expected, HASTY, Outage, PATIENT, wait_until};
+use crate::outage::{Expected, HASTY, Outage, PATIENT};
 use crate::redis::run;
 use crate::redis::tls::Authority;
 use crate::redis_cluster::{NODE_TIMEOUT, RedisCluster};
 use crate::servers::{RedisServer, free_port};
+use support::wait_until;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// After a replica has taken over, events flow again within this time.

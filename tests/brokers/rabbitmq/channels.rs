@@ -9,8 +9,8 @@ use streamll::consume::{Consumer, ConsumerStatus};
 
 use super::*;
 use crate::machine::Machine;
-use crate::outage::wait_until;
 use crate::proxy::Proxy;
+use support::wait_until;
 
 /// A node of its own, whose limit of channels tests set.
 fn node() -> &'static RabbitNode {

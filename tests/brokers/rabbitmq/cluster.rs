@@ -5,8 +5,9 @@ use super::*;
 use crate::alone::{Logs, alone};
 use crate::brokers::{Broker, PASSWORD, Rabbit, USER};
 use crate::oracle::Copy;
-use crate::outage::{Expected, HASTY, Outage, PATIENT, name_fault, wait_until};
+use crate::outage::{Expected, HASTY, Outage, PATIENT, name_fault};
 use crate::servers::RabbitCluster;
+use support::wait_until;
 
 const SECOND: Duration = Duration::from_secs(1);
 

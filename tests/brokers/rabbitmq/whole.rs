@@ -8,8 +8,8 @@ use streamll::{Handle, SinkState, Topology};
 
 use super::*;
 use crate::orders;
-use crate::outage::wait_until;
 use crate::proxy::Proxy;
+use support::wait_until;
 
 /// A topology with a dead-letter file below `folder`.
 fn topology(folder: &std::path::Path) -> Builder {

@@ -7,9 +7,9 @@ use streamll::sinks::redis::Ordering;
 use tokio::time::{sleep, timeout};
 
 use crate::alone::{Holdings, Logs, alone};
-use crate::outage::wait_until;
 use crate::proxy::Proxy;
 use crate::servers::free_port;
+use support::wait_until;
 
 use super::*;
 use crate::machine::Machine;

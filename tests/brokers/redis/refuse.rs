@@ -10,8 +10,8 @@ use streamll::ErrorClass::{Misconfigured, Overload, Rejected, Unavailable};
 use streamll::sinks::redis::Ordering;
 
 use crate::machine::Machine;
-use crate::outage::wait_until;
 use crate::proxy::Proxy;
+use support::wait_until;
 
 use super::*;
 

@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use crate::servers::RedisServer;
 
 /// After so long without an answer a node counts as gone, and a replica takes its place soon after.
-pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+pub const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The user of the tests, who may do what the documentation says, and its password.
-pub(crate) const LOGIN: [&str; 2] = ["app", "canary-8417"];
+pub const LOGIN: [&str; 2] = ["app", "canary-8417"];
 const RULES: [&str; 17] = [
     "on",
     "~*",
@@ -33,16 +33,16 @@ const RULES: [&str; 17] = [
 ];
 
 #[derive(Debug)]
-pub(crate) struct RedisCluster {
-    pub(crate) nodes: Vec<RedisServer>,
+pub struct RedisCluster {
+    pub nodes: Vec<RedisServer>,
 }
 
 impl RedisCluster {
-    pub(crate) fn start() -> RedisCluster {
+    pub fn start() -> RedisCluster {
         RedisCluster::start_with(&[])
     }
 
-    pub(crate) fn start_with(args: &[&str]) -> RedisCluster {
+    pub fn start_with(args: &[&str]) -> RedisCluster {
         let node = || {
             let timeout = NODE_TIMEOUT.as_millis().to_string();
             let password = format!(">{}", LOGIN[1]);
@@ -66,22 +66,22 @@ impl RedisCluster {
     }
 
     /// The address of a node, for the user of the tests.
-    pub(crate) fn url(&self, node: usize) -> String {
+    pub fn url(&self, node: usize) -> String {
         format!("redis://{}:{}@127.0.0.1:{}", LOGIN[0], LOGIN[1], self.nodes[node].port())
     }
 
-    pub(crate) fn cli(&self, node: usize, line: &str) -> String {
+    pub fn cli(&self, node: usize, line: &str) -> String {
         self.nodes[node].cli(&line.split(' ').collect::<Vec<_>>())
     }
 
-    pub(crate) fn state(&self, node: usize) -> String {
+    pub fn state(&self, node: usize) -> String {
         let info = self.cli(node, "CLUSTER INFO");
         let state = info.lines().find_map(|line| line.strip_prefix("cluster_state:"));
         state.unwrap_or_default().trim().to_owned()
     }
 
     /// Who is master of a key, as this node sees it.
-    pub(crate) fn master_of(&self, key: &str, seen_by: usize) -> usize {
+    pub fn master_of(&self, key: &str, seen_by: usize) -> usize {
         let slot: u16 = self.cli(seen_by, &format!("CLUSTER KEYSLOT {key}")).trim().parse().expect("a slot");
         let nodes = self.cli(seen_by, "CLUSTER NODES");
         let port = nodes.lines().find_map(|line| {
@@ -99,13 +99,13 @@ impl RedisCluster {
         self.nodes.iter().position(|node| Some(node.port().to_string()) == port).unwrap_or(usize::MAX)
     }
 
-    pub(crate) fn id(&self, node: usize) -> String {
+    pub fn id(&self, node: usize) -> String {
         self.cli(node, "CLUSTER MYID").trim().to_owned()
     }
 
     /// The slot of a key goes to another master, with what is in it, step by step as `redis-cli --cluster reshard` does
     /// it; does something while the key is there already, and the slot is not.
-    pub(crate) fn move_slot(&self, key: &str, from: usize, to: usize, meanwhile: impl FnOnce()) {
+    pub fn move_slot(&self, key: &str, from: usize, to: usize, meanwhile: impl FnOnce()) {
         let slot = self.cli(from, &format!("CLUSTER KEYSLOT {key}"));
         let ok = |node: usize, line: String| assert_eq!(self.cli(node, &line), "OK", "{line}");
         ok(to, format!("CLUSTER SETSLOT {slot} IMPORTING {}", self.id(from)));
@@ -119,7 +119,7 @@ impl RedisCluster {
     }
 
     #[track_caller]
-    pub(crate) fn wait(&self, what: &str, holds: impl Fn() -> bool) {
+    pub fn wait(&self, what: &str, holds: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !holds() {
             assert!(
@@ -132,7 +132,7 @@ impl RedisCluster {
     }
 
     /// A node that answers.
-    pub(crate) fn anybody(&self) -> usize {
+    pub fn anybody(&self) -> usize {
         let answers = |node: &RedisServer| {
             ::redis::Client::open(node.url())
                 .is_ok_and(|c| c.get_connection_with_timeout(Duration::from_millis(500)).is_ok())

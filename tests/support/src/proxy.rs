@@ -29,7 +29,7 @@ struct Weather {
 
 /// A proxy on a port of its own. It ends with its last connection when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Proxy {
+pub struct Proxy {
     port: u16,
     weather: watch::Sender<Weather>,
     shared: Arc<Shared>,
@@ -46,7 +46,7 @@ struct Shared {
 
 impl Proxy {
     /// A proxy to this port of the loopback.
-    pub(crate) fn to(server: u16) -> Proxy {
+    pub fn to(server: u16) -> Proxy {
         let port = free_port();
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("the port is free");
         listener.set_nonblocking(true).expect("it can be awaited");
@@ -61,22 +61,22 @@ impl Proxy {
         Proxy { port, weather, shared, thread: Some(thread) }
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// How many connections have reached the server so far.
-    pub(crate) fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// Accepts connections, but carries nothing any more, in neither direction; what was under way is held back.
-    pub(crate) fn blackhole(&self) {
+    pub fn blackhole(&self) {
         self.weather.send_modify(|weather| weather.blackhole = true);
     }
 
     /// Ends the blackhole, the latency and the limits.
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         *self.shared.limit.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.weather.send_modify(|weather| {
             *weather = Weather { resets: weather.resets, ..Weather::default() };
@@ -84,22 +84,22 @@ impl Proxy {
     }
 
     /// Resets all connections that there are, as a firewall does that has forgotten them.
-    pub(crate) fn reset_peers(&self) {
+    pub fn reset_peers(&self) {
         self.weather.send_modify(|weather| weather.resets += 1);
     }
 
     /// Delays each piece of data.
-    pub(crate) fn latency(&self, mean: Duration, jitter: Duration) {
+    pub fn latency(&self, mean: Duration, jitter: Duration) {
         self.weather.send_modify(|weather| weather.latency = Some((mean, jitter)));
     }
 
     /// Lets so many bytes a second through.
-    pub(crate) fn bandwidth(&self, bytes_per_second: usize) {
+    pub fn bandwidth(&self, bytes_per_second: usize) {
         self.weather.send_modify(|weather| weather.bandwidth = Some(bytes_per_second));
     }
 
     /// Lets so many more bytes through to the server, and then cuts their connection, once, be it inside a frame.
-    pub(crate) fn limit_data(&self, bytes: usize) {
+    pub fn limit_data(&self, bytes: usize) {
         *self.shared.limit.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
     }
 }

@@ -1,5 +1,7 @@
 //! Holds the shape of the house: which folder may use which, and what every file keeps to.
 
+mod circles;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -269,6 +271,20 @@ fn every_topology_in_the_tree_is_named_in_a_test() {
     let nameless: Vec<_> =
         files(&["topologies"]).into_iter().filter(|path| !named(path)).map(|path| relative(&path)).collect();
     assert_none(&nameless, "no test loads");
+}
+
+#[test]
+fn every_example_and_benchmark_is_in_its_index() {
+    for folder in ["examples", "benches"] {
+        let index = fs::read_to_string(root().join(folder).join("README.md")).expect("an index");
+        let entries = fs::read_dir(root().join(folder)).expect("a folder").flatten();
+        let names = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir() || path.extension().is_some_and(|e| e == "rs"));
+        let names = names.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+        let missing: Vec<_> = names.filter(|name| !index.contains(&format!("`{name}`"))).collect();
+        assert_none(&missing, &format!("not in {folder}/README.md"));
+    }
 }
 
 #[test]

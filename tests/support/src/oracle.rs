@@ -14,46 +14,46 @@ const KEYS: u64 = 8;
 
 /// An event that the topology has accepted.
 #[derive(Debug, Clone)]
-pub(crate) struct Issued {
-    pub(crate) id: String,
-    pub(crate) producer: usize,
-    pub(crate) n: u64,
+pub struct Issued {
+    pub id: String,
+    pub producer: usize,
+    pub n: u64,
     /// It can never arrive, and must be found among the dead letters.
-    pub(crate) poison: bool,
+    pub poison: bool,
 }
 
 /// How an event differs from the others.
 #[derive(Debug, Default)]
-pub(crate) struct Odd {
-    pub(crate) kind: Option<String>,
-    pub(crate) text: Option<String>,
+pub struct Odd {
+    pub kind: Option<String>,
+    pub text: Option<String>,
     /// It can never arrive.
-    pub(crate) poison: bool,
+    pub poison: bool,
 }
 
 impl Odd {
     /// One with this text, which is too long.
-    pub(crate) fn too_long(text: String) -> Odd {
+    pub fn too_long(text: String) -> Odd {
         Odd { text: Some(text), poison: true, ..Odd::default() }
     }
 
     /// One with a name of 300 bytes for its type, and in its key.
-    pub(crate) fn long_name() -> Odd {
+    pub fn long_name() -> Odd {
         Odd { kind: Some("k".repeat(300)), ..Odd::default() }
     }
 }
 
 /// One copy of an event as the broker has it.
 #[derive(Debug, Clone)]
-pub(crate) struct Copy {
-    pub(crate) json: Vec<u8>,
+pub struct Copy {
+    pub json: Vec<u8>,
     /// 1 without a mark.
-    pub(crate) attempt: u32,
+    pub attempt: u32,
 }
 
 /// Producers that go on emitting, each event numbered, until they are stopped.
 #[derive(Debug)]
-pub(crate) struct Load {
+pub struct Load {
     issued: Arc<Mutex<Vec<Issued>>>,
     stop: Arc<AtomicBool>,
     producers: Vec<JoinHandle<()>>,
@@ -61,7 +61,7 @@ pub(crate) struct Load {
 
 impl Load {
     /// Two producers that pause after each event; `odd` says of a number how its event differs from the others.
-    pub(crate) fn start(emitter: &Emitter, pause: Duration, odd: fn(u64) -> Option<Odd>) -> Load {
+    pub fn start(emitter: &Emitter, pause: Duration, odd: fn(u64) -> Option<Odd>) -> Load {
         let (issued, stop) = (Arc::<Mutex<Vec<Issued>>>::default(), Arc::<AtomicBool>::default());
         let producer = |producer: usize| {
             let (emitter, issued, stop) = (emitter.clone(), issued.clone(), stop.clone());
@@ -87,12 +87,12 @@ impl Load {
     }
 
     /// How many events were accepted so far.
-    pub(crate) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         lock(&self.issued).len() as u64
     }
 
     /// Ends it, and says what was accepted.
-    pub(crate) fn stop(self) -> Vec<Issued> {
+    pub fn stop(self) -> Vec<Issued> {
         self.stop.store(true, Ordering::SeqCst);
         for producer in self.producers {
             producer.join().expect("the producer does not panic");
@@ -121,26 +121,26 @@ fn text(producer: usize, n: u64) -> String {
 
 /// What is held against what.
 #[derive(Debug)]
-pub(crate) struct Books<'a> {
-    pub(crate) issued: &'a [Issued],
+pub struct Books<'a> {
+    pub issued: &'a [Issued],
     /// What the broker has, in its order.
-    pub(crate) arrived: &'a [Copy],
+    pub arrived: &'a [Copy],
     /// The lines of the file beside, which has everything once.
-    pub(crate) beside: &'a [Vec<u8>],
+    pub beside: &'a [Vec<u8>],
     /// The ids of the dead letters.
-    pub(crate) dead: &'a [String],
+    pub dead: &'a [String],
     /// Most events of one connection whose outcome can be unknown at once.
-    pub(crate) window: usize,
+    pub window: usize,
     /// How many connections were lost.
-    pub(crate) losses: usize,
+    pub losses: usize,
     /// Whether the broker refused nothing singly, so that first deliveries are in order.
-    pub(crate) ordered: bool,
+    pub ordered: bool,
 }
 
 impl Books<'_> {
     /// Everything that is wrong. Right is: nothing missing, nothing that nobody sent, each payload as it was sent, repeats
     /// within a window for each lost connection and marked, first deliveries in order.
-    pub(crate) fn audit(&self) -> Vec<String> {
+    pub fn audit(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let beside: HashMap<String, &[u8]> =
             self.beside.iter().map(|line| (id_of(line), line.as_slice())).collect();
@@ -208,7 +208,7 @@ fn name(issued: &Issued) -> String {
 }
 
 /// The `event_id` of a line; empty where there is none.
-pub(crate) fn id_of(json: &[u8]) -> String {
+pub fn id_of(json: &[u8]) -> String {
     let json: Value = serde_json::from_slice(json).unwrap_or_default();
     json["event_id"].as_str().unwrap_or_default().to_owned()
 }

@@ -13,10 +13,10 @@ use crate::oracle::Copy;
 use crate::servers::{RabbitNode, RedisServer};
 
 /// Most events whose outcome can be unknown at once: a batch of Redis, the unconfirmed publishes of RabbitMQ.
-pub(crate) const WINDOW: usize = 128;
+pub const WINDOW: usize = 128;
 
 /// A broker with a sink in a topology.
-pub(crate) trait Broker: Sync {
+pub trait Broker: Sync {
     /// The name of its sink.
     fn name(&self) -> &'static str;
 
@@ -31,16 +31,16 @@ pub(crate) trait Broker: Sync {
 
 /// Redis with one stream, which the sink reaches as a user of its own.
 #[derive(Debug)]
-pub(crate) struct Redis {
-    pub(crate) server: RedisServer,
+pub struct Redis {
+    pub server: RedisServer,
 }
 
 /// The name and the password of the sink at its broker: neither may show anywhere.
-pub(crate) const USER: &str = "app";
-pub(crate) const PASSWORD: &str = "canary-8417";
+pub const USER: &str = "app";
+pub const PASSWORD: &str = "canary-8417";
 
 impl Redis {
-    pub(crate) fn start() -> Redis {
+    pub fn start() -> Redis {
         let password = format!(">{PASSWORD}");
         // With `everysec` a reply may go out before its data is written, while the disk is slow.
         let args = [
@@ -59,7 +59,7 @@ impl Redis {
         Redis { server: RedisServer::start_with(&args) }
     }
 
-    pub(crate) fn cli(&self, line: &str) -> String {
+    pub fn cli(&self, line: &str) -> String {
         self.server.cli(&line.split(' ').collect::<Vec<_>>())
     }
 }
@@ -113,9 +113,9 @@ fn copy_of(fields: Vec<(String, Vec<u8>)>) -> Copy {
 
 /// A virtual host of a RabbitMQ node, with a queue that gets everything.
 #[derive(Debug)]
-pub(crate) struct Rabbit<'a> {
-    pub(crate) node: &'a RabbitNode,
-    pub(crate) vhost: String,
+pub struct Rabbit<'a> {
+    pub node: &'a RabbitNode,
+    pub vhost: String,
     /// What was taken from the queue so far.
     taken: Mutex<Vec<Copy>>,
     /// Keys of the queue, beside its binding.
@@ -125,12 +125,12 @@ pub(crate) struct Rabbit<'a> {
 }
 
 impl<'a> Rabbit<'a> {
-    pub(crate) fn on(node: &'a RabbitNode) -> Rabbit<'a> {
+    pub fn on(node: &'a RabbitNode) -> Rabbit<'a> {
         Rabbit::with(node, "")
     }
 
     /// With these keys of the queue besides, such as `, max_length: 5`.
-    pub(crate) fn with(node: &'a RabbitNode, queue: &'static str) -> Rabbit<'a> {
+    pub fn with(node: &'a RabbitNode, queue: &'static str) -> Rabbit<'a> {
         let vhost = node.vhost();
         // A user for each, so that a test can take away its rights.
         node.ctl(&["add_user", &format!("{USER}-{vhost}"), PASSWORD]);
@@ -140,7 +140,7 @@ impl<'a> Rabbit<'a> {
     }
 
     /// With everything declared before, by somebody else than the sink.
-    pub(crate) fn declared(node: &'a RabbitNode) -> Rabbit<'a> {
+    pub fn declared(node: &'a RabbitNode) -> Rabbit<'a> {
         let rabbit = Rabbit { declares: false, ..Rabbit::on(node) };
         let declared = rabbit.admin(async |channel| {
             let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
@@ -159,13 +159,13 @@ impl<'a> Rabbit<'a> {
     }
 
     /// What the sink's user may declare and write.
-    pub(crate) fn permit(&self, what: &str) {
+    pub fn permit(&self, what: &str) {
         let user = format!("{USER}-{}", self.vhost);
         self.node.ctl(&["set_permissions", "-p", &self.vhost, &user, what, what, ".*"]);
     }
 
     /// Does something on a channel of `guest`'s.
-    pub(crate) fn admin<T>(&self, work: impl AsyncFnOnce(&Channel) -> T) -> T {
+    pub fn admin<T>(&self, work: impl AsyncFnOnce(&Channel) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let url = self.node.url(&self.vhost);
@@ -179,7 +179,7 @@ impl<'a> Rabbit<'a> {
     }
 
     /// Takes from the queue what is there.
-    pub(crate) fn take(&self) {
+    pub fn take(&self) {
         let copies = self.admin(async |channel| {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let queue = channel.queue_declare("all".into(), passive, FieldTable::default()).await;

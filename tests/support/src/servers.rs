@@ -115,13 +115,13 @@ fn next_port() -> &'static AtomicU16 {
 }
 
 /// Gives a process that is to be started ports that nothing else of this test takes, also while a server is down.
-pub(crate) fn with_ports(command: &mut Command) -> &mut Command {
+pub fn with_ports(command: &mut Command) -> &mut Command {
     command.env(PORTS, next_port().fetch_add(100, Ordering::Relaxed).to_string())
 }
 
 /// A port of the loopback that is free and stays so while its server is down: below those that the system hands out,
 /// where an attempt to connect can meet itself.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let port = 20_000 + next_port().fetch_add(1, Ordering::Relaxed) % 12_000;
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
@@ -161,26 +161,26 @@ fn run(command: &mut Command) -> String {
 
 /// A Redis server.
 #[derive(Debug)]
-pub(crate) struct RedisServer {
+pub struct RedisServer {
     keeper: Keeper,
     port: u16,
 }
 
 impl RedisServer {
     /// One that keeps nothing on disk.
-    pub(crate) fn start() -> RedisServer {
+    pub fn start() -> RedisServer {
         RedisServer::start_with(&[])
     }
 
     /// One that may become a node of a cluster. Left to itself, it would listen to other nodes 10,000 ports above its own,
     /// where the system hands ports out.
-    pub(crate) fn start_for_cluster(args: &[&str]) -> RedisServer {
+    pub fn start_for_cluster(args: &[&str]) -> RedisServer {
         let bus = free_port().to_string();
         RedisServer::start_with(&[&["--cluster-enabled", "yes", "--cluster-port", &bus], args].concat())
     }
 
     /// One with these arguments of `redis-server` besides.
-    pub(crate) fn start_with(args: &[&str]) -> RedisServer {
+    pub fn start_with(args: &[&str]) -> RedisServer {
         let (folder, port) = (folder(), free_port());
         let mut command = Command::new(program("redis-server", "redis-server"));
         command
@@ -192,41 +192,41 @@ impl RedisServer {
         server
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// `redis://127.0.0.1:<port>`.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// The folder with its data.
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         &self.keeper.folder
     }
 
-    pub(crate) fn kill9(&self) {
+    pub fn kill9(&self) {
         self.keeper.order("KILL");
     }
 
     /// Starts it again, on the same port and with the same data; kills it first, where it still runs.
-    pub(crate) fn restart(&self) {
+    pub fn restart(&self) {
         self.kill9();
         self.keeper.order("start");
         self.keeper.wait("redis-server", Duration::from_secs(60), || self.answers().unwrap_or(false));
     }
 
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.keeper.order("STOP");
     }
 
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         self.keeper.order("CONT");
     }
 
     /// What `redis-cli` prints; an error reply is text like any other.
-    pub(crate) fn cli(&self, args: &[&str]) -> String {
+    pub fn cli(&self, args: &[&str]) -> String {
         let mut command = Command::new(program("redis-cli", "redis-tools"));
         run(command.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]).args(args))
     }
@@ -245,7 +245,7 @@ impl RedisServer {
 
 /// A RabbitMQ node, in a world of its own: nothing of it is shared with a node that the machine may run.
 #[derive(Debug)]
-pub(crate) struct RabbitNode {
+pub struct RabbitNode {
     keeper: Keeper,
     port: u16,
     env: Vec<(&'static str, String)>,
@@ -255,17 +255,17 @@ pub(crate) struct RabbitNode {
 
 impl RabbitNode {
     /// The one node that all tests share that do not disturb it; each has a [`vhost`](Self::vhost) of its own.
-    pub(crate) fn shared() -> &'static RabbitNode {
+    pub fn shared() -> &'static RabbitNode {
         static SHARED: OnceLock<RabbitNode> = OnceLock::new();
         SHARED.get_or_init(RabbitNode::start)
     }
 
-    pub(crate) fn start() -> RabbitNode {
+    pub fn start() -> RabbitNode {
         RabbitNode::start_with("")
     }
 
     /// One with these lines of `rabbitmq.conf` besides.
-    pub(crate) fn start_with(lines: &str) -> RabbitNode {
+    pub fn start_with(lines: &str) -> RabbitNode {
         let node = RabbitNode::prepare("x@localhost", free_port(), lines);
         node.restart();
         node
@@ -309,17 +309,17 @@ impl RabbitNode {
         RabbitNode { keeper, port, env, vhosts: Mutex::default() }
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// `amqp://guest:guest@127.0.0.1:<port>/<vhost>`.
-    pub(crate) fn url(&self, vhost: &str) -> String {
+    pub fn url(&self, vhost: &str) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/{}", self.port, vhost.replace('/', "%2f"))
     }
 
     /// A fresh virtual host, which `guest` may use.
-    pub(crate) fn vhost(&self) -> String {
+    pub fn vhost(&self) -> String {
         static NUMBER: AtomicU16 = AtomicU16::new(0);
         let mut vhosts = self.vhosts.lock().unwrap_or_else(PoisonError::into_inner);
         if vhosts.is_empty() {
@@ -340,7 +340,7 @@ impl RabbitNode {
 
     /// What `rabbitmqctl` prints, without its headings.
     #[track_caller]
-    pub(crate) fn ctl(&self, args: &[&str]) -> String {
+    pub fn ctl(&self, args: &[&str]) -> String {
         let mut command = Command::new(program("rabbitmqctl", "rabbitmq-server"));
         let env = self.env.iter().filter(|(key, _)| !key.contains("_SERVER_"));
         command.envs(env.map(|(key, value)| (key, value)));
@@ -348,28 +348,28 @@ impl RabbitNode {
     }
 
     /// What it logs.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         let folder = std::fs::read_dir(self.keeper.folder.join("log")).into_iter().flatten().flatten();
         folder.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default()).collect()
     }
 
-    pub(crate) fn kill9(&self) {
+    pub fn kill9(&self) {
         self.keeper.order("KILL");
     }
 
     /// Starts it again, on the same port and with the same data; kills it first, where it still runs.
-    pub(crate) fn restart(&self) {
+    pub fn restart(&self) {
         self.kill9();
         self.keeper.order("start");
         let ready = || self.answers().unwrap_or(false);
         self.keeper.wait("rabbitmq-server", Duration::from_secs(180), ready);
     }
 
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.keeper.order("STOP");
     }
 
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         self.keeper.order("CONT");
     }
 
@@ -386,14 +386,14 @@ impl RabbitNode {
 
 /// Three RabbitMQ nodes that form a cluster, in a world of their own.
 #[derive(Debug)]
-pub(crate) struct RabbitCluster {
-    pub(crate) nodes: [RabbitNode; 3],
+pub struct RabbitCluster {
+    pub nodes: [RabbitNode; 3],
 }
 
 impl RabbitCluster {
     const NAMES: [&str; 3] = ["a@localhost", "b@localhost", "c@localhost"];
 
-    pub(crate) fn start() -> RabbitCluster {
+    pub fn start() -> RabbitCluster {
         let epmd = free_port();
         let mut lines = "cluster_formation.peer_discovery_backend = classic_config\n\
             cluster_formation.discovery_retry_limit = 1\ncluster_formation.discovery_retry_interval = 100\n"
@@ -413,7 +413,7 @@ impl RabbitCluster {
     }
 
     /// Starts some of them again, all at once, and waits until every node runs.
-    pub(crate) fn restart(&self, which: &[usize]) {
+    pub fn restart(&self, which: &[usize]) {
         thread::scope(|scope| {
             for node in which {
                 scope.spawn(|| self.nodes[*node].restart());
@@ -425,19 +425,19 @@ impl RabbitCluster {
     }
 
     /// One address for each node, separated by commas.
-    pub(crate) fn urls(&self, vhost: &str) -> String {
+    pub fn urls(&self, vhost: &str) -> String {
         self.nodes.each_ref().map(|node| node.url(vhost)).join(",")
     }
 
     /// The node that leads a quorum queue, as a node that runs knows it; it may learn of another some time later.
-    pub(crate) fn leader(&self, asked: &RabbitNode, vhost: &str, queue: &str) -> Option<usize> {
+    pub fn leader(&self, asked: &RabbitNode, vhost: &str, queue: &str) -> Option<usize> {
         let leaders = asked.ctl(&["list_queues", "-p", vhost, "name", "leader"]);
         let leader = leaders.lines().find_map(|line| line.strip_prefix(queue)).unwrap_or_default().trim();
         RabbitCluster::NAMES.iter().position(|name| *name == leader)
     }
 
     /// Has another node lead a quorum queue.
-    pub(crate) fn lead(&self, asked: &RabbitNode, vhost: &str, queue: &str, node: usize) {
+    pub fn lead(&self, asked: &RabbitNode, vhost: &str, queue: &str, node: usize) {
         asked.keeper.wait("the other leader", Duration::from_secs(60), || {
             let leader = self.leader(asked, vhost, queue);
             if let Some(from) = leader.filter(|leader| *leader != node) {

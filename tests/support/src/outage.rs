@@ -14,13 +14,14 @@ use tokio::time::Instant;
 
 use crate::brokers::{Broker, PASSWORD, WINDOW};
 use crate::oracle::{Books, Load, Odd, id_of};
+use crate::wait_until;
 
 /// More time than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
 /// How long a delivery may take where the brokers answer, whatever they answer: none is to be cut off.
-pub(crate) const PATIENT: Duration = Duration::from_secs(30);
+pub const PATIENT: Duration = Duration::from_secs(30);
 /// How long a delivery may take where a broker falls silent.
-pub(crate) const HASTY: Duration = Duration::from_secs(3);
+pub const HASTY: Duration = Duration::from_secs(3);
 /// What each producer waits after an event.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -40,7 +41,7 @@ fn tuned(patience: Duration) -> String {
 thread_local! { static FAULT: RefCell<Option<String>> = const { RefCell::new(None) } }
 
 /// What the table calls what is done next, where that is not the name of the test.
-pub(crate) fn name_fault(name: &str) {
+pub fn name_fault(name: &str) {
     FAULT.set(Some(name.to_owned()));
 }
 
@@ -66,55 +67,55 @@ fn tell(sink: &SinkStatus, copies: usize, took: Duration) {
 }
 
 /// A topology that runs: a sink for each broker, and one into a file beside them that nothing may disturb.
-pub(crate) struct Outage<'b> {
+pub struct Outage<'b> {
     brokers: Vec<&'b dyn Broker>,
     handle: Handle,
     load: Load,
     folder: tempfile::TempDir,
     began: Instant,
     /// How long the topology took until it ran.
-    pub(crate) started_in: Duration,
+    pub started_in: Duration,
 }
 
 /// What is known at the end.
 #[derive(Debug, Default)]
-pub(crate) struct Expected {
+pub struct Expected {
     /// How many connections were lost with something under way.
-    pub(crate) losses: usize,
+    pub losses: usize,
     /// The broker refuses events singly, which then come after their neighbours.
-    pub(crate) refuses_singly: bool,
+    pub refuses_singly: bool,
     /// What was dead-lettered is right.
-    pub(crate) dead_letters: bool,
+    pub dead_letters: bool,
 }
 
 impl<'b> Outage<'b> {
     /// With each broker on its own port.
-    pub(crate) fn of(brokers: &[&'b dyn Broker]) -> Outage<'b> {
+    pub fn of(brokers: &[&'b dyn Broker]) -> Outage<'b> {
         Outage::start(brokers, None, &tuned(PATIENT), PAUSE, |_| None)
     }
 
     /// With each broker on its own port, and all settings as they are by default.
-    pub(crate) fn with_defaults(brokers: &[&'b dyn Broker]) -> Outage<'b> {
+    pub fn with_defaults(brokers: &[&'b dyn Broker]) -> Outage<'b> {
         Outage::start(brokers, None, "", PAUSE, |_| None)
     }
 
     /// With about 5,000 events a second.
-    pub(crate) fn fast(broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
+    pub fn fast(broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
         Outage::start(&[broker], None, &tuned(patience), PAUSE / 6, |_| None)
     }
 
     /// With fewer events, for brokers that need the processor for themselves.
-    pub(crate) fn of_few(broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
+    pub fn of_few(broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
         Outage::start(&[broker], None, &tuned(patience), 5 * PAUSE, |_| None)
     }
 
     /// With the broker on this port: behind a proxy.
-    pub(crate) fn behind(port: u16, broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
+    pub fn behind(port: u16, broker: &'b dyn Broker, patience: Duration) -> Outage<'b> {
         Outage::start(&[broker], Some(port), &tuned(patience), PAUSE, |_| None)
     }
 
     /// With events among the others that can never arrive.
-    pub(crate) fn poisoned(broker: &'b dyn Broker, odd: fn(u64) -> Option<Odd>) -> Outage<'b> {
+    pub fn poisoned(broker: &'b dyn Broker, odd: fn(u64) -> Option<Odd>) -> Outage<'b> {
         // Fewer: each poison costs several attempts, and RabbitMQ a channel each.
         Outage::start(&[broker], None, &tuned(PATIENT), 10 * PAUSE, odd)
     }
@@ -149,7 +150,7 @@ impl<'b> Outage<'b> {
     }
 
     /// What is known of one sink.
-    pub(crate) fn sink(&self, name: &str) -> SinkStatus {
+    pub fn sink(&self, name: &str) -> SinkStatus {
         self.handle.status().sink(name).expect("it has this sink").clone()
     }
 
@@ -166,7 +167,7 @@ impl<'b> Outage<'b> {
 
     /// Waits until a hundred more events have arrived, at the least.
     #[track_caller]
-    pub(crate) fn flows(&self) {
+    pub fn flows(&self) {
         let until = self.handle.status().balance().received + 100;
         wait_until("enough was emitted", || {
             let received = self.handle.status().balance().received;
@@ -181,7 +182,7 @@ impl<'b> Outage<'b> {
 
     /// Waits until the circuit is open for this reason, and sees that the sink beside gets everything all the same.
     #[track_caller]
-    pub(crate) fn breaks(&self, reason: &str) {
+    pub fn breaks(&self, reason: &str) {
         self.is_in_trouble(reason);
         self.beside_keeps_up();
     }
@@ -212,25 +213,25 @@ impl<'b> Outage<'b> {
 
     /// What people read of each broker's sink begins so.
     #[track_caller]
-    pub(crate) fn says(&self, beginning: &str) {
+    pub fn says(&self, beginning: &str) {
         // Now and then it is being probed.
         self.wait(beginning, |status| status.to_string().starts_with(beginning));
     }
 
     /// Leaves everything as it is for a while.
-    pub(crate) fn lasts(&self, time: Duration) {
+    pub fn lasts(&self, time: Duration) {
         thread::sleep(time);
     }
 
     /// Waits until more events wait for the first broker than ever do when it is well.
     #[track_caller]
-    pub(crate) fn falls_behind(&self) {
+    pub fn falls_behind(&self) {
         self.wait("many events wait", |status| status.balance.waiting > 1000);
     }
 
     /// Waits until the first of those that wait have arrived.
     #[track_caller]
-    pub(crate) fn moves(&self) {
+    pub fn moves(&self) {
         let before: Vec<_> =
             self.brokers.iter().map(|broker| self.sink(broker.name()).balance.delivered).collect();
         let delivered = |status: &SinkStatus| status.balance.delivered;
@@ -239,13 +240,13 @@ impl<'b> Outage<'b> {
 
     /// Waits until so many events are dead-lettered.
     #[track_caller]
-    pub(crate) fn buries(&self, count: u64) {
+    pub fn buries(&self, count: u64) {
         self.wait("events are dead-lettered", |status| status.balance.dead_lettered >= count);
     }
 
     /// Waits until the sink beside gets half as many events in a while as it did `before`.
     #[track_caller]
-    pub(crate) fn beside_keeps_half(&self, before: u64, time: Duration) {
+    pub fn beside_keeps_half(&self, before: u64, time: Duration) {
         wait_until("the sink beside is not held up", || {
             let meanwhile = self.beside_gets_in(time);
             if meanwhile * 2 > before { Ok(()) } else { Err(format!("{before}, and {meanwhile} meanwhile")) }
@@ -253,7 +254,7 @@ impl<'b> Outage<'b> {
     }
 
     /// How many events the sink beside gets in a while.
-    pub(crate) fn beside_gets_in(&self, time: Duration) -> u64 {
+    pub fn beside_gets_in(&self, time: Duration) -> u64 {
         let before = self.sink("beside").balance.delivered;
         self.lasts(time);
         self.sink("beside").balance.delivered - before
@@ -261,13 +262,13 @@ impl<'b> Outage<'b> {
 
     /// Waits until everything flows again.
     #[track_caller]
-    pub(crate) fn recovers(&self) {
+    pub fn recovers(&self) {
         self.flows();
     }
 
     /// The circuit never moved.
     #[track_caller]
-    pub(crate) fn never_broke(&self, since: &str) {
+    pub fn never_broke(&self, since: &str) {
         for broker in &self.brokers {
             let status = self.sink(broker.name());
             assert!(!status.circuit_open && status.since.to_string() == since, "{status:#?}");
@@ -275,24 +276,24 @@ impl<'b> Outage<'b> {
     }
 
     /// Since when the first broker's sink is in the state that it is in.
-    pub(crate) fn since(&self) -> String {
+    pub fn since(&self) -> String {
         self.sink(self.brokers[0].name()).since.to_string()
     }
 
     /// How many events were emitted so far.
-    pub(crate) fn load(&self) -> u64 {
+    pub fn load(&self) -> u64 {
         self.load.count()
     }
 
     /// Stops the load, waits until nothing waits, ends the topology, and checks all books. Returns the dead letters.
     #[track_caller]
-    pub(crate) fn ends(self, expected: &Expected) -> Vec<Value> {
+    pub fn ends(self, expected: &Expected) -> Vec<Value> {
         self.ends_while(expected, || {})
     }
 
     /// Does something besides, again and again, while events still wait.
     #[track_caller]
-    pub(crate) fn ends_while(self, expected: &Expected, besides: impl Fn()) -> Vec<Value> {
+    pub fn ends_while(self, expected: &Expected, besides: impl Fn()) -> Vec<Value> {
         let Outage { brokers, handle, load, folder, began, .. } = self;
         let mut issued = load.stop();
         for broker in &brokers {
@@ -355,14 +356,4 @@ fn dead_letters(folder: &Path, sink: &str) -> Vec<Value> {
 fn lines(path: &Path) -> Vec<Vec<u8>> {
     let text = fs::read(path).unwrap_or_default();
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect()
-}
-
-/// Waits until something holds, for as long as a slow machine may need.
-#[track_caller]
-pub(crate) fn wait_until(what: &str, holds: impl Fn() -> Result<(), String>) {
-    let deadline = Instant::now() + LONG;
-    while let Err(instead) = holds() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}: {instead}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }

@@ -8,3 +8,5 @@ mod kill;
 mod overload;
 mod panics;
 mod restarts;
+
+use support::{brokers, outage, proxy, servers};
