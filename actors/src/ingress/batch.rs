@@ -20,34 +20,34 @@ use crate::event::{Confirmation, Event};
 pub struct Batch {
     pub(crate) events: Vec<Event>,
     pub(crate) tally: Tally,
-    /// Where the account goes; a batch that an actor made itself gets it at the next stage of the machine.
+    /// Where the outcome is counted. A batch that an actor made itself gets it at the next stage of the graph.
     ingress: Option<Arc<Ingress>>,
-    /// Of waiting senders: how many, and their bytes.
+    /// The events of waiting senders: their number, and their size in bytes.
     pub(crate) sent: (usize, usize),
     pub(crate) flushes: Vec<FlushRequest>,
     pub(crate) last: bool,
-    /// Where the original is, while this is the copy that an actor of somebody's own works on.
+    /// Where the original is, if this batch is a copy for an actor of the user.
     pub(crate) ticket: Option<Ticket>,
 }
 
-/// Names the original of a copy.
+/// Identifies the original of a copy.
 pub(crate) struct Ticket {
     pub(crate) number: u64,
     pub(crate) originals: Weak<dyn Originals>,
-    /// How often somebody looked at the copy: so its actor shows that it is at it, and that it moves.
+    /// How often the actor looked at the copy. This shows that the actor works on it, and that it moves.
     pub(crate) looks: Arc<AtomicUsize>,
 }
 
 /// Keeps the originals of copies.
 pub(crate) trait Originals: Send + Sync {
-    /// The copy of that number was dropped without having arrived.
+    /// The copy with this number was dropped before it arrived.
     fn dropped(&self, number: u64);
 }
 
-/// What became of some events so far.
+/// The outcome of some events so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// Negative where a processor holds more than it lets go.
+    /// Negative if a processor holds more events than it releases.
     pub(crate) received: i64,
     pub(crate) created: u64,
     pub(crate) rejected: u64,
@@ -79,7 +79,7 @@ impl Batch {
         }
     }
 
-    /// The same events for an actor that may die with them; the account stays with the original.
+    /// Makes a copy for an actor that may lose it. The outcome is counted in the original.
     pub(crate) fn copy(&self, ticket: Ticket) -> Batch {
         Batch {
             events: self.events.clone(),
@@ -92,7 +92,7 @@ impl Batch {
         }
     }
 
-    /// The original, with what the actor made of its copy.
+    /// Returns the original, with the changes that the actor made in its copy.
     pub(crate) fn with_copy(mut self, mut copy: Batch) -> Batch {
         self.events = std::mem::take(&mut copy.events);
         self.tally.add(&copy.tally);
@@ -100,7 +100,7 @@ impl Batch {
         self
     }
 
-    /// As many batches as there are events, in order; the account goes with the last.
+    /// Splits the batch into one batch for each event, in order. The last one keeps the counts.
     pub(crate) fn one_by_one(mut self) -> Vec<Batch> {
         let mut events = std::mem::take(&mut self.events);
         self.events.extend(events.pop());
@@ -114,7 +114,8 @@ impl Batch {
         batches
     }
 
-    /// What is in it counts for nothing: it came from somebody who was given up, and is on its way a second time.
+    /// Drops the batch without counting it. It came from an actor that was given up, and its events are processed a
+    /// second time.
     pub(crate) fn forget(mut self) {
         self.events.clear();
         self.ticket = None;
@@ -162,7 +163,7 @@ impl Batch {
         }
     }
 
-    /// Enters its account; its events are with the buffers, or counted elsewhere.
+    /// Adds its counts to the ledger. Its events are in the buffers, or counted elsewhere.
     pub(crate) fn close(mut self, ingress: &Arc<Ingress>) {
         self.events.clear();
         self.ingress.get_or_insert_with(|| ingress.clone());

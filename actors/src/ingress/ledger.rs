@@ -54,13 +54,13 @@ pub struct Ledger(Mutex<Sums>);
 
 #[derive(Debug, Default)]
 struct Sums {
-    /// Below zero while processors hold events that others made.
+    /// Negative while processors hold events that other processors made.
     received: i64,
     balance: GraphBalance,
 }
 
 impl Ledger {
-    /// Enters what became of some events.
+    /// Adds the outcome of some events.
     pub(crate) fn add(&self, tally: &Tally) {
         let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sums.received += tally.received;

@@ -47,9 +47,9 @@ pub enum Patience {
     Open,
 }
 
-/// Tells whether there is room behind the way in. The graph implements it.
+/// Whether there is room behind the ingress. The graph implements it.
 pub(crate) trait Pressure: Send + Sync {
-    /// Whether no buffer that wants this event holds its sender up, with so much on its way already.
+    /// Whether every buffer that wants this event has room, together with the events that are already on their way.
     fn is_relieved(&self, event: &Event, patience: Patience, events: usize, bytes: usize) -> bool;
 }
 
@@ -57,26 +57,26 @@ pub(crate) trait Pressure: Send + Sync {
 #[derive(Clone)]
 pub struct Emitter(Arc<Ingress>);
 
-/// The queue, and what its two sides share.
+/// The queue, and the state that its two sides share.
 pub(crate) struct Ingress {
     queue: ArrayQueue<Slot>,
-    /// Set when the queue is three quarters full, until it is half empty: tokens stay out meanwhile.
+    /// Set when the queue is three quarters full, until it is half empty. While it is set, tokens are shed.
     crowded: AtomicBool,
     shed_tokens: AtomicU32,
     shed_others: AtomicU32,
     closed: AtomicBool,
-    /// The last batch has left: nobody reads the queue any more.
+    /// The last batch has left, and the queue is no longer read.
     ended: AtomicBool,
-    /// Rises when the spine dies: what is left of the old one must not read on.
+    /// Rises when the spine dies. Readers of the old spine must not read on.
     incarnation: AtomicU64,
-    /// The reader has gone to sleep and wants to be woken by the next push.
+    /// The reader sleeps and wants to be woken by the next push.
     asleep: AtomicBool,
     reader: AtomicWaker,
-    /// The thread that wakes the reader while traffic flows; without one, pushes wake it themselves.
+    /// The thread that wakes the reader while events arrive. Without it, pushes wake the reader.
     pacer: OnceLock<Thread>,
     flushes: Mutex<Vec<FlushRequest>>,
     has_flushes: AtomicBool,
-    /// Events of waiting senders between here and the buffers.
+    /// Events of waiting senders on their way from here to the buffers.
     pub(crate) transit_events: AtomicUsize,
     pub(crate) transit_bytes: AtomicUsize,
     pub(crate) pressure: OnceLock<Arc<dyn Pressure>>,
@@ -84,14 +84,14 @@ pub(crate) struct Ingress {
     pub(crate) ledger: Arc<Ledger>,
 }
 
-/// Where the router says how far each buffer must get for a flush to be done.
+/// The router answers here once it has noted how far each buffer must get for a flush.
 pub(crate) type FlushRequest = oneshot::Sender<()>;
 
 struct Slot {
     event: Event,
-    /// What was shed right before this event.
+    /// The events that were shed right before this event.
     lost: Lost,
-    /// Where its sender waited: the size with which it counts as in transit.
+    /// The size with which the event counts as in transit, if its sender waited.
     sent: Option<usize>,
 }
 
@@ -193,7 +193,7 @@ impl Emitter {
         self.0.closed.load(Ordering::Relaxed)
     }
 
-    /// Resolves when everything emitted before has come through the router; its sinks may still hold it.
+    /// Returns when every event that was emitted before has passed the router. Its sinks may still hold it.
     pub(crate) async fn routed(&self) {
         loop {
             let (done, wait) = oneshot::channel();
@@ -272,7 +272,8 @@ impl Ingress {
         Emitted::Accepted
     }
 
-    /// Three quarters full, or not yet half empty again: then the rest is for lifecycle and audit events.
+    /// Whether the queue is three quarters full, or was and is not half empty yet. Then the rest is for lifecycle and
+    /// audit events.
     fn is_crowded(&self) -> bool {
         let (len, capacity) = (self.queue.len(), self.queue.capacity());
         if len >= capacity - capacity / 4 {
@@ -295,7 +296,7 @@ impl Ingress {
         self.pressure.get().is_none_or(|pressure| pressure.is_relieved(event, patience, events, bytes))
     }
 
-    /// A batch has arrived in the buffers, or is lost, and with it so many events of waiting senders.
+    /// A batch has arrived in the buffers, or is lost, and with it this many events and bytes of waiting senders.
     pub(crate) fn left(&self, events: usize, bytes: usize) {
         self.transit_events.fetch_sub(events, Ordering::Relaxed);
         self.transit_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -303,7 +304,7 @@ impl Ingress {
         self.relief.notify_waiters();
     }
 
-    /// The reader has ended, or its time is up: whatever is left is counted as shed.
+    /// The reader has ended, or its time is over. The remaining events are counted as shed.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.sweep();
@@ -327,12 +328,12 @@ impl Ingress {
         self.flushes.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Which spine reads.
+    /// Returns the incarnation of the spine that reads.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::SeqCst)
     }
 
-    /// The spine has died: what is left of it stops reading, so that the queue waits for the next one.
+    /// Stops the readers of a dead spine, so that the queue waits for the next spine.
     pub(crate) fn disown_reader(&self) {
         self.incarnation.fetch_add(1, Ordering::SeqCst);
         self.reader.wake();
@@ -345,8 +346,9 @@ impl Ingress {
         Lost { tokens: take(&self.shed_tokens), others: take(&self.shed_others) }
     }
 
-    /// After a push. The reader says that it sleeps before it looks a last time, and both sides are sequentially
-    /// consistent: either it sees the event, or this sees that it sleeps.
+    /// Wakes the reader after a push, if it sleeps. The reader first notes that it sleeps, and then looks a last time.
+    /// Both sides are sequentially consistent: either the reader sees the event, or this function sees that the reader
+    /// sleeps.
     fn wake(&self) {
         if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
             self.wake_now();

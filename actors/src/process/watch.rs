@@ -13,10 +13,12 @@ use crate::supervise::{Exit, RestartPolicy, RestartTracker, Verdict};
 
 /// A call that takes longer than this is shown in the status.
 const SHOWN_AFTER: Duration = Duration::from_secs(2);
-/// More hangs than this within [`WITHIN`], or more threads of one processor that are stuck at once, and it is given up.
+/// A processor that hangs more often than this within [`WITHIN`], or has more stuck threads than this at once, is given
+/// up.
 const MAX_HANGS: u32 = 5;
 const WITHIN: Duration = Duration::from_secs(15 * 60);
-/// It is looked at once a second: of a longer time between two looks nobody knows what it was.
+/// The watchdog looks once a second. If more time passes between two looks, it does not know what happened in that
+/// time.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// A processor that does not return from a call, or that has hung at least once.
@@ -86,8 +88,8 @@ impl fmt::Display for ProcessorStatus {
     }
 }
 
-/// For how long something has not moved, as far as this process moved itself: one that was stopped (a signal, a debugger, a
-/// frozen machine) must not take its own pause for a hang.
+/// For how long something has not moved, in time in which this process itself moved. A process that was stopped (by a
+/// signal, a debugger, a frozen machine) must not take its own pause for a hang.
 #[derive(Debug, Default)]
 pub(super) struct Silence {
     mark: Option<(u64, usize)>,
@@ -109,20 +111,20 @@ impl Silence {
     }
 }
 
-/// Something whose code may hang, and can be left to itself.
+/// Something whose code may hang, and which can then be left alone.
 pub(crate) trait Watched: Send + Sync {
-    /// Takes a call that is under way for longer than `patience` as one that never comes back: says in the log which,
-    /// lets go of its thread, and keeps what it had in hand for the next incarnation. `false` when all is well.
+    /// Treats a call that takes longer than `patience` as one that never returns: logs which call it is, leaves its
+    /// thread alone, and keeps its events for the next incarnation. Returns `false` if all is well.
     fn condemn(&self, patience: Duration, now: Instant) -> bool;
 
-    /// What the status shows.
+    /// Returns what the status shows.
     fn troubles(&self, now: Instant) -> Vec<ProcessorStatus>;
 
-    /// Takes no more events, and counts those that it has as failed: the graph's time is up.
+    /// Takes no more events, and counts the current ones as failed: the graph's time is over.
     fn close(&self);
 }
 
-/// What one processor, over all its incarnations, is known for.
+/// What is known of one processor, over all its incarnations.
 #[derive(Debug)]
 pub(super) struct Record {
     name: Arc<str>,
@@ -144,7 +146,7 @@ impl Record {
         &self.name
     }
 
-    /// It hung once more, with so many of its threads stuck now. Returns why, for the dead letter.
+    /// It hung once more, and has this many stuck threads now. Returns the reason for the dead letter.
     pub(super) fn hung(
         &mut self,
         in_what: &str,
@@ -167,12 +169,12 @@ impl Record {
         format!("a processor hung: {why}")
     }
 
-    /// Why it takes no event, once it was given up.
+    /// Returns why it takes no event, if it was given up.
     pub(super) fn refuses(&self) -> Option<String> {
         self.given_up.then(|| format!("a processor was given up: it hung {} times", self.hangs))
     }
 
-    /// What the status shows, with the call that is under way.
+    /// Returns what the status shows, with the current call.
     pub(super) fn status(
         &self,
         sink: Option<&Arc<str>>,
@@ -190,7 +192,7 @@ impl Record {
     }
 }
 
-/// An event as people look for it, without its payload.
+/// Returns the type and the id of an event, without its payload.
 pub(super) fn named(event: &Event) -> String {
     format!("{} {}", event.kind().as_str(), event.id())
 }
