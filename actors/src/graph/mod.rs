@@ -69,18 +69,18 @@ struct Shared {
     dry: Arc<Notify>,
     supervisor: Addr<GraphSupervisor>,
     sinks: Mutex<Vec<Arc<Member>>>,
-    /// Sinks that are on no route any more, and deliver what waits.
+    /// Sinks that get no new events, and deliver the waiting ones.
     leaving: Mutex<Vec<Arc<Member>>>,
-    /// What sinks that were removed while it ran left behind, one status a name: their numbers stand in the report.
+    /// The last status of each sink that was removed while the graph ran. Their numbers are in the report.
     removed: Mutex<Vec<SinkStatus>>,
     draining: AtomicBool,
     threads: Threads,
     spine: Arc<Place>,
-    /// What is between enricher and router.
+    /// The stages between enricher and router.
     between: Between,
-    /// Where the dead letters of its processors go.
+    /// Where the dead letters of these stages go.
     dead_letters: DeadLetters,
-    /// Numbers the events.
+    /// The last sequence number.
     seq: Arc<AtomicU64>,
     plan: Plan,
 }
@@ -291,7 +291,7 @@ impl GraphHandle {
         on_disk
     }
 
-    /// Ends a sink that is on no route any more.
+    /// Ends a sink that gets no new events.
     async fn dismiss(&self, member: &Arc<Member>, deadline: Instant) {
         // The router has let go of it once something new has come through.
         let _ = timeout_at(deadline, self.0.emitter.routed()).await;
@@ -304,7 +304,7 @@ impl GraphHandle {
         merge(&mut lock(&self.0.removed), SinkHandle(member.clone()).status());
     }
 
-    /// Gives up what hangs, and starts it again. Called on a thread of the graph's `System`.
+    /// Gives up threads that hang, and starts them again. Call it on a thread of the graph's `System`.
     fn watch(&self, patience: Duration) {
         self.0.between.sections.iter().for_each(|section| section.watch(patience, &self.0.supervisor));
         let leaving = lock(&self.0.leaving).clone();
@@ -392,7 +392,7 @@ impl GraphHandle {
         })
     }
 
-    /// Called with the lock on the sinks, so that no change is lost.
+    /// Call it with the lock on the sinks, so that no change is lost.
     fn publish_routes(&self, routes: Vec<Arc<Route>>) {
         self.0.table.routes.store(Arc::new(routes));
         // Somebody may have waited for a sink that is gone.
@@ -529,12 +529,12 @@ impl fmt::Debug for SinkHandle {
     }
 }
 
-/// The moment after so long; "for ever" is a month.
+/// Returns the moment after this time. "For ever" is a month.
 fn after(time: Duration) -> Instant {
     Instant::now() + time.min(Duration::from_secs(30 * 24 * 3600))
 }
 
-/// Adds the status of a removed sink to what earlier ones of its name left.
+/// Adds the status of a removed sink to the status of earlier sinks of its name.
 fn merge(removed: &mut Vec<SinkStatus>, mut latest: SinkStatus) {
     match removed.iter_mut().find(|earlier| earlier.name == latest.name) {
         Some(earlier) => {
@@ -565,7 +565,7 @@ fn references(spec: &SinkSpec) -> impl Iterator<Item = (&'static str, &str)> {
         .chain(fallback.map(|to| ("fallback", to)))
 }
 
-/// The sinks that are named as dead-letter or fallback sinks.
+/// Returns the sinks that are named as dead-letter or fallback sinks.
 fn targets(plan: &Plan) -> Vec<&str> {
     plan.sinks.iter().flat_map(references).map(|(_, to)| to).chain(plan.dead_letter.as_deref()).collect()
 }
@@ -593,7 +593,7 @@ fn missing(from: &str, role: &'static str, to: &str) -> StartError {
     StartError::NoSuchSink { from: from.into(), to: to.into(), role }
 }
 
-/// Points every sink at the buffers of its fallback and its dead-letter sink.
+/// Gives every sink the buffers of its fallback and its dead-letter sink.
 fn link(members: &[Arc<Member>]) {
     let find = |name: &str| members.iter().find(|other| other.is(name));
     for member in members {
@@ -633,7 +633,7 @@ fn statics(plan: &Plan) -> Statics {
     Statics::new(&plan.service, &plan.environment, tags).of_source(source)
 }
 
-/// What happens to an event that a processor could not take.
+/// Handles an event that a processor could not take.
 fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
     Arc::new(move |event: &Event, why: &str| {
         let now = Timestamp::now();

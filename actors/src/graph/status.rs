@@ -69,7 +69,8 @@ impl GraphStatus {
             && self.processors.iter().all(|processor| processor.state == ProcessorState::Replaced)
     }
 
-    /// Whether something did not arrive, and will not; of what is left in memory only that of these sinks counts.
+    /// Whether an event did not arrive and will not. Events that are left in memory count only for sinks that
+    /// `counts_in_memory` accepts.
     pub(super) fn has_losses(&self, counts_in_memory: impl Fn(&SinkStatus) -> bool) -> bool {
         let lost = |sink: &SinkStatus| {
             let in_memory = if counts_in_memory(sink) { sink.balance.in_memory() } else { 0 };

@@ -106,8 +106,8 @@ impl TopicPattern {
         &self.text
     }
 
-    /// Walks both sides at once. On a mismatch only the last `#` takes one word more: what stood before it has found
-    /// its earliest place, and any later one would leave less for the rest.
+    /// Compares both sides in one pass. On a mismatch, only the last `#` takes one word more. Everything before that
+    /// `#` has matched at its earliest place, and a later place would leave fewer words for the rest.
     fn walk<T>(&self, topic: impl Iterator<Item = T> + Clone, fits: impl Fn(&str, T) -> bool) -> bool {
         let (mut words, mut rest) = (self.words.iter(), topic);
         let mut last_many = None;
@@ -154,7 +154,7 @@ impl Word {
     }
 }
 
-/// Puts the widest wildcard of a mixed word in its place.
+/// Replaces a mixed word by the widest wildcard.
 fn mend(pattern: &str) -> String {
     let words = pattern.split('.').map(|word| match word {
         word if word.contains('#') => "#",

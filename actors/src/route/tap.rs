@@ -41,7 +41,7 @@ pub struct Subscription {
 }
 
 impl Taps {
-    /// `key` is `data.x` or `tags.x`; anything else is taken as a key of `data`.
+    /// `key` is `data.x` or `tags.x`. Any other key is taken as a key of `data`.
     pub(crate) fn subscribe(&self, key: &str, value: &str) -> Subscription {
         let key = match key.strip_prefix("tags.") {
             Some(tag) => Key::Tag(tag.to_owned()),

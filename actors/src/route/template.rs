@@ -53,7 +53,7 @@ const PLAIN: [(&str, Field); 7] = [
     ("environment", Field::Environment),
 ];
 
-/// Other tools' words for ours, too far away for the edit distance.
+/// Words of other tools for ours, which the edit distance does not find.
 const HABITS: [(&str, &str); 8] = [
     ("module", "module_name"),
     ("event", "event_type"),
@@ -218,7 +218,7 @@ impl Template {
         })
     }
 
-    /// Whether the key shows something of an event's data or tags, which processors may take out.
+    /// Whether the key shows a part of an event's data or tags, which processors may remove.
     pub(crate) fn shows_data(&self) -> bool {
         self.fields().any(|field| matches!(field, Field::Data(_) | Field::Tag(_)))
     }
@@ -294,7 +294,7 @@ fn check_literal(c: char, segment_is_empty: bool, offset: usize) -> Result<(), T
     Err(TemplateError::new(offset, message))
 }
 
-/// Reads what stands between the braces; `offset` is where the opening one is.
+/// Reads the text between the braces. `offset` is the position of the opening brace.
 fn placeholder(inside: &str, offset: usize) -> Result<Part, TemplateError> {
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -311,7 +311,7 @@ fn placeholder(inside: &str, offset: usize) -> Result<Part, TemplateError> {
     Ok(Part::Value { field, default: default.map(Into::into) })
 }
 
-/// A default is written as it stands, so it may hold nothing that a value would have to escape.
+/// Checks a default. It is written as it is, so it must not hold a character that a value would have to escape.
 fn check_default(default: &str, offset: usize) -> Result<(), TemplateError> {
     if default.is_empty() {
         return Err(TemplateError::new(
@@ -361,7 +361,7 @@ fn is_blank_or_brace(c: char) -> bool {
     is_hidden(c) || c == '{'
 }
 
-/// What somebody who wrote `name` may have meant.
+/// Returns the field that the user may have meant by `name`.
 fn nearest(name: &str) -> Option<String> {
     let name = name.trim_matches(|c: char| is_hidden(c) || c == '{');
     if let Some((head, tail)) = name.split_once('.') {

@@ -85,7 +85,7 @@ impl fmt::Debug for Journal {
     }
 }
 
-/// Acts for batches that hold an event with such a number.
+/// Acts for batches that hold an event with a matching number.
 type Whims = Vec<(Box<dyn Fn(u64) -> bool + Send>, Act)>;
 
 struct Pages {
