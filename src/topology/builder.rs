@@ -24,10 +24,11 @@ pub trait IntoSink {
     /// Returns the sink, with this name.
     fn into_sink(self, name: &str) -> SinkSpec;
 
-    /// Says what is wrong with it, as `key: what is wrong; what would mend it`.
+    /// Checks the configuration. An error has the form `key: what is wrong; how to correct it`.
     ///
     /// # Errors
-    /// When no sink can be made of it.
+    ///
+    /// If no sink can be made from this configuration.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
@@ -78,7 +79,7 @@ impl IntoSink for crate::sinks::RedisConfig {
     }
 }
 
-/// A sink of a kind that can find its configuration wrong: by then it has been checked.
+/// Makes a sink of a kind that can find mistakes in its configuration. The configuration has been checked before.
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 fn checked<S: Sink>(
     name: &str,
