@@ -1,5 +1,5 @@
-//! See your AI application work: its steps, tokens, tool calls and errors, streamed in real time through a supervised
-//! graph of actors to terminals, files and brokers.
+//! streamll shows what an AI application does while it does it. It streams steps, tokens, tool calls and errors in real
+//! time through a supervised graph of actors to terminals, files and brokers.
 //!
 //! ```
 //! use streamll::{TokenStream as _, Topology, sinks, trace};
@@ -26,18 +26,20 @@
 //! # }
 //! ```
 //!
-//! * Instrument: [`#[instrument]`](macro@instrument).
-//! * Emit: [`trace`], [`TokenStream::tokens`], [`Usage`], [`with_context`], [`context!`], and below them [`emit`](crate::emit()), [`step`].
-//! * Run: [`init`], or [`Topology`] (YAML or [builder](Topology::builder)) and [`install`]; [`Handle`] (status, subscribe,
-//!   flush, shutdown); [`drain_on_signals`], without which SIGTERM ends a program undrained.
-//! * Read: [`consume`], on the other side of a broker.
+//! * Instrument functions: [`#[instrument]`](macro@instrument).
+//! * Emit events: [`trace`], [`TokenStream::tokens`], [`Usage`], [`with_context`], [`context!`]. The basic functions
+//!   are [`emit`](crate::emit()) and [`step`].
+//! * Run a topology: [`init`], or [`Topology`] (YAML or [builder](Topology::builder)) and [`install`]. A [`Handle`]
+//!   gives status, subscriptions, flush and shutdown. Without [`drain_on_signals`], SIGTERM ends a program without
+//!   draining.
+//! * Read events: [`consume`], on the other side of a broker.
 //! * Extend: [`Sink`], [`Processor`], actors that take a [`Batch`], and the [`Registry`] that gives them names in YAML.
-//! * Test what you wrote: [`testing`] for code that emits and for topologies, [`testkit`] for sinks and processors.
-//! * Look up: [events on the wire](guide::events), key by key.
-//! * Choose: the [guide to the sinks](guide::sinks), to [delivery](guide::delivery), to [consumers](guide::consumers), to
+//! * Test your code: [`testing`] for code that emits and for topologies, [`testkit`] for sinks and processors.
+//! * Look up: [events on the wire](guide::events), key by key, and our [words](guide::words) beside those of other
+//!   systems.
+//! * Read the guides: [sinks](guide::sinks), [delivery](guide::delivery), [consumers](guide::consumers),
 //!   [signals](guide::signals), [running it](guide::running), [privacy](guide::privacy), [testing](guide::testing),
-//!   [usage and cost](guide::usage),
-//!   [through several services](guide::traces), and [past one machine](guide::scaling).
+//!   [usage and cost](guide::usage), [through several services](guide::traces), and [past one machine](guide::scaling).
 //!
 //! # Features
 //!
@@ -46,19 +48,20 @@
 //! | `redis` | yes | the sink [`type: redis`](mod@sinks::redis), and consumers of streams |
 //! | `rabbitmq` | yes | the sink [`type: rabbitmq`](mod@sinks::rabbitmq), and consumers of queues |
 //! | `cli` | yes | the command `streamll`, and [`cli::main`] for a command with kinds of your own |
-//! | `tracing` | yes | [`layer()`](crate::layer()): what LLM libraries say in spans of `tracing`, as events |
+//! | `tracing` | yes | [`layer()`](crate::layer()): makes events from spans of LLM libraries |
 //! | `all` | no | all of the above |
 //! | `testkit` | no | `testkit::run`: whole graphs on virtual time |
 //!
 //! # Logs
 //!
-//! With `tracing`: one line for each change of a sink or a consumer. The client of RabbitMQ logs an error besides at each try to
-//! connect; leave that out with the filter `info,lapin=off`, as the [guide](guide::sinks#what-brokers-log) shows.
+//! streamll logs through `tracing`: one line for each change of a sink or a consumer. The client of RabbitMQ also logs
+//! an error at each attempt to connect. Hide these lines with the filter `info,lapin=off`, as the
+//! [guide](guide::sinks#what-brokers-log) shows.
 //!
 //! # What it does not do
 //!
-//! A memory buffer dies with its process; a [disk buffer](BufferPolicy::disk) does not. Nothing is delivered exactly once: a retry may repeat events, with the same
-//! `event_id`.
+//! A memory buffer is lost with its process. A [disk buffer](BufferPolicy::disk) is not. Nothing is delivered exactly
+//! once: a retry may repeat events, with the same `event_id`.
 
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 mod brokers;

@@ -1,4 +1,4 @@
-//! The type of a secret in the configuration of a kind of one's own, and what was read as one.
+//! The type of a secret in the configuration of a user's kind, and the values that were read as secrets.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -8,10 +8,10 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
-/// A text that shows nowhere: not in `Debug`, not in `streamll check --print`, not in what is said of a topology.
+/// A text that is never shown: not in `Debug`, not in `streamll check --print`, and not in messages about a topology.
 ///
-/// In the configuration of a kind of your own it may have any key, and stand in a list, a map or an [`Option`]. It is
-/// overwritten in memory when it is dropped.
+/// In the configuration of a kind of your own, a secret may have any key, and may be in a list, a map or an [`Option`].
+/// Its memory is overwritten when it is dropped.
 ///
 /// ```
 /// use streamll::{ExposeSecret, Secret};

@@ -1,7 +1,8 @@
-//! Tests of applications and topologies, in one call each: what code emits, and where a topology sends it.
+//! Tests of applications and topologies with one call each: what code emits, and where a topology sends it.
 //!
-//! [`record`] runs code and returns what it emitted. [`rehearse`] runs a topology with its real processors, topics and keys,
-//! and with sinks that keep what arrives. Neither touches the process-wide default, so tests run side by side.
+//! [`record`] runs code and returns the events that it emitted. [`rehearse`] runs a topology with its real processors,
+//! topics and keys, and with sinks that keep the events that arrive. Neither touches the process-wide default, so tests
+//! can run in parallel.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,13 +21,14 @@ use crate::emit;
 use crate::runtime::{self, Handle};
 use crate::topology::Topology;
 
-/// How long what was emitted may take to arrive: nothing leaves the process.
+/// How long emitted events may take to arrive. Nothing leaves the process.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs a future, and returns its output and everything that it emitted, in order.
+/// Runs a future, and returns its output and every event that it emitted, in order.
 ///
-/// That is what its scopes, token streams, instrumented functions and [`emit`](crate::emit()) emit, also on other threads if
-/// they are [carried](crate::carry) there. What names a topology by itself ([`Trace::to`](crate::Trace::to)) goes there.
+/// These are the events of its scopes, token streams, instrumented functions and [`emit`](crate::emit()), also on other
+/// threads if they are [carried](crate::carry) there. An event whose code names an emitter itself
+/// ([`Trace::to`](crate::Trace::to)) goes to that emitter, and is not recorded.
 ///
 /// ```
 /// # async fn answer(_: &str) -> &'static str { streamll::trace("answer").run(|_| async { "42" }).await }
@@ -41,7 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// ```
 ///
 /// # Panics
-/// When no topology can be started, and when what was emitted did not all arrive.
+///
+/// If no topology can be started, or if not every emitted event arrived.
 pub async fn record<F: Future>(future: F) -> (F::Output, Vec<Arrival>) {
     let (handle, kept) = recorder();
     let output = emit::to(handle.emitter(), future).await;
@@ -53,6 +56,7 @@ pub async fn record<F: Future>(future: F) -> (F::Output, Vec<Arrival>) {
 /// Like [`record`], for code that does not await.
 ///
 /// # Panics
+///
 /// As [`record`].
 pub fn record_sync<T>(run: impl FnOnce() -> T) -> (T, Vec<Arrival>) {
     let (handle, kept) = recorder();
@@ -73,10 +77,10 @@ fn recorder() -> (Handle, Journal) {
     }
 }
 
-/// Sends events through a topology whose sinks are replaced by [`Journal`]s, and returns what each of them got.
+/// Sends events through a topology whose sinks are replaced by [`Journal`]s, and returns the events that each sink got.
 ///
-/// Processors, classes, topics and routing keys are those of the topology. Addresses are not used, nothing leaves the process,
-/// and buffers are in memory.
+/// Processors, classes, topics and routing keys are those of the topology. Addresses are not used, nothing leaves the
+/// process, and buffers are in memory.
 ///
 /// ```
 /// use streamll::{Event, Topology, sinks, testing};
@@ -93,7 +97,8 @@ fn recorder() -> (Handle, Journal) {
 /// As [`Topology::start`].
 ///
 /// # Panics
-/// When the numbers of the topology do not balance at the end.
+///
+/// If the numbers of the topology do not balance at the end.
 pub fn rehearse(
     topology: &Topology,
     events: impl IntoIterator<Item = Event>,
@@ -117,8 +122,8 @@ pub fn rehearse(
     Ok(Rehearsal { arrivals, status: drained.status })
 }
 
-/// Hands events in one by one: many at once would overrun the way in. On a thread of its own, as the caller may be inside of
-/// an async runtime.
+/// Sends events one by one, because many at once would overrun the ingress. It uses its own thread, because the caller
+/// may be inside an async runtime.
 fn send(handle: &Handle, events: Vec<Event>) -> Result<(), StartError> {
     let failed = |error: std::io::Error| StartError::Thread(error.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(failed)?;
@@ -134,7 +139,7 @@ fn send(handle: &Handle, events: Vec<Event>) -> Result<(), StartError> {
     .map_err(failed)
 }
 
-/// What became of the events of [`rehearse`].
+/// The result of [`rehearse`].
 #[derive(Debug)]
 pub struct Rehearsal {
     arrivals: BTreeMap<String, Vec<Arrival>>,
@@ -142,10 +147,11 @@ pub struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// What arrived at a sink, in order.
+    /// Returns the events that arrived at a sink, in order.
     ///
     /// # Panics
-    /// When the topology has no sink of that name.
+    ///
+    /// If the topology has no sink of that name.
     #[must_use]
     #[track_caller]
     #[allow(clippy::panic, reason = "a kit for tests fails them by panicking")]
@@ -159,14 +165,14 @@ impl Rehearsal {
         }
     }
 
-    /// The numbers at the end: what was filtered, merged, unrouted, dead-lettered.
+    /// Returns the numbers at the end: how many events were filtered, merged, unrouted or dead-lettered.
     #[must_use]
     pub fn status(&self) -> &GraphStatus {
         &self.status
     }
 }
 
-/// A folder for dead letters that goes with the rehearsal; it is made when the first one is written.
+/// A folder for dead letters that is removed with the rehearsal. It is made when the first dead letter is written.
 struct Scratch(PathBuf);
 
 impl Scratch {

@@ -1,4 +1,4 @@
-//! The machine of streamll: a supervised actor graph that carries events to sinks.
+//! The engine of streamll: a supervised graph of actors that carries events to sinks.
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)

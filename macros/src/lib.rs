@@ -8,8 +8,8 @@ mod shape;
 
 use proc_macro::TokenStream;
 
-/// Shows the calls of a function, of a method or of every method in an `impl` block: `start` with its inputs, `end` with its
-/// output, `error` when it fails, panics or is dropped.
+/// Instruments the calls of a function, of a method, or of every method in an `impl` block. A call emits `start` with
+/// its inputs, and `end` with its output. If the call fails, panics or is dropped, it emits `error` instead of `end`.
 ///
 /// ```
 /// struct RagPipeline;
@@ -30,8 +30,8 @@ use proc_macro::TokenStream;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// Each call is a step: inside of another call, or of a `streamll::trace`, a child of that step, with the same
-/// `execution_id`; elsewhere the root of a run. Everything that is emitted below belongs to it.
+/// Each call is a step. Inside another call, or inside a `streamll::trace`, it is a child of that step, with the same
+/// `execution_id`. Elsewhere, it is the root of a run. Every event that is emitted inside the call belongs to it.
 ///
 /// ```text
 /// [16:31:42.156] ▶ forward (a1b2c3d4) {"question": "why"}
@@ -42,16 +42,16 @@ use proc_macro::TokenStream;
 ///
 /// # Arguments
 ///
-/// | argument | what it does | without it |
+/// | argument | what it does | default |
 /// |---|---|---|
-/// | `module = "…"` | names the module | the type of the method; of a free function the module that it stands in, in CamelCase (`vector_store` → `VectorStore`) |
+/// | `module = "…"` | names the module | the type of the method; for a free function, the module that contains it, in CamelCase (`vector_store` → `VectorStore`) |
 /// | `operation = "…"` | names the step | the name of the function |
-/// | `skip(a, b)` | leaves these inputs out | all are recorded |
-/// | `inputs = false` | leaves all inputs out | |
-/// | `outputs = false` | leaves the output out, and the whole text of a stream | |
-/// | `fields(tenant = expr, tags.region = expr)` | ids and tags on every event of the call and of everything below, as with `context!`; the expressions see the arguments | |
-/// | `emitter = expr` | where to emit, also for everything below: a `Handle` or an `Emitter`, or a reference to one | where the enclosing scope does, else the installed topology |
-/// | `stream_fields(answer)` | the items of the returned stream are tokens of the field `answer` | |
+/// | `skip(a, b)` | does not record these inputs | all inputs are recorded |
+/// | `inputs = false` | records no inputs | |
+/// | `outputs = false` | records neither the output nor the whole text of a stream | |
+/// | `fields(tenant = expr, tags.region = expr)` | puts ids and tags on every event of the call and on every event inside it, as `context!` does; the expressions can use the arguments | |
+/// | `emitter = expr` | sets where to emit, also for every event inside: a `Handle` or an `Emitter`, or a reference to one | the emitter of the enclosing scope, or else the installed topology |
+/// | `stream_fields(answer)` | makes the items of the returned stream tokens of the field `answer` | |
 ///
 /// ```
 /// # struct Request { conversation_id: String, tenant: String }
@@ -74,45 +74,53 @@ use proc_macro::TokenStream;
 ///
 /// # Inputs and outputs
 ///
-/// A value is recorded by `Serialize` where its type has it, else as the text of its `Debug`, else by the name of its type; an
-/// input under its own name (of a pattern under each name in it), an output under `output`. `self` is never recorded, nor
-/// what a function without a result returns.
+/// A value is recorded as JSON if its type has `Serialize`, or else as the text of its `Debug`, or else as the name of
+/// its type. An input is recorded under its own name. An input that is a pattern is recorded under each name in the
+/// pattern. An output is recorded under `output`. Not recorded are `self`, and the result of a function that returns
+/// nothing.
 ///
-/// Inside of generics only the bounds that are written there count: a `T` without bounds is recorded by its name, whatever it
-/// turns out to be; a `T: Serialize` as JSON.
+/// In generic code, only the bounds that are written in that code count. A `T` without bounds is recorded as the name
+/// of its type, whatever that type is. A `T: Serialize` is recorded as JSON.
 ///
-/// Each holds at most 4 KiB of JSON. What is longer is cut: a text stays the beginning of that text, anything else becomes the
-/// text of the beginning of its JSON. The key `truncated` lists what was cut: `{"document": "Once upon", "truncated":
-/// ["document"]}`. Values are written no further than that, however large they are. A `Serialize` or `Debug` that fails or
-/// panics harms nobody: the name of the type is recorded.
+/// Each value takes at most 4 KiB of JSON. A longer value is cut: of a text, the beginning of the text is recorded; of
+/// any other value, the beginning of its JSON is recorded as a text. The key `truncated` lists the values that were
+/// cut: `{"document": "Once upon", "truncated": ["document"]}`. Values are written only up to this limit, however large
+/// they are. If a `Serialize` or `Debug` fails or panics, nothing else is harmed: the name of the type is recorded.
 ///
-/// Inputs are recorded before the body begins. While nobody takes events, neither inputs nor outputs are looked at.
+/// Inputs are recorded before the body begins. If no topology takes the events, neither inputs nor outputs are read.
 ///
 /// # Errors, panics, cancellation
 ///
-/// A returned `Err`, also by `?`, ends the call with `error`. `error_message` is what it displays, with all its causes
-/// (`while loading: file not found`), each once; else its `Debug`. `error_type` is the name of its type: `ParseIntError`;
-/// `io::Error`, as `Error` alone would say nothing; `(StatusCode, String)`; of an `Arc`, a `Box` or a reference that of what it
-/// holds. A report of anyhow or eyre has the name of its root cause where that tells it, by a `Debug` that begins with
-/// `…Error`, else `anyhow::Error`; so does a box of any error, else `Error`, as texts do. A panic does, with the type `Panic`, and goes on unchanged.
-/// So does a future that is dropped before it is done, with the type `Cancelled`. All carry `duration`, in seconds.
+/// A returned `Err`, also by `?`, ends the call with `error`. The event has two keys:
+///
+/// * `error_message` is the text of the error and of all its causes, each once (`while loading: file not found`). If
+///   the type has no `Display`, it is the text of its `Debug`.
+/// * `error_type` is the name of the error's type: `ParseIntError`; `io::Error`, because `Error` alone would say
+///   nothing; `(StatusCode, String)`. For an `Arc`, a `Box` or a reference, it is the name of the type inside. For a
+///   report of anyhow or eyre, it is the name of its root cause if the `Debug` of the cause begins with `…Error`, or
+///   else `anyhow::Error`. For a box of any error, it is found in the same way, or else it is `Error`. For a text, it
+///   is `Error`.
+///
+/// A panic ends the call with `error` of the type `Panic`, and continues unchanged. A future that is dropped before it
+/// is done ends the call with `error` of the type `Cancelled`. All of these events carry `duration`, in seconds.
 ///
 /// # Futures
 ///
-/// An `async fn` and a function that returns `impl Future` or `Pin<Box<dyn Future>>` (also by the name `BoxFuture`, and by
-/// `#[async_trait]`) begin when they are first polled, and end when they are done. Of a function that returns a future the body
-/// itself runs before that, outside of the call. The future is `Send` wherever it was. Its body stands in a box, so that
-/// futures do not grow with the depth of instrumented calls.
+/// An `async fn`, and a function that returns `impl Future` or `Pin<Box<dyn Future>>` (also by the name `BoxFuture`,
+/// and by `#[async_trait]`), begin when they are first polled, and end when they are done. If a function returns a
+/// future, its own body runs before that, outside of the call. The future is `Send` if it was `Send` before. Its body
+/// is boxed, so that futures do not grow with the depth of instrumented calls.
 ///
 /// # Streams
 ///
-/// A function whose signature shows a stream (`impl Stream`, `Pin<Box<dyn Stream>>`, `BoxStream`, or a `Result` or a future of
-/// one) ends with the stream: with `end` when it is through, with `error` when one of its items was an `Err` or when it is
-/// dropped. What the stream does while it is polled is inside of the call, wherever that happens.
+/// A function whose signature shows a stream (`impl Stream`, `Pin<Box<dyn Stream>>`, `BoxStream`, or a `Result` or a
+/// future of one) ends when the stream ends. The event is `end` after the last item, or `error` if one of the items was
+/// an `Err` or if the stream is dropped. Events that the stream emits while it is polled are inside the call, on
+/// whatever thread or task it is polled.
 ///
-/// With `stream_fields(answer)` each item that has a text is a `token` event, and the end carries the whole text under
-/// `answer`, the number of `tokens`, `time_to_first_token` and `tokens_per_second`. Texts, and `Result` and `Option` of texts,
-/// have it by themselves; other items say it by `streamll::AsToken`:
+/// With `stream_fields(answer)`, each item that has a text becomes a `token` event. The closing event carries the whole
+/// text under `answer`, the number of `tokens`, `time_to_first_token` and `tokens_per_second`. Texts, and `Result` and
+/// `Option` of texts, work without extra code. For other items, implement `streamll::AsToken`:
 ///
 /// ```
 /// use streamll::{AsToken, instrument};
@@ -138,8 +146,9 @@ use proc_macro::TokenStream;
 ///
 /// # `impl` blocks
 ///
-/// All methods that have a body are instrumented, with the arguments of the block; `operation` and `stream_fields` belong to
-/// one method. `#[streamll(skip)]` leaves a method out. A method with an `#[instrument(…)]` of its own keeps that one.
+/// All methods that have a body are instrumented, with the arguments of the block. The arguments `operation` and
+/// `stream_fields` are only for a single method. `#[streamll(skip)]` leaves a method out. A method that has its own
+/// `#[instrument(…)]` keeps that one.
 ///
 /// ```
 /// # struct Store;
@@ -164,13 +173,13 @@ use proc_macro::TokenStream;
 ///
 /// # What it does not do
 ///
-/// * A `const fn` cannot be instrumented, nor a function without a body.
-/// * A function beside a type's methods that names neither `self` nor `Self` in its signature is taken for a free one, unless
-///   the attribute stands on the block.
-/// * A stream of a named type, such as `ReceiverStream<String>`, is a value like any other; return `impl Stream`.
-/// * A closure given as `impl Fn(&str) -> &str`, with a lifetime of each call's own, does not learn that from the signature any
-///   more: return a `Box<dyn Fn(&str) -> &str>`, or the name of a function.
-/// * `#[track_caller]` names the function itself, in what its body panics with.
+/// * A `const fn`, or a function without a body, cannot be instrumented.
+/// * A function in an `impl` block that has neither `self` nor `Self` in its signature is treated as a free function,
+///   unless the attribute is on the block.
+/// * A stream of a named type, such as `ReceiverStream<String>`, is treated as a value. Return `impl Stream` instead.
+/// * A closure that is an argument of the type `impl Fn(&str) -> &str`, with a lifetime that differs for each call, no
+///   longer gets that lifetime from the signature. Return a `Box<dyn Fn(&str) -> &str>`, or the name of a function.
+/// * With `#[track_caller]`, a panic in the body names the function itself as its place.
 #[proc_macro_attribute]
 pub fn instrument(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let instrumented =

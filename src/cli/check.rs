@@ -13,22 +13,22 @@ use crate::topology::{LoadOptions, Registry, Severity, Topology, environments, u
 /// The arguments of `check`.
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// The folder with the topologies
+    /// The folder that contains the topologies
     #[arg(long, value_name = "DIR", env = "STREAMLL_TOPOLOGIES", default_value = "topologies")]
     topologies: std::path::PathBuf,
     /// The environment to check; all of them by default
     #[arg(long, value_name = "NAME")]
     env: Option<String>,
-    /// How to say what is wrong
+    /// The format of the problems
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Accept unset variables: for checking where the secrets are not
+    /// Accept unset variables, to check on a machine that does not have the secrets
     #[arg(long)]
     allow_unset: bool,
-    /// Fail for warnings, too
+    /// Exit with an error for warnings, too
     #[arg(long)]
     deny_warnings: bool,
-    /// Print the merged topology, each value with its origin, without secrets
+    /// Print the merged topology without secrets; each value has its origin beside it
     #[arg(long)]
     print: bool,
 }

@@ -33,29 +33,29 @@ pub(super) struct Dead {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// How many there are for each sink, since when, and why
+    /// List for each sink how many dead letters it has, since when, and why
     List,
-    /// The letters of one sink, oldest first
+    /// Show the dead letters of one sink, the oldest first
     Show {
-        /// The sink, or `processors` for events on which a processor of all of them panicked
+        /// The sink, or `processors` for events on which a processor at the top of the topology panicked or hung
         sink: String,
-        /// Print the letters as they are, one JSON object a line
+        /// Print each letter as it is stored, one JSON object a line
         #[arg(long, conflicts_with = "events")]
         json: bool,
-        /// Print the events alone, one JSON object a line, as `streamll run` reads them
+        /// Print only the events, one JSON object a line, as `streamll run` reads them
         #[arg(long)]
         events: bool,
     },
-    /// Send the letters of one sink to it once more, with their ids; what arrives is a letter no more
+    /// Send the dead letters of one sink to it again, with the same ids; an event that arrives is removed from the file
     Replay {
         /// The sink
         sink: String,
     },
-    /// Delete the letters of one sink for good
+    /// Delete the dead letters of one sink for ever
     Purge {
         /// The sink, or `processors`
         sink: String,
-        /// Really
+        /// Confirm the deletion
         #[arg(long)]
         yes: bool,
     },

@@ -27,14 +27,14 @@ const OUTAGE: [Duration; 2] = [Duration::from_millis(2500), Duration::from_milli
 /// The arguments of `demo`.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// The folder with the topologies; without a development.yaml there, the terminal alone
+    /// The folder that contains the topologies; without a development.yaml in it, only the terminal is used
     #[arg(long, value_name = "DIR", env = "STREAMLL_TOPOLOGIES", default_value = "topologies")]
     topologies: PathBuf,
-    /// Let a simulated broker beside the terminal go down and come back: its circuit opens, its events wait, and
-    /// everything arrives
+    /// Add a simulated broker that goes down and comes back: its circuit opens, its events wait, and all of them arrive
+    /// in the end
     #[arg(long)]
     outage: bool,
-    /// Without pauses, for scripts
+    /// Run without pauses, for scripts
     #[arg(long, hide = true)]
     fast: bool,
 }

@@ -32,7 +32,7 @@ const LOCKED: u8 = 75;
 /// The topology is wrong (`EX_CONFIG` of sysexits).
 const CONFIGURATION: u8 = 78;
 
-/// See your AI application work: events in, through a supervised graph of actors, to terminals, files and brokers.
+/// Streams the events of an AI application through a supervised graph of actors to terminals, files and brokers.
 #[derive(Debug, Parser)]
 #[command(name = "streamll", version, max_term_width = 100)]
 struct Cli {
@@ -44,23 +44,23 @@ struct Cli {
 enum Command {
     /// Read events from standard input, one JSON object a line, and deliver them
     Run(run::Run),
-    /// Check topologies without starting or connecting anything
+    /// Check topologies; nothing is started, and no connection is made
     Check(check::Check),
-    /// Look at the events that could never be delivered, send them once more, or throw them away
+    /// List, show, send again or delete the events that could never be delivered
     Dead(dead::Dead),
-    /// Watch events live: of a Redis stream, or of a RabbitMQ exchange
+    /// Watch the events of a Redis stream or of a RabbitMQ exchange live
     #[cfg(any(feature = "redis", feature = "rabbitmq"))]
     Tail(tail::Tail),
-    /// Copy events of a file or of a Redis stream through a topology
+    /// Send the events of a file or of a Redis stream through a topology again
     Replay(replay::Replay),
-    /// Watch a simulated RAG chat stream through the development topology
+    /// Watch a simulated RAG chat that streams through the development topology
     Demo(demo::Demo),
 }
 
 /// Where topologies are, and which one.
 #[derive(Debug, clap::Args)]
 struct Choice {
-    /// The folder with the topologies
+    /// The folder that contains the topologies
     #[arg(
         long,
         value_name = "DIR",
@@ -69,7 +69,7 @@ struct Choice {
         global = true
     )]
     topologies: PathBuf,
-    /// The environment: `<NAME>.yaml` in that folder [default: $STREAMLL_ENV, else development on a terminal]
+    /// The environment: the file `<NAME>.yaml` in that folder [default: $STREAMLL_ENV, else development on a terminal]
     #[arg(long, value_name = "NAME", global = true)]
     env: Option<String>,
 }
@@ -83,13 +83,15 @@ impl Choice {
 /// How to say something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people
+    /// Text for people
     Text,
     /// One JSON object
     Json,
 }
 
-/// The command `streamll` for these kinds. A program of its own with its own kinds is one line:
+/// Runs the command `streamll` with these kinds of sinks and processors, and returns its exit code.
+///
+/// A command that knows your own kinds is one line:
 ///
 /// ```no_run
 /// use streamll::{Deliveries, DeliveryError, Registry, Sink};

@@ -30,15 +30,15 @@ const LOOK: Duration = Duration::from_millis(200);
 /// The arguments of `replay`.
 #[derive(Debug, Args)]
 pub(super) struct Replay {
-    /// A file of NDJSON, or a Redis server: `redis://host:6379`
+    /// A file with NDJSON, or a Redis server: `redis://host:6379`
     source: String,
-    /// The stream of the Redis server
+    /// The stream on that server
     #[arg(default_value = "ai_events")]
     target: String,
-    /// Begin after the entry with this id [default: with the first entry]
+    /// Begin after the entry with this id [default: begin with the first entry]
     #[arg(long, value_name = "ID")]
     from: Option<String>,
-    /// End with the entry with this id [default: with the entry that is last at the start]
+    /// End with the entry with this id [default: the last entry at the start]
     #[arg(long, value_name = "ID")]
     to: Option<String>,
     /// The field of an entry that holds the event [default: `event`, else `message`, else `__data__`]
@@ -46,7 +46,7 @@ pub(super) struct Replay {
     field: Option<String>,
     #[command(flatten)]
     choice: Choice,
-    /// How to write the last report to standard error. As JSON, the report is the last line
+    /// The format of the final report on standard error; the JSON report is the last line
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
     report: Format,
 }

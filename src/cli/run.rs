@@ -27,16 +27,16 @@ const LAST_LINE: Duration = Duration::from_millis(200);
 pub(super) struct Run {
     #[command(flatten)]
     choice: Choice,
-    /// What happens to the input while a sink is open and its buffer full
+    /// What happens to the input while a sink is open and its buffer is full
     #[arg(long, value_enum, default_value_t = WhenFull::Wait)]
     when_full: WhenFull,
-    /// Print the number of each line that is held safely, on standard output
+    /// Print the number of each line on standard output once its event is held safely
     #[arg(long)]
     ack: bool,
-    /// How the last report is written to standard error; as JSON it is the last line
+    /// The format of the final report on standard error; the JSON report is the last line
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Text)]
     report: Format,
-    /// Keep a file with the current status as JSON
+    /// Write the current status as JSON to this file, each second
     #[arg(long, value_name = "FILE")]
     status_file: Option<PathBuf>,
     #[arg(skip)]

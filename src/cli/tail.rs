@@ -30,30 +30,30 @@ pub(super) struct Tail {
     /// The broker: `redis://host:6379`, `rediss://`, `amqp://user:password@host:5672/vhost`, `amqps://`
     #[arg(value_name = "URL")]
     url: String,
-    /// The Redis stream, or the RabbitMQ exchange
+    /// The Redis stream or the RabbitMQ exchange
     #[arg(default_value = "ai_events")]
     target: String,
-    /// Where to begin: `begin`, `now`, or after an id or offset [default: `now`; a new group: `begin`]
+    /// Where to begin: `begin`, `now`, or an id or offset to begin after [default: now; for a new group: begin]
     #[arg(long, value_name = "PLACE")]
     from: Option<String>,
-    /// Only events of this topic: `ai.*.error`, `ai.#`. For a direct exchange: a whole key. May be repeated
+    /// Show only these topics: `ai.*.error`, `ai.#`; for a direct exchange, whole keys; may be given several times
     #[arg(long, value_name = "PATTERN")]
     topic: Vec<String>,
-    /// Only events with this value: `data.conversation_id=conv_123`, `tags.tenant=acme`. May be repeated; then all
-    /// must fit
+    /// Show only events with this value: `data.conversation_id=conv_123`, `tags.tenant=acme`; if it is given several
+    /// times, all values must match
     #[arg(long = "where", value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// Only events of this type: `error`, `token`. May be repeated
+    /// Show only events of these types: `error`, `token`; may be given several times
     #[arg(long = "type", value_name = "TYPE")]
     kind: Vec<String>,
     /// The field of a Redis entry that holds the event [default: `event`, else `message`, else `__data__`]
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
-    /// Print JSON, one event on each line
+    /// Print JSON, one event a line
     #[arg(long)]
     json: bool,
-    /// Join this Redis group, or consume this RabbitMQ queue: its other consumers then do not get the events shown here.
-    /// Without a group, everybody sees all events
+    /// Join this group (for RabbitMQ, a queue) and share its events with the other members, which then do not see the
+    /// same events; without a group, every reader sees every event
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
 }

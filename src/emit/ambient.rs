@@ -1,4 +1,5 @@
-//! What the running code is inside of: its ids, its scope, and where it emits. It follows futures from thread to thread.
+//! The ambient state of the running code: its ids, its scope, and its emitter. It follows futures from thread to
+//! thread.
 
 use std::cell::RefCell;
 use std::mem;
@@ -12,25 +13,26 @@ use streamll_actors::ingress::Emitter;
 
 use super::scope::Scope;
 
-/// The surroundings of the running code. Each scope has its own, which nobody else can change.
+/// The ambient state of the running code. Each scope has its own, which no other scope can change.
 #[derive(Default)]
 pub(crate) struct Ambient {
     pub(crate) context: Context,
     /// The innermost step.
     pub(crate) scope: Option<Scope>,
-    /// Where to emit, if not to the process-wide default.
+    /// The emitter, if it is not the process-wide default.
     pub(crate) emitter: Option<Emitter>,
-    /// What its ids belong to.
+    /// The source of the ids.
     pub(crate) level: Level,
-    /// Set where a guard has put the code inside, and not something that puts the outer one back by itself.
+    /// Set if a guard has entered this state. Not set if the code that entered it restores the outer state by itself.
     pub(crate) left: Option<Left>,
 }
 
-/// What is around a guard, once the guard has gone: guards go in any order, also while code is deeper inside.
+/// The state that a guard restores, set once the guard is dropped. Guards are dropped in any order, also while code is
+/// deeper inside.
 pub(crate) type Left = Arc<OnceLock<Ambient>>;
 
 impl Clone for Ambient {
-    /// What is taken along to other places has no guard there.
+    /// A clone is for another place. No guard belongs to it there.
     fn clone(&self) -> Ambient {
         let Ambient { context, scope, emitter, level, left: _ } = self;
         let (context, scope, emitter) = (context.clone(), scope.clone(), emitter.clone());
@@ -40,10 +42,10 @@ impl Clone for Ambient {
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Level {
-    /// Nothing: the code runs outside of everything.
+    /// The code runs outside of every scope and context.
     #[default]
     Outside,
-    /// `with_context`, around the step or without one.
+    /// `with_context`, around the step or without a step.
     Context,
     /// The step.
     Scope,
@@ -54,12 +56,12 @@ thread_local! {
 }
 
 impl Ambient {
-    /// That of the running code. A thread that is going down has none any more.
+    /// Returns the state of the running code. A thread that is ending has none any more.
     pub(crate) fn current() -> Ambient {
         Ambient::read(Ambient::clone).unwrap_or_default()
     }
 
-    /// Looks at that of the running code, without a copy; `None` on a thread that is going down.
+    /// Reads the state of the running code without a copy. `None` on a thread that is ending.
     pub(crate) fn read<T>(look: impl FnOnce(&Ambient) -> T) -> Option<T> {
         let look = |current: &RefCell<Ambient>| {
             let current = current.borrow();
@@ -72,14 +74,14 @@ impl Ambient {
         CURRENT.try_with(look).ok()
     }
 
-    /// That of the running code, as if there were no spans.
+    /// Returns the state of the running code, without spans.
     #[cfg(feature = "tracing")]
     pub(crate) fn unresolved() -> Ambient {
         CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
     }
 
-    /// That of the running code, or this one where the code runs outside of everything: in a task or on a thread of its
-    /// own, what was around when it was made counts.
+    /// Returns the state of the running code. If the code runs outside of every scope (in a spawned task, on another
+    /// thread), returns this state, which was current when the value was made.
     pub(crate) fn or_running(self) -> Ambient {
         let elsewhere = |running: &Ambient| {
             let outside = running.level == Level::Outside && running.scope.is_none();
@@ -88,7 +90,7 @@ impl Ambient {
         Ambient::read(elsewhere).flatten().unwrap_or(self)
     }
 
-    /// Whether both are surely the same.
+    /// Whether both are surely the same. (It may miss equal states.)
     fn same(&self, other: &Ambient) -> bool {
         let (scopes, emitters) = (
             self.scope.as_ref().zip(other.scope.as_ref()),
@@ -100,7 +102,7 @@ impl Ambient {
             && emitters.is_some_and(|(one, two)| one.same(two))
     }
 
-    /// A new step of what is around: inside of a scope a child of its step, elsewhere the root of a run of `module_name`.
+    /// Makes a new step: inside a scope, a child of its step; elsewhere, the root of a run of `module_name`.
     pub(crate) fn step(&self, module_name: &Arc<str>) -> Step {
         let step = match &self.scope {
             Some(scope) => scope.step().child(),
@@ -109,25 +111,25 @@ impl Ambient {
         step.context(&self.context)
     }
 
-    /// Changes that of the running code.
+    /// Changes the state of the running code.
     pub(crate) fn change<T>(change: impl FnOnce(&mut Ambient) -> T) -> Option<T> {
         CURRENT.try_with(|current| change(&mut current.borrow_mut())).ok()
     }
 
-    /// Runs `run` inside of this one; what is changed meanwhile is kept here.
+    /// Runs `run` inside this state. Changes that `run` makes are kept here.
     pub(crate) fn enter<T>(&mut self, run: impl FnOnce() -> T) -> T {
         let _back = Swapped::new(self);
         run()
     }
 
-    /// Runs a future inside of this one.
+    /// Runs a future inside this state.
     pub(crate) fn carry<F: Future>(self, future: F) -> Carried<F> {
         Carried { ambient: self, future: Some(future) }
     }
 }
 
 pin_project! {
-    /// A future with surroundings of its own. What it holds goes inside of them, too, whoever drops it.
+    /// A future with its own ambient state. The future is also dropped inside that state, whatever code drops it.
     pub(crate) struct Carried<F> {
         ambient: Ambient,
         #[pin]
@@ -152,7 +154,7 @@ impl<F: Future> Future for Carried<F> {
     }
 }
 
-/// Puts the outer one back when it goes, also by a panic.
+/// Restores the outer state when it is dropped, also by a panic.
 struct Swapped<'a>(&'a mut Ambient);
 
 impl Swapped<'_> {
@@ -169,12 +171,12 @@ impl Drop for Swapped<'_> {
     }
 }
 
-/// Exchanges it for that of the running code.
+/// Exchanges it with the state of the running code.
 pub(crate) fn swap(ambient: &mut Ambient) {
     let _ = CURRENT.try_with(|current| mem::swap(&mut *current.borrow_mut(), ambient));
 }
 
-/// Comes out of whatever guards have left while they were not the innermost.
+/// Leaves the states of guards that were dropped while they were not the innermost.
 pub(crate) fn surface() {
     let left = |ambient: &mut Ambient| {
         ambient.left.as_ref().filter(|left| left.get().is_some())?;

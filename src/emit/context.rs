@@ -1,4 +1,4 @@
-//! Ids on every event below: a snapshot that follows a future from thread to thread, and reaches no other.
+//! Ids on every event inside: a snapshot that follows a future from thread to thread, and reaches no other future.
 
 use streamll_actors::event::Context;
 use streamll_actors::ingress::Emitter;
@@ -6,15 +6,17 @@ use tracing::warn;
 
 use super::ambient::{Ambient, Level};
 
-/// The ids and tags of the code that runs right now; empty outside of [`with_context`] and of scopes.
+/// Returns the ids and tags of the code that runs right now. They are empty outside of [`with_context`] and of scopes.
 #[must_use]
 pub fn current_context() -> Context {
     Ambient::read(|ambient| ambient.context.clone()).unwrap_or_default()
 }
 
-/// Runs a future with `context` laid over the current one: every [`step`](crate::step) made and every event emitted in
-/// it carries those ids. The context follows the future over every `.await`, with any runtime; a task spawned in it
-/// starts without, unless it is [carried](carry).
+/// Runs a future with `context` added to the current context. Keys of `context` win. Every [`step`](crate::step) that
+/// is made in the future, and every event that is emitted in it, carries these ids.
+///
+/// The context follows the future over every `.await`, with any runtime. A task that is spawned in the future starts
+/// without the context, unless it is [carried](carry).
 ///
 /// ```
 /// # let _ = async {
@@ -35,7 +37,7 @@ pub fn with_context_sync<T>(context: &Context, run: impl FnOnce() -> T) -> T {
     Ambient::current().with(context).enter(run)
 }
 
-/// Runs a future that emits there, outside of everything that is around this call.
+/// Runs a future that emits to this emitter, outside of every scope and context of the caller.
 pub(crate) fn to<F: Future>(emitter: &Emitter, future: F) -> impl Future<Output = F::Output> {
     Ambient::of(emitter).carry(future)
 }
@@ -55,8 +57,10 @@ impl Ambient {
     }
 }
 
-/// Lays `context` over the ids of the innermost scope or [`with_context`], for what is emitted in it from now on. What is
-/// outside of it does not change; outside of everything it does nothing but warn.
+/// Adds `context` to the ids of the innermost scope or [`with_context`], for events that are emitted in it from now on.
+///
+/// Code outside of that scope does not change. If there is no scope and no [`with_context`], this function only logs a
+/// warning.
 pub fn set_context(context: &Context) {
     let inside = Ambient::change(|ambient| {
         match (ambient.level, &ambient.scope) {
@@ -72,12 +76,12 @@ pub fn set_context(context: &Context) {
     }
 }
 
-/// Carries the current context and scope into a task of its own: `tokio::spawn(streamll::carry(async { … }))`.
+/// Carries the current context and scope into a spawned task: `tokio::spawn(streamll::carry(async { … }))`.
 pub fn carry<F: Future>(future: F) -> impl Future<Output = F::Output> {
     Ambient::current().carry(future)
 }
 
-/// Takes the current context and scope along, for other threads.
+/// Captures the current context and scope, to use them on another thread.
 ///
 /// ```
 /// let here = streamll::capture();
@@ -88,17 +92,17 @@ pub fn capture() -> Captured {
     Captured(Ambient::current())
 }
 
-/// The context and the scope of another place, of [`capture`].
+/// The context and the scope of another place. [`capture`] returns it.
 #[derive(Clone)]
 pub struct Captured(Ambient);
 
 impl Captured {
-    /// Runs code that does not await as if it were there.
+    /// Runs code that does not await, with the captured context and scope.
     pub fn run<T>(&self, run: impl FnOnce() -> T) -> T {
         self.0.clone().enter(run)
     }
 
-    /// Runs a future as if it were there.
+    /// Runs a future with the captured context and scope.
     pub fn carry<F: Future>(&self, future: F) -> impl Future<Output = F::Output> {
         self.0.clone().carry(future)
     }
@@ -110,8 +114,10 @@ impl std::fmt::Debug for Captured {
     }
 }
 
-/// Makes a [`Context`]: `context! { conversation_id, user_id = user.id, tags.tenant = tenant }`. A bare name takes the
-/// variable of that name. Values of `data` are anything that serde can serialize; tags anything that can be displayed.
+/// Makes a [`Context`]: `context! { conversation_id, user_id = user.id, tags.tenant = tenant }`.
+///
+/// A bare name takes the value of the variable with that name. A value of `data` can be anything that serde can
+/// serialize. A tag can be anything that can be displayed.
 #[macro_export]
 macro_rules! context {
     (@ $context:expr ;) => { $context };

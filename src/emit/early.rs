@@ -1,4 +1,4 @@
-//! What is dropped before it is done: whatever ends meanwhile was cut off.
+//! Early drops: a future or stream is dropped before it is done. A step that ends during such a drop was cut off.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use pin_project_lite::pin_project;
 use tokio_stream::Stream;
 
 thread_local! {
-    /// How many early drops this thread is in the middle of.
+    /// How many early drops this thread is currently inside.
     static DROPS: Cell<i32> = const { Cell::new(0) };
 }
 
@@ -19,7 +19,7 @@ pub(super) fn is_dropping() -> bool {
 }
 
 pin_project! {
-    /// A future or a stream whose drop is early between its first poll and its end.
+    /// A future or a stream. Its drop is early between its first poll and its end.
     pub(super) struct Early<T> {
         // Fields go in their order.
         before: Edge,
@@ -34,7 +34,7 @@ impl<T> Early<T> {
         Early { before: Edge { step: 0 }, inner, after: Edge { step: 0 } }
     }
 
-    /// Polls it; `is_done` tells from what comes out whether that was all.
+    /// Polls it. `is_done` decides from the result whether it has ended.
     fn poll<P>(
         self: Pin<&mut Self>,
         poll: impl FnOnce(Pin<&mut T>) -> Poll<P>,
@@ -70,7 +70,7 @@ impl<S: Stream> Stream for Early<S> {
     }
 }
 
-/// One side of an early drop; the two sum up to nothing.
+/// One side of an early drop. The two sides add up to zero.
 struct Edge {
     step: i32,
 }

@@ -1,4 +1,4 @@
-//! The emit side: what an application calls. It knows no topology.
+//! The emit side: the functions that an application calls. It knows no topology.
 
 mod ambient;
 mod context;
@@ -44,15 +44,17 @@ pub(crate) fn set_default(emitter: &Emitter) {
     DEFAULT.store(Some(Arc::new(emitter.clone())));
 }
 
-/// Emits one event where the current scope does, outside of scopes to the process-wide default, with the ids of the
-/// [current context](with_context). Never blocks and never panics; before [`install`](crate::install) the event is shed,
-/// counted, and warned of once.
+/// Emits one event, with the ids of the [current context](with_context). Inside a scope, the event goes to the emitter
+/// of that scope. Outside of scopes, it goes to the process-wide default.
+///
+/// This function never blocks and never panics. Before [`install`](crate::install), the event is shed and counted, and
+/// one warning is logged.
 pub fn emit(event: Event) -> Emitted {
     let emitter = Ambient::read(|ambient| ambient.emitter.clone()).flatten();
     emit_to(emitter.as_ref(), in_context(event))
 }
 
-/// Emits there, or to the process-wide default.
+/// Emits to this emitter, or to the process-wide default.
 pub(crate) fn emit_to(emitter: Option<&Emitter>, event: Event) -> Emitted {
     if let Some(emitter) = emitter {
         return emitter.emit(event);
@@ -71,7 +73,7 @@ pub(crate) fn emit_to(emitter: Option<&Emitter>, event: Event) -> Emitted {
     }
 }
 
-/// Whether anybody takes what is emitted there, or to the process-wide default.
+/// Whether any graph takes events of this emitter, or of the process-wide default.
 pub(crate) fn is_heard(emitter: Option<&Emitter>) -> bool {
     match emitter {
         Some(emitter) => !emitter.is_closed(),
@@ -79,7 +81,7 @@ pub(crate) fn is_heard(emitter: Option<&Emitter>) -> bool {
     }
 }
 
-/// Emits there, or to the process-wide default, without a word where there is none: inside of a subscriber nobody may log.
+/// Emits to this emitter, or to the process-wide default. Without a default it logs nothing: a subscriber must not log.
 #[cfg(feature = "tracing")]
 fn emit_silently(emitter: Option<&Emitter>, event: Event) {
     match (emitter, &*DEFAULT.load()) {
@@ -95,21 +97,22 @@ fn emit_silently(emitter: Option<&Emitter>, event: Event) {
     }
 }
 
-/// How many events [`emit`] has shed because nothing was installed.
+/// Returns how many events [`emit`] has shed because nothing was installed.
 #[must_use]
 pub fn shed_before_install() -> u64 {
     SHED.load(Ordering::Relaxed)
 }
 
-/// The emitter that was made the default, if any.
+/// Returns the default emitter of the process, or `None` if nothing is installed.
 #[must_use]
 pub fn installed() -> Option<Emitter> {
     DEFAULT.load().as_deref().cloned()
 }
 
-/// A step of `module_name`, with the ids of the [current context](with_context): inside of a [scope](trace) a part of its
-/// run, elsewhere the root of a new one. Make it once per run, and its [children](Step::child) once per step: all events of
-/// a step share it.
+/// Makes a step of `module_name`, with the ids of the [current context](with_context).
+///
+/// Inside a [scope](trace), the step is a part of that scope's run. Elsewhere, it is the root of a new run. Make a step
+/// once for each run, and its [children](Step::child) once for each step of the run. All events of a step share it.
 #[must_use]
 pub fn step(module_name: impl Into<Arc<str>>) -> Step {
     let module_name = module_name.into();
@@ -117,7 +120,7 @@ pub fn step(module_name: impl Into<Arc<str>>) -> Step {
     step.unwrap_or_else(|| Step::new(module_name))
 }
 
-/// The event with what the current context has and its step has not.
+/// Returns the event with the keys of the current context that its step lacks.
 pub(crate) fn in_context(mut event: Event) -> Event {
     if let Some(step) = Ambient::read(|ambient| completed(event.step(), &ambient.context)).flatten() {
         event.set_step(step);
@@ -125,7 +128,7 @@ pub(crate) fn in_context(mut event: Event) -> Event {
     event
 }
 
-/// The step with what is around it and not in it; `None` where it has all.
+/// Returns the step with the keys of `around` that it lacks, or `None` if it has all of them.
 fn completed(step: &Step, around: &Context) -> Option<Step> {
     let known = &step.parts().context;
     let lacks = around.data().iter().any(|(key, _)| known.get(key).is_none())
@@ -137,8 +140,10 @@ fn completed(step: &Step, around: &Context) -> Option<Step> {
     })
 }
 
-/// The `traceparent` of the code that runs right now, for a request to another service: of the innermost
-/// [scope](crate::trace), token stream or span. `None` outside of everything, and where a run has an id of its own kind.
+/// Returns the header `traceparent` for a request to another service. It names the innermost [scope](crate::trace),
+/// token stream or span of the code that runs right now.
+///
+/// Returns `None` outside of all of these, and if the id of the run is not a trace id.
 ///
 /// ```
 /// let _scope = streamll::trace("answer").enter();
@@ -150,8 +155,10 @@ pub fn traceparent() -> Option<String> {
     Ambient::read(|around| around.scope.as_ref()?.traceparent()).flatten()
 }
 
-/// Puts usage on the closing event of what the code is inside of: of the innermost [scope](crate::trace), instrumented
-/// function, token stream or span. For code that has no [`Scope`](crate::Scope) at hand; outside of everything it does nothing.
+/// Adds usage to the closing event of the innermost [scope](crate::trace), instrumented function, token stream or span
+/// around the code.
+///
+/// Use it in code that has no [`Scope`](crate::Scope) at hand. Outside of all of these, it does nothing.
 ///
 /// ```
 /// use streamll::{Usage, usage};

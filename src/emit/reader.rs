@@ -1,4 +1,4 @@
-//! What the items of a stream say: their text, their errors, and what the model used.
+//! Reads the items of a stream: their text, their errors, and the usage of the model.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,18 +6,18 @@ use std::marker::PhantomData;
 use super::usage::Usage;
 use crate::fault::{AsFault, Fault};
 
-/// Looks at the items of a stream. Every closure that finds an item's text is one.
+/// Reads the items of a stream. Every closure that finds the text of an item is a reader.
 pub trait Reader<I> {
-    /// The text of an item, where it has some.
+    /// Returns the text of an item, if it has one.
     fn text<'a>(&mut self, item: &'a I) -> Option<&'a str>;
 
-    /// The error that an item is, where it is one.
+    /// Returns the error that an item is, if it is one.
     fn error(&mut self, item: &I) -> Option<Fault> {
         let _ = item;
         None
     }
 
-    /// What an item tells of usage.
+    /// Returns the usage that an item reports, if it does.
     fn usage(&mut self, item: &I) -> Option<Usage> {
         let _ = item;
         None

@@ -22,9 +22,11 @@ use super::usage::Usage;
 use super::{emit_to, in_context, is_heard};
 use crate::fault::{AsFault, Fault, displayed};
 
-/// Begins a scope named `operation`: a step inside of the enclosing scope, with the same `execution_id`; without one it is
-/// the root of a run. Nothing is emitted before the scope is entered or run, and what is around it by then encloses it; in a
-/// task or on a thread of its own, where nothing is, what was around when it was made.
+/// Makes a scope named `operation`. Entering or running it begins a step.
+///
+/// Nothing is emitted before that. Its parent is the scope that is current when it is entered or run. If there is none
+/// (a spawned task, another thread), its parent is the one that was current when `trace` was called. If there was none
+/// then, too, the step is the root of a new run. A child has the `execution_id` of its parent.
 ///
 /// ```
 /// # fn search(_: &str) -> Vec<&'static str> { Vec::new() }
@@ -32,7 +34,7 @@ use crate::fault::{AsFault, Fault, displayed};
 /// let scope = streamll::trace("retrieval").input("question", question).enter();
 /// let found = search(question);
 /// scope.emit("docs_found", serde_json::json!({ "count": found.len() }));
-/// // `end` with its duration when `scope` goes, `error` when a panic drops it
+/// // when `scope` is dropped: `end` with its duration, or `error` if a panic drops it
 /// ```
 pub fn trace(operation: impl Into<Arc<str>>) -> Trace {
     Trace {
@@ -47,50 +49,51 @@ pub fn trace(operation: impl Into<Arc<str>>) -> Trace {
     }
 }
 
-/// A scope that has not begun, of [`trace`].
+/// A scope that has not begun. [`trace`] returns it.
 #[must_use = "a scope begins with `enter`, `run` or `try_run`"]
 pub struct Trace {
     operation: Arc<str>,
     module: Option<Arc<str>>,
     method: Option<Arc<str>>,
     context: Context,
-    /// The step that it is inside of, where that is elsewhere.
+    /// The parent step, if it is in another process or was given by name.
     continued: Option<Position>,
     emitter: Option<Emitter>,
     inputs: Fields,
-    /// Where it was made: it may run where there is nothing around it.
+    /// The ambient state when the scope was made. The scope may run where no other scope is current.
     outer: Ambient,
 }
 
 impl Trace {
-    /// Names the module; by default that of the enclosing scope, without one the operation.
+    /// Names the module. Default: the module of the enclosing scope, or the operation if there is no enclosing scope.
     pub fn module(mut self, name: impl Into<Arc<str>>) -> Trace {
         self.module = Some(name.into());
         self
     }
 
-    /// Names the method; by default that of the enclosing scope, where the module is the same one.
+    /// Names the method. Default: the method of the enclosing scope, if the module is the same.
     pub fn method(mut self, name: impl Into<Arc<str>>) -> Trace {
         self.method = Some(name.into());
         self
     }
 
-    /// Adds to the data of `start`.
+    /// Adds a value to the data of `start`.
     pub fn input(mut self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) -> Trace {
         self.inputs.set(key, value);
         self
     }
 
-    /// Adds ids and tags to every event of the scope, and of everything in it.
+    /// Adds ids and tags to every event of the scope, and to every event inside the scope.
     pub fn context(mut self, context: Context) -> Trace {
         self.context = self.context.merged(&context);
         self
     }
 
-    /// Makes it a part of a run that has begun in another service, by the header `traceparent` of its request or message
-    /// ([W3C Trace Context](https://www.w3.org/TR/trace-context/)): with the trace id as its `execution_id`, and inside of the
-    /// step that the header names, whatever is around it here. A header that is none changes nothing, as the specification
-    /// wants it.
+    /// Continues a run that began in another service, by the header `traceparent` of its request or message ([W3C Trace
+    /// Context](https://www.w3.org/TR/trace-context/)).
+    ///
+    /// The trace id becomes the `execution_id`, and the step that the header names becomes the parent, even if another
+    /// scope is current here. An invalid header changes nothing, as the specification requires.
     ///
     /// ```
     /// # let header = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
@@ -102,7 +105,8 @@ impl Trace {
         self
     }
 
-    /// Makes it a part of the run of an event, inside of its step: of one that a consumer reacts to.
+    /// Continues the run of an event: the step of the event becomes the parent. A consumer that reacts to an event uses
+    /// this.
     ///
     /// ```
     /// # use streamll::{Event, step};
@@ -115,18 +119,20 @@ impl Trace {
         self
     }
 
-    /// Where to emit, also for everything inside; by default where the enclosing scope does, else the process-wide default.
+    /// Sets where this scope, and everything inside it, emits. Default: the emitter of the enclosing scope, or else the
+    /// process-wide default.
     pub fn to(mut self, emitter: &Emitter) -> Trace {
         self.emitter = Some(emitter.clone());
         self
     }
 
-    /// Whether anybody takes its events.
+    /// Whether any graph takes its events.
     pub(super) fn is_heard(&self) -> bool {
         is_heard(self.emitter.as_ref().or(self.outer.emitter.as_ref()))
     }
 
-    /// Begins it here, until the guard goes. The guard stays on its thread: around an `.await` it is [`run`](Trace::run).
+    /// Begins the scope here. It ends when the guard is dropped. The guard stays on its thread: for code that awaits,
+    /// use [`run`](Trace::run).
     pub fn enter(self) -> Guard {
         let (scope, mut ambient) = self.begin();
         let left = Left::default();
@@ -136,8 +142,9 @@ impl Trace {
         Guard { scope, outer: ambient, left: Some(left), stays: PhantomData }
     }
 
-    /// Runs a future in it: `start` when it is first polled, `end` when it is done. Dropped before, it ends with `error`,
-    /// of the type `Panic` or `Cancelled`.
+    /// Runs a future in the scope. `start` is emitted when the future is first polled, `end` when it is done.
+    ///
+    /// A future that is dropped before it is done ends the scope with `error`, of the type `Panic` or `Cancelled`.
     ///
     /// ```
     /// # async fn search() -> Vec<&'static str> { Vec::new() }
@@ -159,8 +166,8 @@ impl Trace {
         self.drive(run, |_, _| {})
     }
 
-    /// Like [`run`](Trace::run), for a future that can fail: an `Err` ends the scope with `error`, with the name of its type
-    /// and with what it and all its causes say.
+    /// Like [`run`](Trace::run), for a future that can fail. An `Err` ends the scope with `error`, with the name of the
+    /// error's type, its message and the messages of all its causes.
     ///
     /// ```
     /// # let _ = async {
@@ -180,7 +187,7 @@ impl Trace {
         })
     }
 
-    /// Runs a future in it; `look` sees the result before the scope ends.
+    /// Runs a future in the scope. `look` sees the result before the scope ends.
     pub(crate) async fn drive<F, R>(self, run: F, look: impl FnOnce(&Scope, &R::Output)) -> R::Output
     where
         F: FnOnce(Scope) -> R,
@@ -194,14 +201,14 @@ impl Trace {
         output
     }
 
-    /// Begins it, with its `start`; it ends when what this returns goes.
+    /// Begins the scope with its `start`. The scope ends when the returned value is dropped.
     pub(crate) fn open(self) -> Open {
         let (scope, ambient) = self.begin();
         scope.start();
         Open { scope, ambient }
     }
 
-    /// The scope, and what its code is inside of.
+    /// Makes the scope, and the ambient state of its code.
     fn begin(self) -> (Scope, Ambient) {
         let outer = self.outer.or_running();
         let module = self.module.as_ref().unwrap_or(&self.operation);
@@ -229,7 +236,7 @@ impl Trace {
     }
 }
 
-/// A new step of `module` inside of one that is elsewhere.
+/// Makes a new step of `module` whose parent is elsewhere.
 fn continued(position: &Position, module: &Arc<str>) -> Step {
     let mut parts = Step::new(module.clone()).parts().clone();
     parts.execution_id = position.execution_id.clone();
@@ -246,13 +253,14 @@ impl fmt::Debug for Trace {
     }
 }
 
-/// A scope that has begun. Clones are the same one, and may be handed to other threads; it ends with its guard or future.
+/// A scope that has begun. Clones are the same scope, and can be sent to other threads. The scope ends with its guard
+/// or its future.
 #[derive(Clone)]
 pub struct Scope(Arc<Inner>);
 
 struct Inner {
     emitter: Option<Emitter>,
-    /// Whether traces of its run are recorded elsewhere, too.
+    /// Whether the trace is sampled, so that other systems record it, too.
     is_sampled: bool,
     state: Mutex<State>,
 }
@@ -264,7 +272,7 @@ struct State {
     usage: Option<Box<Usage>>,
     failure: Option<Fault>,
     phase: Phase,
-    /// When it emitted its `start`; who emits that elsewhere leaves the duration to the enricher.
+    /// When the scope emitted its `start`. If the `start` was emitted elsewhere, the enricher computes the duration.
     began: Option<Instant>,
 }
 
@@ -276,7 +284,7 @@ enum Phase {
 }
 
 impl Scope {
-    /// A scope that has not begun yet.
+    /// Makes a scope that has not begun yet.
     pub(super) fn with_inputs(step: Step, emitter: Option<Emitter>, inputs: Fields) -> Scope {
         let (outputs, usage, failure) = (Fields::default(), None, None);
         let state = State { step, inputs, outputs, usage, failure, phase: Phase::New, began: None };
@@ -284,7 +292,7 @@ impl Scope {
         Scope(Arc::new(Inner { emitter, is_sampled: true, state }))
     }
 
-    /// Nobody else has it yet.
+    /// Sets whether the trace is sampled. No other owner of the scope exists yet.
     fn sampled(mut self, is_sampled: bool) -> Scope {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.is_sampled = is_sampled;
@@ -292,25 +300,27 @@ impl Scope {
         self
     }
 
-    /// As the scope around it is.
+    /// Takes over from the scope around it whether the trace is sampled.
     pub(super) fn sampled_as(self, outer: Option<&Scope>) -> Scope {
         self.sampled(outer.is_none_or(|outer| outer.0.is_sampled))
     }
 
-    /// The header `traceparent` for what is asked of another service in this scope; `None` where the run has an id of its own
-    /// kind, which is none of a trace. Whether a trace is sampled goes on as it came.
+    /// Returns the header `traceparent` for a request to another service in this scope. Whether the trace is sampled is
+    /// passed on as it came in.
+    ///
+    /// Returns `None` if the id of the run is not a trace id.
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
         header(&self.step(), self.0.is_sampled)
     }
 
-    /// Emits an event of this scope: `scope.emit("docs_found", json!({ "count": 3 }))`. Data that is no JSON object is put
-    /// under the key `value`.
+    /// Emits an event of this scope: `scope.emit("docs_found", json!({ "count": 3 }))`. Data that is not a JSON object
+    /// is put under the key `value`.
     pub fn emit(&self, kind: impl Into<Kind>, data: impl Into<Value>) -> Emitted {
         self.emit_event(Event::new(&self.step(), kind).with_data(data.into()))
     }
 
-    /// Emits an event made elsewhere, where this scope does.
+    /// Emits an event that was made elsewhere, to the emitter of this scope.
     pub(crate) fn emit_event(&self, event: Event) -> Emitted {
         // Handed to another run, or out of its own, it takes none of the ids there.
         let run = &event.step().parts().execution_id;
@@ -321,19 +331,19 @@ impl Scope {
         emit_to(self.0.emitter.as_ref(), event)
     }
 
-    /// The step that its events belong to.
+    /// Returns the step that the events of this scope belong to.
     #[must_use]
     pub fn step(&self) -> Step {
         self.state().step.clone()
     }
 
-    /// Adds to the data of `end` (and of `error`).
+    /// Adds a value to the data of `end` or `error`.
     pub fn output(&self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) {
         self.state().outputs.set(key, value);
     }
 
-    /// Puts on the closing event (`end` or `error`) how many tokens a model used, and of which model. Of what is told several
-    /// times, [the last counts](Usage::merged).
+    /// Adds to the closing event (`end` or `error`) how many tokens a model used, and which model. If usage is reported
+    /// several times, the [last value of each key wins](Usage::merged).
     ///
     /// ```
     /// # let answer = serde_json::json!({ "usage": { "prompt_tokens": 412, "completion_tokens": 27 } });
@@ -350,19 +360,19 @@ impl Scope {
         }
     }
 
-    /// What was told of usage, for who closes the step elsewhere.
+    /// Takes the reported usage, for code that closes the step elsewhere.
     #[cfg(feature = "tracing")]
     pub(super) fn take_usage(&self) -> Option<Box<Usage>> {
         self.state().usage.take()
     }
 
-    /// Makes it end with `error` instead of `end`. Of a message longer than 4 KiB it has the beginning.
+    /// Makes the scope end with `error` instead of `end`. A message that is longer than 4 KiB is cut at that length.
     pub fn fail(&self, error_type: impl Into<String>, message: impl fmt::Display) {
         let error_type = Cow::Owned(error_type.into());
         self.fail_by(Fault { error_type, message: displayed(&message).unwrap_or_default() });
     }
 
-    /// Makes it end with `error`.
+    /// Makes the scope end with `error`.
     pub(super) fn fail_by(&self, fault: Fault) {
         self.state().failure = Some(fault);
     }
@@ -371,7 +381,7 @@ impl Scope {
         self.state().failure.is_some()
     }
 
-    /// Lays ids and tags over those that its events carry from now on.
+    /// Adds ids and tags to the events of this scope from now on. They replace ids and tags with the same names.
     pub(super) fn add_context(&self, context: &Context) {
         let mut state = self.state();
         state.step = state.step.clone().context(context);
@@ -385,7 +395,7 @@ impl Scope {
         self.0.emitter.as_ref()
     }
 
-    /// Whether anybody takes its events.
+    /// Whether any graph takes its events.
     pub(super) fn is_heard(&self) -> bool {
         is_heard(self.0.emitter.as_ref())
     }
@@ -394,7 +404,7 @@ impl Scope {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins it with its `start`.
+    /// Begins the scope with its `start`.
     pub(super) fn start(&self) {
         let event = {
             let mut state = self.state();
@@ -405,12 +415,12 @@ impl Scope {
         self.tell(event);
     }
 
-    /// Begins it without: who made its step emits that.
+    /// Begins the scope without a `start`: the code that made the step emits it.
     pub(super) fn resume(&self) {
         self.state().phase = Phase::Begun;
     }
 
-    /// When it emitted its `start`.
+    /// Returns when the scope emitted its `start`.
     pub(super) fn began(&self) -> Option<Instant> {
         self.state().began
     }
@@ -421,12 +431,13 @@ impl Scope {
         self.tell(event)
     }
 
-    /// Emits an event of its own with its own ids: it may begin and end in the middle of another request.
+    /// Emits an event of the scope, with only its own ids: the scope may begin and end in the middle of another
+    /// request.
     fn tell(&self, event: Event) -> Emitted {
         emit_to(self.0.emitter.as_ref(), event)
     }
 
-    /// Like [`fail`](Scope::fail), where nothing has failed before.
+    /// Like [`fail`](Scope::fail), if nothing has failed before.
     pub(super) fn fail_first(&self, error_type: &str, message: impl fmt::Display) {
         if !self.has_failed() {
             self.fail(error_type, message);
@@ -442,7 +453,7 @@ impl Scope {
         self.end();
     }
 
-    /// Ends it; only the first call counts.
+    /// Ends the scope. Only the first call counts.
     pub(crate) fn end(&self) {
         let event = {
             let mut state = self.state();
@@ -468,7 +479,7 @@ impl Scope {
         self.tell(event);
     }
 
-    /// Ends it where its code goes before it is done.
+    /// Ends the scope because its code was dropped before it was done.
     pub(super) fn abandon(&self) {
         if self.state().phase == Phase::Begun {
             match std::thread::panicking() {
@@ -491,14 +502,15 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// A scope that has begun, and what its code is inside of. Dropped before it is done, the scope ends with `error`.
+/// A scope that has begun, and the ambient state of its code. If it is dropped before it is done, the scope ends with
+/// `error`.
 pub(crate) struct Open {
     scope: Scope,
     ambient: Ambient,
 }
 
 impl Open {
-    /// What is inside of it has its ids and its emitter.
+    /// Code inside the scope has the ids and the emitter of the scope.
     pub(super) fn new(scope: Scope) -> Open {
         let context = scope.step().parts().context.clone();
         let emitter = scope.emitter().cloned();
@@ -511,7 +523,7 @@ impl Open {
         &self.scope
     }
 
-    /// Runs code that does not await inside of it. A panic ends the scope, and goes on.
+    /// Runs code that does not await inside the scope. A panic ends the scope, and continues.
     pub(crate) fn enter<T>(&mut self, run: impl FnOnce(&Scope) -> T) -> T {
         self.try_enter(run).unwrap_or_else(|panic| {
             self.scope.panicked(&*panic);
@@ -519,25 +531,25 @@ impl Open {
         })
     }
 
-    /// Like [`enter`](Self::enter), for who has to do something before a panic goes on.
+    /// Like [`enter`](Self::enter), for callers that must do something before a panic continues.
     pub(super) fn try_enter<T>(&mut self, run: impl FnOnce(&Scope) -> T) -> std::thread::Result<T> {
         let Open { scope, ambient } = self;
         catch_unwind(AssertUnwindSafe(|| ambient.enter(|| run(scope))))
     }
 
-    /// Runs a future inside of it; the scope goes on afterwards.
+    /// Runs a future inside the scope. The scope stays open afterwards.
     pub(crate) fn carry<F: Future>(&mut self, future: F) -> Inside<'_, F> {
         Inside { open: self, future: Some(Early::new(future)) }
     }
 
-    /// Lets go inside of it of what belongs to it.
+    /// Drops values that belong to the scope inside the scope.
     pub(super) fn let_go(&mut self, go: impl FnOnce()) {
         self.ambient.enter(go);
     }
 }
 
 pin_project! {
-    /// A future inside of a scope. What it holds goes inside of it, too, whoever drops it.
+    /// A future inside a scope. It is also dropped inside the scope, whatever code drops it.
     #[must_use = "futures do nothing unless they are polled"]
     pub(crate) struct Inside<'a, F> {
         open: &'a mut Open,
@@ -569,14 +581,14 @@ impl Drop for Open {
     }
 }
 
-/// The guard of [`Trace::enter`]: the scope ends when it goes. Guards may go in any order.
+/// The guard of [`Trace::enter`]. The scope ends when the guard is dropped. Guards may be dropped in any order.
 #[must_use = "the scope ends when this goes; bind it to a name"]
 pub struct Guard {
     scope: Scope,
     outer: Ambient,
-    /// Where it says what to put back; the innermost one does.
+    /// Where the guard writes which state to restore. The innermost guard restores it.
     left: Option<Left>,
-    /// What it must put back belongs to its thread.
+    /// A guard belongs to its thread, because it restores the state of that thread.
     stays: PhantomData<*const ()>,
 }
 

@@ -1,4 +1,4 @@
-//! Token events from any stream, which passes through untouched.
+//! Token events from any stream. The stream passes through unchanged.
 
 use std::fmt;
 use std::mem;
@@ -21,26 +21,29 @@ use super::usage::Usage;
 use super::{completed, installed};
 use crate::fault::AsFault;
 
-/// Most of a text that a closing event holds, in bytes.
+/// The longest text on a closing event, in bytes.
 const LONGEST: usize = 64 << 10;
 
 /// Adds [`tokens`](TokenStream::tokens) to every stream.
 pub trait TokenStream: Stream + Sized {
-    /// Emits a `token` event for every item in which `text` finds one, as a step of its own: `start` when the stream is
-    /// first polled, `end` when it ends. The items pass through untouched.
+    /// Emits a `token` event for every item in which `text` finds a text. The stream becomes a step of its own: `start`
+    /// is emitted when the stream is first polled, `end` when it ends. The items pass through unchanged.
     ///
-    /// The closing event carries the whole text under the name of the field (64 KiB of it at most; where that cuts it, the
-    /// key `truncated` lists the field), how many `tokens` there were, `time_to_first_token` and `duration` in seconds, and
-    /// `tokens_per_second` behind the first. A stream that is dropped before its end closes with `error` of the type
-    /// `Cancelled`, one that panics with `Panic`, each with the text so far; items that are [`errors`](Tokens::errors) can
-    /// make it fail, too.
+    /// The closing event carries the whole text under the name of the field, the number of `tokens`,
+    /// `time_to_first_token` and `duration` in seconds, and `tokens_per_second` after the first token. The text has at
+    /// most 64 KiB. If it is cut, the key `truncated` lists the field.
     ///
-    /// The step is that of here and now: a child of the current [scope](crate::trace), elsewhere the root of a run, with
-    /// the current context and emitter. A web framework polls the body long after the handler is gone. What the stream
-    /// itself emits while it is polled belongs below that step.
+    /// A stream that is dropped before its end closes with `error` of the type `Cancelled`. A stream that panics closes
+    /// with `error` of the type `Panic`. Both carry the text so far. Items that are [`errors`](Tokens::errors) can make
+    /// the step fail, too.
     ///
-    /// Whether a stream has ended is known from its `None` alone: who stops reading before it, at a `[DONE]` or behind the
-    /// last item that matters, and drops the stream then, ends it as cancelled. Read on until the `None`.
+    /// The parent of the step, its context and its emitter are those of the place where `tokens` is called: the step is
+    /// a child of the current [scope](crate::trace), or the root of a run if there is none. This matters because a web
+    /// framework polls the body long after the handler has returned. Events that the stream itself emits while it is
+    /// polled belong below this step.
+    ///
+    /// Only `None` says that a stream has ended. If you stop reading before it (at a `[DONE]`, or after the last item
+    /// that matters) and drop the stream, the step ends as cancelled. So read on until the `None`.
     ///
     /// ```
     /// use streamll::TokenStream as _;
@@ -69,7 +72,7 @@ pub trait TokenStream: Stream + Sized {
 impl<S: Stream> TokenStream for S {}
 
 pin_project! {
-    /// The stream of [`TokenStream::tokens`].
+    /// The stream that [`TokenStream::tokens`] returns.
     #[must_use = "streams do nothing unless they are polled"]
     pub struct Tokens<S, R> {
         #[pin]
@@ -96,7 +99,7 @@ pin_project! {
 }
 
 impl<S, R> Tokens<S, R> {
-    /// Names what the step does; by default as the field.
+    /// Names the operation of the step. Default: the name of the field.
     pub fn operation(mut self, operation: impl Into<Arc<str>>) -> Tokens<S, R> {
         if let State::Waiting { step, .. } = &mut self.flow.tap.state {
             *step = step.clone().operation(operation);
@@ -104,9 +107,9 @@ impl<S, R> Tokens<S, R> {
         self
     }
 
-    /// Streams as a step of yours. You have emitted its `start`; the closing event comes from here, also where the stream
-    /// is dropped without having been polled, so that no other stream can share the step. Its `duration` runs from that
-    /// `start`, `time_to_first_token` from here.
+    /// Uses a step of yours, whose `start` you have emitted. The stream emits the closing event, also if it is dropped
+    /// without having been polled. So no other stream can share the step. `duration` runs from your `start`,
+    /// `time_to_first_token` from this call.
     pub fn of(mut self, yours: &Step) -> Tokens<S, R> {
         if let State::Waiting { step, ambient, begun } = &mut self.flow.tap.state {
             *step = completed(yours, &ambient.context).unwrap_or_else(|| yours.clone());
@@ -115,8 +118,8 @@ impl<S, R> Tokens<S, R> {
         self
     }
 
-    /// Where to emit, also for what the stream itself emits; by default where the current scope does, else the
-    /// process-wide default.
+    /// Sets where to emit, also for the events that the stream itself emits. Default: the emitter of the current scope,
+    /// or else the process-wide default.
     pub fn to(mut self, emitter: &Emitter) -> Tokens<S, R> {
         if let State::Waiting { ambient, .. } = &mut self.flow.tap.state {
             ambient.emitter = Some(emitter.clone());
@@ -124,7 +127,7 @@ impl<S, R> Tokens<S, R> {
         self
     }
 
-    /// Whether the closing event carries the text. It does by default.
+    /// Sets whether the closing event carries the whole text. Default: `true`.
     pub fn outputs(mut self, outputs: bool) -> Tokens<S, R> {
         if let Some(said) = &mut self.flow.tap.said {
             said.text = outputs.then(String::new);
@@ -137,18 +140,18 @@ impl<S, R> Tokens<S, R> {
         self.told(Usage::default().model(name))
     }
 
-    /// Names who runs the model, on the first and on the closing event of the step.
+    /// Names the company or service that runs the model, on the first and on the closing event of the step.
     pub fn provider(self, name: impl Into<String>) -> Tokens<S, R> {
         self.told(Usage::default().provider(name))
     }
 
-    /// Puts on the closing event how many tokens the model read, where that is known before it answers.
+    /// Sets how many tokens the model read, if that is known before it answers. The closing event carries the number.
     pub fn input(self, tokens: u64) -> Tokens<S, R> {
         self.told(Usage::default().input(tokens))
     }
 
-    /// Puts on the closing event how many tokens the model wrote, where that is known before it answers. How many pieces of
-    /// text came is another number, its key `tokens`.
+    /// Sets how many tokens the model wrote, if that is known before it answers. The closing event carries the number.
+    /// The key `tokens` is another number: how many pieces of text came.
     pub fn output(self, tokens: u64) -> Tokens<S, R> {
         self.told(Usage::default().output(tokens))
     }
@@ -162,8 +165,10 @@ impl<S, R> Tokens<S, R> {
         self
     }
 
-    /// Finds items that tell usage, which the closing event then carries, also where it is an `error`. Of several that do,
-    /// [the last counts](Usage::merged), key by key: who streams usage tells that of all so far.
+    /// Finds items that report usage. The closing event carries the usage, also if it is an `error`.
+    ///
+    /// If several items report usage, the [last value of each key wins](Usage::merged), because providers report the
+    /// usage of all items so far.
     ///
     /// ```
     /// use serde_json::Value;
@@ -185,10 +190,11 @@ impl<S, R> Tokens<S, R> {
         Tokens { flow: self.flow, reader: WithUsage::new(self.reader, usage) }
     }
 
-    /// Finds items that are errors: after one, the step closes with `error`, of the first one's type and message, with its
-    /// causes.
+    /// Finds items that are errors. After one, the step closes with `error`. The event has the type and the message of
+    /// the first error, with its causes.
     ///
-    /// `|item| item.as_ref().err()` does for results; where items say it in a variant, return what is in it.
+    /// For a stream of results, use `|item| item.as_ref().err()`. If an item holds its error in a variant, return that
+    /// error.
     pub fn errors<E, G, How>(self, error: G) -> Tokens<S, WithErrors<R, G, E, How>>
     where
         S: Stream,
@@ -198,7 +204,8 @@ impl<S, R> Tokens<S, R> {
         Tokens { flow: self.flow, reader: WithErrors::new(self.reader, error) }
     }
 
-    /// Lets a scope that has begun end with the stream: with what `field` streams, where there is one.
+    /// Makes a scope that has begun end with the stream. If `field` is given, the stream's tokens are those of that
+    /// field.
     pub(crate) fn until(open: Open, field: Option<&str>, stream: S, reader: R) -> Tokens<S, R> {
         let tap = Tap { state: State::Open(open), said: field.map(Said::new), usage: None };
         Tokens { flow: Flow { stream: Some(Early::new(stream)), tap }, reader }
@@ -256,25 +263,26 @@ impl<S, R> fmt::Debug for Tokens<S, R> {
     }
 }
 
-/// The step of one stream, and what it has said.
+/// The step of one stream, and what it has reported.
 struct Tap {
     state: State,
     said: Option<Said>,
-    /// What is known of usage before it begins.
+    /// The usage that is known before the stream begins.
     usage: Option<Usage>,
 }
 
 enum State {
-    /// Nobody has polled it. `begun`: its `start` comes from elsewhere, so that it must be closed all the same.
+    /// The stream was not polled yet. `begun`: its `start` was emitted elsewhere, so that the step must be closed in
+    /// any case.
     Waiting { step: Step, ambient: Ambient, begun: bool },
-    /// It stays open when its step has ended: the stream may have more to say of itself.
+    /// The scope stays open after its step has ended, because the stream may still emit events.
     Open(Open),
-    /// For the moment between the two.
+    /// The moment between the two.
     Beginning,
 }
 
 impl Tap {
-    /// The first poll begins the step.
+    /// Begins the step at the first poll.
     fn begin(&mut self) {
         if let State::Waiting { .. } = &self.state
             && let State::Waiting { step, ambient, begun } = mem::replace(&mut self.state, State::Beginning)
@@ -302,7 +310,7 @@ impl Tap {
         }
     }
 
-    /// Lets go of the stream where it belongs.
+    /// Drops the stream inside its scope.
     fn let_go(&mut self, go: impl FnOnce()) {
         match &mut self.state {
             State::Waiting { ambient, .. } => ambient.enter(go),
@@ -321,15 +329,15 @@ impl Drop for Tap {
     }
 }
 
-/// What a stream has said so far.
+/// What a stream has sent so far.
 struct Said {
     field: Text,
-    /// All of it, up to a limit, where it is wanted.
+    /// The whole text up to a limit, if it is wanted.
     text: Option<String>,
     cut: bool,
     count: u64,
     made: Instant,
-    /// When the first and the last token came.
+    /// The times of the first and the last token.
     times: Option<(Instant, Instant)>,
 }
 
@@ -351,7 +359,7 @@ impl Said {
         }
     }
 
-    /// Puts it among the outputs of the step.
+    /// Adds the numbers and the text to the outputs of the step.
     fn report(&mut self, scope: &Scope) {
         if let Some(text) = self.text.take() {
             scope.output(self.field.to_string(), text);

@@ -1,4 +1,4 @@
-//! Runs that go on in other processes: the header `traceparent` of W3C Trace Context, in and out.
+//! Runs that continue in other processes: the header `traceparent` of W3C Trace Context, in and out.
 
 use std::str::FromStr;
 use std::sync::Arc;

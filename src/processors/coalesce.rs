@@ -1,4 +1,4 @@
-//! Merges tokens: the first at once, then at most one event per window, with the same text.
+//! Merges tokens: the first token passes at once, then at most one event for each window, with the same text in total.
 //!
 //! ```
 //! use serde_json::json;
@@ -30,21 +30,22 @@ const STREAMS: usize = 1024;
 /// The largest `max_bytes`: whatever a text is escaped to, the event stays well below the largest one.
 const LARGEST: u64 = 128 * 1024;
 
-/// What YAML says under `coalesce:`. The tokens of one step and field are merged; all other events pass untouched.
+/// The settings under `coalesce:` in YAML. The tokens of one step and field are merged. All other events pass
+/// unchanged.
 ///
-/// The text of merged tokens is that of the tokens, byte for byte. The merged event is the first of them, with its id, its
-/// time and its `token_index`; `merged` says how many tokens it holds. Before any other event of a step passes, all tokens
-/// of the step do.
+/// The text of a merged event is exactly the text of its tokens, byte for byte. The merged event is the first of these
+/// tokens, with its id, its time and its `token_index`. The key `merged` says how many tokens it holds. Before any
+/// other event of a step passes, all tokens of that step pass.
 ///
-/// A token passes as it is, behind those that wait before it, when its sender waits for a confirmation, when it was merged
-/// before, or when it came in with keys of its own.
+/// Some tokens are not merged: a token whose sender waits for a confirmation, a token that was merged before, and a
+/// token that came in with additional keys. Such a token passes unchanged, after the tokens that waited before it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CoalesceConfig {
-    /// After one event of a step and field, how long the next tokens wait for each other. They may wait for half as long
-    /// again. Default: `50ms`.
+    /// How long the next tokens wait for each other after one event of a step and field. They may wait up to half as
+    /// long again. Default: `50ms`.
     pub window: Period,
-    /// The most bytes of text that wait; at most `128KiB`. One larger token passes alone. Default: `4KiB`.
+    /// The most bytes of text that wait; at most `128KiB`. A single larger token passes alone. Default: `4KiB`.
     pub max_bytes: Size,
 }
 
@@ -58,7 +59,8 @@ impl CoalesceConfig {
     /// Makes the processor.
     ///
     /// # Errors
-    /// When a value is out of its range; the text begins with the key, `window: …`.
+    ///
+    /// If a value is out of its range. The text begins with the key, for example `window: …`.
     pub fn build(&self) -> Result<Coalesce, String> {
         if self.window.0.is_zero() {
             return Err(
@@ -73,7 +75,7 @@ impl CoalesceConfig {
     }
 }
 
-/// Merges tokens; see [`CoalesceConfig`].
+/// Merges tokens. See [`CoalesceConfig`].
 #[derive(Debug)]
 pub struct Coalesce {
     window: Duration,

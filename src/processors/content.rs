@@ -1,4 +1,4 @@
-//! Takes out what was said: inputs, outputs, text of tokens, messages, tool data. What `content: off` does.
+//! Removes what was said: inputs, outputs, text of tokens, messages, tool data. `content: off` uses this processor.
 //!
 //! ```
 //! use serde_json::json;
@@ -10,8 +10,8 @@
 //! assert_eq!(serde_json::Value::Object(left[0].body().to_map()), json!({ "model": "m", "duration": 1.5 }));
 //! ```
 //!
-//! Of `data`, and of what came in beside it, stays what the table here names, in the shape that it says, and nothing else: a key
-//! that nobody knows may hold anything.
+//! `data`, and the keys that came in beside it, keep only the keys that the table in this file names, with values of
+//! the shape that it names. Every other key is removed, because an unknown key may hold anything.
 
 use serde_json::{Map, Value};
 use streamll_actors::event::{Body, Context, Datum, Event, Kind, Members, Step, View};
@@ -76,10 +76,11 @@ const KEPT: [(&str, Shape); 32] = [
 /// What a key inside of `usage` speaks of: keys may be words of somebody, too.
 const USAGE: [&str; 5] = ["token", "cache", "cost", "request", "tool_use"];
 
-/// Takes out of every event what was said, and leaves what cannot be that: ids, names, times, numbers of tokens.
+/// Removes what was said from every event. It keeps only values that cannot be content: ids, names, times, numbers of
+/// tokens.
 ///
-/// It is what `content: off` puts in front of all sinks or of one, and [`Builder::without_content`] in code. In front of one
-/// sink of a [`SinkSpec`](crate::SinkSpec) it stands first among the `processors`:
+/// `content: off` puts this processor in front of all sinks or of one sink. In code, [`Builder::without_content`] does
+/// this for all sinks. For one sink, put it first among the `processors` of its [`SinkSpec`](crate::SinkSpec):
 ///
 /// ```
 /// use std::sync::Arc;
@@ -91,8 +92,9 @@ const USAGE: [&str; 5] = ["token", "cache", "cost", "request", "tool_use"];
 /// # let _ = topology;
 /// ```
 ///
-/// Dead letters and diverted events of *other* sinks come to a sink past its processors: do not name such a sink as `dead_letter`
-/// or fallback of one that gets content. What stays is in the [guide](crate::guide::privacy#content-off).
+/// Dead letters and diverted events of *other* sinks do not pass the processors of the sink that gets them. So do not
+/// use such a sink as the `dead_letter` or fallback of a sink that gets content. The
+/// [guide](crate::guide::privacy#content-off) lists what stays.
 ///
 /// [`Builder::without_content`]: crate::topology::Builder::without_content
 #[derive(Debug, Default)]

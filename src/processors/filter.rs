@@ -1,4 +1,4 @@
-//! Keeps the events that match, and drops the others (counted as filtered).
+//! Keeps the events that match, and drops the others. Dropped events are counted as filtered.
 //!
 //! ```
 //! use serde_json::json;
@@ -22,22 +22,22 @@ use streamll_actors::event::{Event, View};
 use streamll_actors::process::{Output, Processor};
 use streamll_actors::route::{DEFAULT_ROUTING_KEY, Field, Fields, Template, TopicPattern};
 
-/// What YAML says under `filter:`. An event stays when it matches one of `topics` (where there are any), none of
-/// `except` and all of `where`.
+/// The settings under `filter:` in YAML. An event stays if it matches one of `topics` (if there are any), none of
+/// `except`, and all of `where`.
 ///
-/// Topics are those of the topology's `routing_key`. A filter under the top-level `processors` runs before the router,
-/// so there they are taken as `ai.{module_name}.{event_type}`, whatever `routing_key` says. What the machine itself says
-/// (module `streamll`: gap markers, alerts) always stays.
+/// The topics are those of the topology's `routing_key`. But a filter under the top-level `processors` runs before the
+/// router. There, the topic of an event is always `ai.{module_name}.{event_type}`, whatever `routing_key` says.
+/// streamll's own events (module `streamll`: gap markers, alerts) always stay.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FilterConfig {
-    /// Topic patterns (`ai.*.token`, `ai.#`) of which one must match. Default: none, every topic is well.
+    /// Topic patterns (`ai.*.token`, `ai.#`) of which one must match. Default: none, so that every topic is accepted.
     pub topics: Vec<String>,
     /// Topic patterns of which none may match. Default: none.
     pub except: Vec<String>,
-    /// Values that an event must have, all of them, by `data.<key>` (deeper with further dots, list items by their number
-    /// from 0) or `tags.<key>`. Values must be equal in JSON: `1` is neither `"1"` nor `1.0`; tags are strings. A key that
-    /// is not there is equal to nothing, `null` included. Default: none.
+    /// Values that an event must have, all of them. A key is `data.<key>` or `tags.<key>`. Further dots go deeper into
+    /// `data`, and list items are named by their number from 0. Values must be equal in JSON: `1` is neither `"1"` nor
+    /// `1.0`. Tags are strings. A key that is missing in the event equals nothing, not even `null`. Default: none.
     pub r#where: Map<String, Value>,
 }
 
@@ -45,8 +45,9 @@ impl FilterConfig {
     /// Makes the processor.
     ///
     /// # Errors
-    /// When a pattern or a key of `where` is malformed (the text begins with the key, `topics: …`), or when there is
-    /// nothing to filter by.
+    ///
+    /// If a pattern or a key of `where` is malformed (the text begins with the key, for example `topics: …`), or if
+    /// there is nothing to filter by.
     pub fn build(&self) -> Result<Filter, String> {
         if self.topics.is_empty() && self.except.is_empty() && self.r#where.is_empty() {
             return Err("the filter would keep everything; give it `topics`, `except` or `where`".to_owned());
@@ -60,7 +61,7 @@ impl FilterConfig {
     }
 }
 
-/// Keeps the events that match; see [`FilterConfig`].
+/// Keeps the events that match. See [`FilterConfig`].
 #[derive(Debug)]
 pub struct Filter {
     topics: Vec<TopicPattern>,
@@ -91,7 +92,7 @@ enum Condition {
 }
 
 impl Filter {
-    /// Whether `event` stays.
+    /// Returns whether `event` stays.
     #[must_use]
     pub fn keeps(&self, event: &Event) -> bool {
         event.module_name() == "streamll"

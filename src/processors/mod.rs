@@ -1,14 +1,14 @@
-//! What changes or drops events on their way: for all sinks (between enricher and router), or for one sink alone.
+//! Processors: they change or drop events on their way, for all sinks (between enricher and router) or for one sink.
 //!
-//! | processor | does |
+//! | processor | what it does |
 //! |---|---|
-//! | [`coalesce`] | merges tokens: the first at once, then at most one event per window, with the same text |
-//! | [`content`] | takes out what was said: what `content: off` does |
-//! | [`filter`] | keeps the events that match a topic and values, drops the others |
+//! | [`coalesce`] | merges tokens: the first passes at once, then at most one event for each window, with the same text in total |
+//! | [`content`] | removes what was said; `content: off` uses it |
+//! | [`filter`] | keeps the events that match topics and values, and drops the others |
 //! | [`redact`] | replaces the values of named fields |
-//! | [`sample`] | keeps a share of the runs, each whole or not at all; and all errors |
+//! | [`sample`] | keeps a share of the runs, each whole or not at all, and all errors |
 //!
-//! In code every `FnMut(Event) -> Option<Event>` is a processor too.
+//! In code, every `FnMut(Event) -> Option<Event>` is a processor, too.
 
 pub mod coalesce;
 pub mod content;

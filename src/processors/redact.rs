@@ -1,4 +1,4 @@
-//! Replaces the values of named fields, wherever an event carries them: data, context and tags.
+//! Replaces the values of named fields, wherever an event carries them: in data, context and tags.
 //!
 //! ```
 //! use serde_json::json;
@@ -11,8 +11,8 @@
 //! assert_eq!(left[0].data("user").unwrap()["password"], "[redacted]");
 //! ```
 //!
-//! An event without such a field passes untouched and keeps its encoding. Not looked into are the tags of the topology,
-//! JSON inside of strings, and secrets in running text.
+//! An event without such a field passes unchanged and keeps its encoding. The processor does not look into tags that
+//! the topology adds, into JSON inside strings, or for secrets inside texts.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -25,15 +25,20 @@ use streamll_actors::process::{Output, Processor};
 /// How many steps to remember with their redacted context, so that their tokens cost no more than a look.
 const STEPS: usize = 64;
 
-/// What YAML says under `redact:`.
+/// The settings under `redact:` in YAML.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RedactConfig {
-    /// The fields, at least one: `data.user.email` (list items by their number from 0, `*` for any key or item:
-    /// `data.messages.*.content`), `tags.user`, or a bare name, `api_key`, for that key at any depth of data or of what came
-    /// in beside it, and for that tag. Naming a streamed field (`data.answer`) redacts its tokens too.
+    /// The fields, at least one. A field can be:
+    ///
+    /// * `data.user.email`: a path in `data`. List items are named by their number from 0. `*` stands for any key or
+    ///   item: `data.messages.*.content`.
+    /// * `tags.user`: a tag.
+    /// * `api_key`, a bare name: this key at any depth of `data` and of keys that came in beside it, and this tag.
+    ///
+    /// A field that is streamed (`data.answer`) is redacted in its tokens, too.
     pub fields: Vec<String>,
-    /// What stands in the place of a value. Default: `[redacted]`.
+    /// The text that replaces a value. Default: `[redacted]`.
     pub replacement: Option<String>,
 }
 
@@ -41,7 +46,8 @@ impl RedactConfig {
     /// Makes the processor.
     ///
     /// # Errors
-    /// When there is no field, or one is malformed; the text begins with the key, `fields: …`.
+    ///
+    /// If there is no field, or if a field is malformed. The text begins with the key, for example `fields: …`.
     pub fn build(&self) -> Result<Redact, String> {
         if self.fields.is_empty() {
             return Err("fields: there is none; name at least one, for example `data.api_key`".to_owned());
@@ -54,7 +60,7 @@ impl RedactConfig {
     }
 }
 
-/// Replaces the values of named fields; see [`RedactConfig`].
+/// Replaces the values of named fields. See [`RedactConfig`].
 #[derive(Debug)]
 pub struct Redact {
     fields: Vec<Field>,

@@ -16,14 +16,15 @@ use serde::{Deserialize, Serialize};
 use streamll_actors::event::{Class, Event, Kind};
 use streamll_actors::process::{Output, Processor};
 
-/// What YAML says under `sample:`. Whether a run is kept is decided by its `execution_id` alone: all its events are kept or
-/// dropped (and counted as filtered), in every process alike, and a run that a low rate keeps a higher one keeps too.
+/// The settings under `sample:` in YAML. Only the `execution_id` decides whether a run is kept. All events of a run are
+/// kept, or all are dropped (and counted as filtered), and every process decides in the same way. A run that a low rate
+/// keeps is also kept by a higher rate.
 ///
-/// Kept of every run are its `error` events, alone where the rest of the run is dropped; events of the class audit; and
-/// what the machine itself says (gap markers, alerts).
+/// Three kinds of events are kept from every run, even from a run that is dropped: `error` events, events of the class
+/// audit, and streamll's own events (gap markers, alerts).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SampleConfig {
-    /// The share of runs that is kept: from 0 (errors and audit only) to 1 (all). There is no default.
+    /// The share of runs that is kept, from 0 (only errors and audit events) to 1 (all). There is no default.
     pub rate: f64,
 }
 
@@ -31,7 +32,8 @@ impl SampleConfig {
     /// Makes the processor.
     ///
     /// # Errors
-    /// When the rate is no share; the text begins with the key, `rate: …`.
+    ///
+    /// If the rate is not between 0 and 1. The text begins with the key, `rate: …`.
     pub fn build(&self) -> Result<Sample, String> {
         if !(0.0..=1.0).contains(&self.rate) {
             return Err("rate: must be from 0 to 1; write 0.1 to keep a tenth".to_owned());
@@ -40,14 +42,14 @@ impl SampleConfig {
     }
 }
 
-/// Keeps a share of the runs; see [`SampleConfig`].
+/// Keeps a share of the runs. See [`SampleConfig`].
 #[derive(Debug)]
 pub struct Sample {
     rate: f64,
 }
 
 impl Sample {
-    /// Whether `event` stays.
+    /// Returns whether `event` stays.
     #[must_use]
     pub fn keeps(&self, event: &Event) -> bool {
         *event.kind() == Kind::Error

@@ -1,4 +1,4 @@
-//! The topology of the whole process: made the default, started from its files, flushed and ended by whoever is at hand.
+//! The default topology of the process: installed, started from its files, flushed and shut down.
 
 use std::env;
 use std::fmt;
@@ -12,18 +12,20 @@ use tracing::{error, info, warn};
 use super::{Handle, StartFailure};
 use crate::topology::{Registry, Topology, TopologyError, chosen_environment};
 
-/// The folder of the topologies, where `STREAMLL_TOPOLOGIES` names none.
+/// The folder of the topologies, if `STREAMLL_TOPOLOGIES` names none.
 const FOLDER: &str = "topologies";
 
 /// The handle behind [`install`].
 static DEFAULT: Mutex<Option<Handle>> = Mutex::new(None);
 
-/// Held by whoever starts the default, so that two do not.
+/// Held while the default is started, so that it is not started twice.
 static STARTING: Mutex<()> = Mutex::new(());
 
-/// Makes a topology the process-wide default, for [`emit`](crate::emit()), and for scopes and token streams that name none.
-/// Libraries and tests pass a handle around instead. A later call replaces it. A signal such as SIGTERM ends a program
-/// undrained, unless it handles that or calls [`drain_on_signals`](crate::drain_on_signals).
+/// Makes a topology the process-wide default for [`emit`](crate::emit()), and for scopes and token streams that name no
+/// emitter. A later call replaces the default.
+///
+/// Libraries and tests should pass a handle around instead. A signal such as SIGTERM ends a program without draining,
+/// unless the program handles the signal or calls [`drain_on_signals`](crate::drain_on_signals).
 ///
 /// ```
 /// let handle = streamll::Topology::builder("rag-api").sink("log", streamll::sinks::file("/dev/null")).start()?;
@@ -36,13 +38,15 @@ pub fn install(handle: &Handle) {
     *default() = Some(handle.clone());
 }
 
-/// Starts the topology that the environment asks for, and makes it the process-wide default until the guard goes.
+/// Starts the topology that the environment selects, and makes it the process-wide default until the guard is dropped.
 ///
-/// The file is `<STREAMLL_ENV>.yaml` in the folder `STREAMLL_TOPOLOGIES`, by default `topologies`; without `STREAMLL_ENV`
-/// it is `development.yaml` where the program runs on a terminal. These are the rules of the command `streamll`.
+/// The file is `<STREAMLL_ENV>.yaml` in the folder `STREAMLL_TOPOLOGIES` (default: `topologies`). Without
+/// `STREAMLL_ENV`, the file is `development.yaml` if the program runs in a terminal. The command `streamll` has the
+/// same rules.
 ///
-/// The guard drains where the program ends by itself. SIGTERM, which service managers send, and SIGINT, SIGHUP and SIGQUIT end
-/// a program **undrained**, unless it handles them or calls [`drain_on_signals`](crate::drain_on_signals).
+/// The guard drains when the program ends by itself. SIGTERM (which service managers send), SIGINT, SIGHUP and SIGQUIT
+/// end a program **without draining**, unless the program handles them or calls
+/// [`drain_on_signals`](crate::drain_on_signals).
 ///
 /// ```no_run
 /// fn main() -> Result<(), streamll::StartFailure> {
@@ -54,8 +58,11 @@ pub fn install(handle: &Handle) {
 /// ```
 ///
 /// # Errors
-/// Everything that is wrong with the topology, each with its place. No environment is chosen, and there is no terminal. The
-/// process has a default that runs: a second topology is [started](Topology::start) by itself, and its handle passed around.
+///
+/// * Every mistake in the topology, each with its place.
+/// * No environment is selected, and there is no terminal.
+/// * The process already has a default that runs. In this case, [start](Topology::start) a second topology by itself
+///   and pass its handle around.
 pub fn init() -> Result<DrainGuard, StartFailure> {
     init_with(&Registry::default())
 }
@@ -63,6 +70,7 @@ pub fn init() -> Result<DrainGuard, StartFailure> {
 /// Like [`init`], with kinds of sinks and processors of your own.
 ///
 /// # Errors
+///
 /// As [`init`].
 pub fn init_with(kinds: &Registry) -> Result<DrainGuard, StartFailure> {
     let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,21 +89,22 @@ pub fn init_with(kinds: &Registry) -> Result<DrainGuard, StartFailure> {
     Ok(DrainGuard(handle))
 }
 
-/// Which environment the command is to run: `named`, else `STREAMLL_ENV`, else `development` on a terminal.
+/// Returns the environment that the command runs: `named`, or else `STREAMLL_ENV`, or else `development` on a terminal.
 #[cfg(feature = "cli")]
 pub(crate) fn environment(named: Option<&str>, folder: &Path) -> Result<String, TopologyError> {
     choose(named, folder, "give `--env NAME` or set STREAMLL_ENV")
 }
 
-/// The same; `how` tells whoever has not chosen how that is done here.
+/// The same. `how` tells users without a choice how to choose.
 fn choose(named: Option<&str>, folder: &Path, how: &str) -> Result<String, TopologyError> {
     let variable = env::var("STREAMLL_ENV").ok();
     let tty = io::stdin().is_terminal() || io::stdout().is_terminal();
     chosen_environment(named, variable.as_deref(), tty, folder, how)
 }
 
-/// Waits until everything emitted before has arrived at the process-wide default, as [`Handle::flush`] does. Returns how
-/// many events wait behind sinks that do not deliver; 0 where nothing is installed.
+/// Waits until every event that was emitted before has arrived, as [`Handle::flush`] does for the process-wide default.
+///
+/// Returns how many events wait for sinks that do not deliver, or 0 if nothing is installed.
 pub async fn flush() -> u64 {
     let handle = default().clone();
     match handle {
@@ -104,8 +113,10 @@ pub async fn flush() -> u64 {
     }
 }
 
-/// Ends the process-wide default: delivers what waits, for its `shutdown.timeout` at most, and says how it went, also in the
-/// log. `None` where nothing is installed. Events emitted afterwards are shed and counted.
+/// Ends the process-wide default: delivers the waiting events, for its `shutdown.timeout` at most. Returns the result,
+/// and writes it to the log. Events that are emitted afterwards are shed and counted.
+///
+/// Returns `None` if nothing is installed.
 pub async fn shutdown() -> Option<Drained> {
     let handle = default().clone()?;
     let ended = handle.has_ended();
@@ -127,10 +138,12 @@ fn default() -> MutexGuard<'static, Option<Handle>> {
     DEFAULT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The guard of [`init`]: when it goes, its topology delivers what waits, for the `shutdown.timeout` at most, and ends.
+/// The guard of [`init`]. When the guard is dropped, its topology delivers the waiting events, for `shutdown.timeout`
+/// at most, and ends.
 ///
-/// That blocks the thread, also in an `async fn main`: the topology runs on threads of its own. What did not arrive is in
-/// the log. Where [`shutdown`] was called before, nothing is left to do.
+/// This blocks the thread, also in an `async fn main`. The topology can still deliver, because it runs on its own
+/// threads. Events that did not arrive are reported in the log. If [`shutdown`] was called before, dropping the guard
+/// does nothing.
 #[must_use = "the topology ends when this goes; bind it to a name, for as long as the program runs"]
 pub struct DrainGuard(Handle);
 
@@ -156,7 +169,7 @@ impl fmt::Debug for DrainGuard {
     }
 }
 
-/// Logs what did not arrive, unless somebody has heard of this end before.
+/// Logs which events did not arrive, unless this end was already reported.
 fn tell_once(told: bool, drained: &Drained) {
     if told {
         return;

@@ -1,4 +1,4 @@
-//! Runs topologies: each on threads of its own, from any program, with or without an async runtime.
+//! Runs topologies: each on its own threads, from any program, with or without an async runtime.
 
 mod global;
 mod signals;
@@ -30,8 +30,10 @@ pub(crate) use signals::Dispositions;
 #[cfg(unix)]
 pub use signals::drain_on_signals;
 
-/// A running topology. Clones reach the same one. It runs until [`shutdown`](Self::shutdown); when all handles are
-/// gone (the [installed](install) default is one) it ends in order by itself, behind the program's back.
+/// A running topology. Clones are the same topology.
+///
+/// It runs until [`shutdown`](Self::shutdown) is called. When the last handle is dropped (the [installed](install)
+/// default is a handle, too), the topology drains and ends by itself in the background.
 #[derive(Clone)]
 pub struct Handle {
     graph: GraphHandle,
@@ -41,9 +43,9 @@ pub struct Handle {
     ended: Arc<OnceLock<bool>>,
 }
 
-/// The files that the runtime of a thread holds open: its poll, its alarm, its signals; and one of a sink or a buffer.
+/// The files that the runtime of one thread holds open: poll, timer, signals, and one of a sink or a buffer.
 const FILES_OF_A_THREAD: usize = 4;
-/// Those of signals, and of the program around: a runtime, its input, a status file.
+/// Files of signals and of the program around: its runtime, its input, a status file.
 const FILES_OF_THE_PROCESS: usize = 16;
 
 /// What must be done on the graph's own threads.
@@ -54,11 +56,13 @@ enum Request {
 }
 
 impl Topology {
-    /// Starts it, and returns once events can be emitted. Sinks may still be connecting: a broker that is down does
-    /// not keep a topology from starting.
+    /// Starts the topology, and returns once events can be emitted.
+    ///
+    /// Sinks may still be connecting then: a broker that is down does not stop a topology from starting.
     ///
     /// # Errors
-    /// When unset variables were allowed on loading, or the machine has no thread to give.
+    ///
+    /// If the topology was loaded with unset variables allowed, or if the machine has no thread to give.
     pub fn start(&self) -> Result<Handle, StartError> {
         let plan = self.plan().ok_or(StartError::Incomplete)?;
         start(plan.clone(), self.shutdown_timeout())
@@ -69,7 +73,8 @@ impl Builder {
     /// Builds the topology and starts it.
     ///
     /// # Errors
-    /// Everything that was wrong in the calls before, or what keeps it from starting.
+    ///
+    /// Every mistake in the calls before, or the reason why the topology cannot start.
     pub fn start(self) -> Result<Handle, StartFailure> {
         Ok(self.build()?.start()?)
     }
@@ -78,10 +83,10 @@ impl Builder {
 /// Why a topology does not run.
 #[derive(thiserror::Error)]
 pub enum StartFailure {
-    /// It is wrong.
+    /// The topology is wrong.
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// It is right, but cannot start.
+    /// The topology is right, but cannot start.
     #[error(transparent)]
     Start(#[from] StartError),
     /// [`init`] was called where the process has a default that runs.
@@ -99,10 +104,11 @@ impl fmt::Debug for StartFailure {
     }
 }
 
-/// Starts a plan as it is; a [`Topology`] is the usual way to one.
+/// Starts a plan as it is. The usual way to a plan is a [`Topology`].
 ///
 /// # Errors
-/// When the plan contradicts itself, or the machine has no thread to give.
+///
+/// If the plan contradicts itself, or if the machine has no thread to give.
 pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartError> {
     has_room_for(&plan)?;
     let (started, starting) = blocking::channel();
@@ -128,7 +134,8 @@ pub fn start(plan: Plan, shutdown_timeout: Duration) -> Result<Handle, StartErro
     Ok(Handle { graph, requests, shutdown_timeout, ended })
 }
 
-/// Whether the process may open as many files as the threads of a plan need. Their runtimes panic where it may not.
+/// Checks whether the process may open as many files as the threads of a plan need. Without them, the runtimes of the
+/// threads panic.
 fn has_room_for(plan: &Plan) -> Result<(), StartError> {
     let own = plan.sinks.iter().filter(|sink| sink.placement == Placement::Own).count();
     let needed = FILES_OF_THE_PROCESS + FILES_OF_A_THREAD * (1 + own);
@@ -142,7 +149,7 @@ fn has_room_for(plan: &Plan) -> Result<(), StartError> {
     }
 }
 
-/// Does what is asked for, until the end.
+/// Does what the requests ask for, until the end.
 async fn serve(
     graph: &GraphHandle,
     inbox: &mut mpsc::UnboundedReceiver<Request>,
@@ -176,14 +183,16 @@ impl Handle {
         self.emitter().emit(crate::emit::in_context(event))
     }
 
-    /// Hands events in, from any thread; also `send().await` and `send_confirmed().await`, which wait for room. It adds
-    /// no context by itself: that is in the events' [`step`](crate::step).
+    /// Returns the emitter of this topology. It takes events from any thread. Its `send().await` and
+    /// `send_confirmed().await` wait for room.
+    ///
+    /// The emitter itself adds no context. The context is in the [`step`](crate::step) of an event.
     #[must_use]
     pub fn emitter(&self) -> &Emitter {
         self.graph.emitter()
     }
 
-    /// All that is known of the graph and its sinks, at once and without asking anybody who is busy.
+    /// Returns the status of the graph and its sinks. It returns at once, without waiting for a busy thread.
     ///
     /// ```
     /// # let handle = streamll::Topology::builder("doc").sink("live", streamll::sinks::file("/dev/null")).start()?;
@@ -199,45 +208,50 @@ impl Handle {
         self.graph.status()
     }
 
-    /// The events that carry `value` under `key` (`data.conversation_id`, `tags.tenant`), from now on.
+    /// Subscribes to the events that carry `value` under `key` (`data.conversation_id`, `tags.tenant`), from now on.
     #[must_use]
     pub fn subscribe(&self, key: &str, value: &str) -> Subscription {
         self.graph.subscribe(key, value)
     }
 
-    /// Waits until everything emitted before has arrived, or was shed or dead-lettered. Does not wait for a sink whose
-    /// circuit is open, or that was given up, and for one that is told to drop what finds it full a second at most; returns
-    /// how many events wait behind those.
+    /// Waits until every event that was emitted before has been delivered, shed or dead-lettered.
+    ///
+    /// It does not wait for a sink whose circuit is open, nor for a sink that has failed. It waits at most one second
+    /// for a sink that is configured to drop events when its buffer is full. Returns how many events wait in the
+    /// buffers of these sinks.
     pub async fn flush(&self) -> u64 {
         self.graph.flush().await
     }
 
-    /// One sink: its status, and its circuit to be forced.
+    /// Returns one sink: its status, and its circuit breaker, which can be forced. `None` if there is no such sink.
     #[must_use]
     pub fn sink(&self, name: &str) -> Option<SinkHandle> {
         self.graph.sink(name)
     }
 
-    /// Adds a sink while the topology runs; it gets what is routed from now on.
+    /// Adds a sink while the topology runs. The sink gets the events that are routed from now on.
     ///
     /// # Errors
-    /// When there is a sink of that name, one that it names is not there, or the topology is shutting down.
+    ///
+    /// If there is a sink of that name, if a sink that it refers to is missing, or if the topology is shutting down.
     pub async fn add_sink(&self, spec: SinkSpec) -> Result<(), StartError> {
         let (answer, answered) = oneshot::channel();
         let _ = self.requests.send(Request::Add(Box::new(spec), answer));
         answered.await.unwrap_or(Err(StartError::Draining))
     }
 
-    /// Removes a sink while the topology runs: it gets nothing new, delivers what waits until the deadline, and stops.
-    /// Returns its last status, or `None` when there is no such sink.
+    /// Removes a sink while the topology runs. The sink gets no new events, delivers the waiting events until the
+    /// deadline, and stops.
+    ///
+    /// Returns its last status, or `None` if there is no such sink.
     pub async fn remove_sink(&self, name: &str, deadline: Duration) -> Option<SinkStatus> {
         let (answer, answered) = oneshot::channel();
         let _ = self.requests.send(Request::Remove(name.to_owned(), deadline, answer));
         answered.await.ok().flatten()
     }
 
-    /// Ends the topology: takes no more events, delivers what waits until the deadline, and says how it went. Only the
-    /// first call ends it; a later one gets the last status.
+    /// Ends the topology: takes no more events, delivers the waiting events until the deadline, and returns the result.
+    /// Only the first call ends the topology. A later call returns the last status.
     pub async fn shutdown(&self, deadline: Duration) -> Drained {
         let (answer, answered) = oneshot::channel();
         self.ask_to_end(deadline, move |drained| {
@@ -256,7 +270,7 @@ impl Handle {
         answered.recv().unwrap_or_else(|_| self.last())
     }
 
-    /// The topology's `shutdown.timeout`; 25 s by default.
+    /// Returns the topology's `shutdown.timeout`. Default: 25 s.
     #[must_use]
     pub fn shutdown_timeout(&self) -> Duration {
         self.shutdown_timeout
@@ -270,7 +284,7 @@ impl Handle {
         let _ = self.requests.send(Request::Shutdown(deadline, Box::new(answer)));
     }
 
-    /// The status as of now, and how it ended, when somebody else has ended it.
+    /// Returns the status of this moment, and how the topology ended if another call has ended it.
     fn last(&self) -> Drained {
         Drained { status: self.status(), complete: self.ended.get().is_some_and(|complete| *complete) }
     }

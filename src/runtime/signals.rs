@@ -1,4 +1,4 @@
-//! The end of an application that is asked for by a signal.
+//! Ends an application in order when a signal asks for it.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -36,16 +36,20 @@ fn holds(mask: u64, signal: i32) -> bool {
 /// Whether somebody listens already.
 static LISTENING: Mutex<bool> = Mutex::new(false);
 
-/// Lets SIGHUP, SIGINT, SIGQUIT and SIGTERM end the program in order: the process-wide default delivers what waits, for its
-/// `shutdown.timeout` at most, then the process ends as that signal ends it by default (128 and its number, for a shell).
-/// A second one ends it at once.
+/// Makes SIGHUP, SIGINT, SIGQUIT and SIGTERM end the program in order. At the first signal, the process-wide default
+/// delivers the waiting events, for its `shutdown.timeout` at most. Then the process ends in the way that this signal
+/// ends a process by default (128 plus its number, for a shell). A second signal ends the process at once.
 ///
-/// Without this, or something of your own, **such a signal ends a program undrained**: guards do not run, and what a
-/// memory buffer holds is gone. It needs no async runtime. It leaves alone what is not at its default: a signal that is
-/// ignored stays ignored (`nohup`), and one for which the program has a handler by now stays with that, which is to call
-/// [`shutdown`](crate::shutdown). So call it behind your own handlers; what installs one later gets the signal, too, but
-/// the process ends once it is drained. SIGXFSZ is caught, so that writes beyond a limit on the size of files fail, and
-/// sinks say so, where it would end the process. The [guide](crate::guide::signals) goes through all signals.
+/// Without this function, or a handler of your own, **such a signal ends a program without draining**: guards are not
+/// dropped, and the events in memory buffers are lost. The function needs no async runtime.
+///
+/// It changes only signals that are at their default. A signal that is ignored stays ignored (`nohup`). A signal for
+/// which the program already has a handler keeps that handler, which should call [`shutdown`](crate::shutdown). So call
+/// this function after you have installed your own handlers. A handler that is installed later gets the signal, too,
+/// but the process ends once it is drained.
+///
+/// SIGXFSZ is caught if it would end the process. Then writes beyond a limit on the size of files fail, and sinks
+/// report this. The [guide](crate::guide::signals) lists all signals.
 ///
 /// ```no_run
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -57,7 +61,8 @@ static LISTENING: Mutex<bool> = Mutex::new(false);
 /// ```
 ///
 /// # Errors
-/// When the system has no handler or no thread to give. A second call does nothing.
+///
+/// If the system has no handler or no thread to give. A second call does nothing.
 #[cfg(unix)]
 pub fn drain_on_signals() -> io::Result<()> {
     use rustix::process::Signal;

@@ -1,4 +1,4 @@
-//! The same in code as in YAML: a topology built call by call.
+//! Builds in code, call by call, what YAML can declare.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,15 +19,16 @@ use super::secrets::mask_argument;
 use super::validate::{SERVICE_HELP, is_service_name};
 use super::{LoadOptions, Topology, compile};
 
-/// What can become a sink of a topology in code: the configuration of a built-in kind, or a [`SinkSpec`].
+/// A value that can become a sink of a topology in code: the configuration of a built-in kind, or a [`SinkSpec`].
 pub trait IntoSink {
-    /// The sink, by this name.
+    /// Returns the sink, with this name.
     fn into_sink(self, name: &str) -> SinkSpec;
 
-    /// Says what is wrong with it, as `key: what is wrong; what would mend it`.
+    /// Checks the configuration. An error has the form `key: what is wrong; how to correct it`.
     ///
     /// # Errors
-    /// When no sink can be made of it.
+    ///
+    /// If no sink can be made from this configuration.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
@@ -78,7 +79,7 @@ impl IntoSink for crate::sinks::RedisConfig {
     }
 }
 
-/// A sink of a kind that can find its configuration wrong: by then it has been checked.
+/// Makes a sink of a kind that can find mistakes in its configuration. The configuration has been checked before.
 #[cfg(any(feature = "rabbitmq", feature = "redis"))]
 fn checked<S: Sink>(
     name: &str,
@@ -93,7 +94,7 @@ fn checked<S: Sink>(
     SinkSpec { batch, placement, ..SinkSpec::from_factory(name, std::sync::Arc::new(made)) }
 }
 
-/// Builds a [`Topology`] in code. Mistakes are kept, and told by [`build`](Self::build).
+/// Builds a [`Topology`] in code. The builder collects mistakes, and [`build`](Self::build) reports them.
 #[derive(Debug)]
 pub struct Builder {
     plan: Plan,
@@ -120,7 +121,7 @@ impl Builder {
         self.problems.push(problem);
     }
 
-    /// Names the environment, a tag of every event. Empty by default.
+    /// Sets the name of the environment, a tag of every event. Default: empty.
     #[must_use]
     pub fn environment(mut self, name: impl Into<String>) -> Self {
         self.plan.environment = name.into();
@@ -134,7 +135,7 @@ impl Builder {
         self
     }
 
-    /// Sets the template of every event's topic; `ai.{module_name}.{event_type}` by default.
+    /// Sets the template of every event's topic. Default: `ai.{module_name}.{event_type}`.
     #[must_use]
     pub fn routing_key(mut self, template: &str) -> Self {
         match Template::parse(template) {
@@ -144,7 +145,7 @@ impl Builder {
         self
     }
 
-    /// Puts the events of a topic into a class, for overload.
+    /// Sets the class of the events whose topic matches a pattern. The class decides what is shed first under overload.
     #[must_use]
     pub fn class(mut self, pattern: &str, class: streamll_actors::event::Class) -> Self {
         match TopicPattern::parse(pattern) {
@@ -154,36 +155,36 @@ impl Builder {
         self
     }
 
-    /// Sets how long a sink may be in trouble before the others hear of it; 30 s by default.
+    /// Sets how long a sink may be in trouble before the other sinks get an alert. Default: 30 s.
     #[must_use]
     pub fn alert_after(mut self, time: Duration) -> Self {
         self.plan.alert_after = time;
         self
     }
 
-    /// Sets the folder for dead letters; the user's state directory by default.
+    /// Sets the folder of disk buffers and dead letters. Default: the user's state directory.
     #[must_use]
     pub fn data_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(folder.into());
         self
     }
 
-    /// Names the sink for what can never be delivered; a file for each sink by default.
+    /// Sets the sink for events that can never be delivered. Default: a file for each sink.
     #[must_use]
     pub fn dead_letter(mut self, sink: impl Into<String>) -> Self {
         self.plan.dead_letter = Some(sink.into());
         self
     }
 
-    /// Sets how long to go on delivering at the end; 25 s by default.
+    /// Sets how long waiting events are delivered at the end. Default: 25 s.
     #[must_use]
     pub fn shutdown_timeout(mut self, time: Duration) -> Self {
         self.shutdown_timeout = time;
         self
     }
 
-    /// Takes out what was said before anything else sees it, as `content: off` does: inputs, outputs, text of tokens, messages,
-    /// tool data. What stays is in the [guide](crate::guide::privacy#content-off). By default all of it comes through.
+    /// Removes what was said (inputs, outputs, text of tokens, messages, tool data) before any other step, as `content:
+    /// off` does. Default: nothing is removed. The [guide](crate::guide::privacy#content-off) lists what stays.
     #[must_use]
     pub fn without_content(mut self) -> Self {
         self.without_content = true;
@@ -224,10 +225,11 @@ impl Builder {
         self
     }
 
-    /// The topology.
+    /// Returns the topology.
     ///
     /// # Errors
-    /// Everything that was wrong in the calls before.
+    ///
+    /// Every mistake in the calls before.
     pub fn build(mut self) -> Result<Topology, TopologyError> {
         if !is_service_name(&self.plan.service) {
             let problem =

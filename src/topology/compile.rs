@@ -1,4 +1,4 @@
-//! Turns a checked topology into the machine's plan.
+//! Turns a checked topology into the plan of a graph.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The switch `content`: whether what was said comes to all sinks, or to one.
+//! The switch `content`: whether what was said comes to all sinks, or to one sink.
 
 use std::sync::Arc;
 

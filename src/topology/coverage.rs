@@ -1,4 +1,4 @@
-//! Warns where a broker's queues do not keep what their sink sends: such events would come back as unroutable.
+//! Warns if a broker's queues do not take every event of their sink: such events would come back as unroutable.
 
 use streamll_actors::route::{Template, TopicPattern};
 

@@ -1,35 +1,35 @@
-//! What is wrong with a topology: every problem with its place, the offending line and what would mend it.
+//! The mistakes in a topology: every problem with its place, the offending line and a suggestion.
 
 use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-/// Everything that is wrong with a topology, in file order.
+/// All problems of a topology, in the order of the file.
 ///
 /// [`Display`](fmt::Display) shows each problem with its source line and a caret, without colour.
 #[derive(Clone, Serialize)]
 pub struct TopologyError {
-    /// The problems: at least one error, and the warnings found on the way.
+    /// The problems: at least one error, and the warnings that were found with it.
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong, and where.
+/// One problem, and its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// What kind of mistake it is.
+    /// The kind of mistake.
     pub class: Class,
-    /// Whether it keeps the topology from starting.
+    /// Whether the problem prevents a start.
     pub severity: Severity,
-    /// The place in a file; `None` when the value came from an environment variable, or when no file is at fault.
+    /// The place in a file. `None` if the value came from an environment variable, or if no file has the mistake.
     pub at: Option<Location>,
-    /// The environment variable that holds the value, when it did not come from a file.
+    /// The environment variable that holds the value, if the value did not come from a file.
     pub variable: Option<String>,
-    /// The path of keys, such as `sinks.live.buffer.max_size`; empty for the whole file.
+    /// The path of keys, such as `sinks.live.buffer.max_size`. It is empty for the whole file.
     pub path: String,
-    /// What is wrong, in one line. Never holds a secret.
+    /// What is wrong, in one line. It never holds a secret.
     pub message: String,
-    /// What would mend it.
+    /// How to correct the problem.
     pub help: Option<String>,
     /// The line shown under the message.
     #[serde(skip)]
@@ -39,11 +39,11 @@ pub struct Problem {
 /// A place in a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Location {
-    /// The file, as it was named.
+    /// The path of the file, as it was given.
     pub file: String,
-    /// Line, counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// Column in characters, counted from 1.
+    /// The column in characters, counted from 1.
     pub column: usize,
 }
 
@@ -59,45 +59,45 @@ pub(crate) struct Excerpt {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Class {
-    /// Not YAML, or not a file that can be read.
+    /// The file is not YAML, or cannot be read.
     Syntax,
-    /// Larger or deeper than a topology may be.
+    /// The file is larger or deeper than a topology may be.
     Limit,
     /// A construct that is refused because it can hide what a file says, such as an alias or a tag.
     Unsafe,
-    /// A key that nobody reads.
+    /// An unknown key.
     UnknownKey,
-    /// Something required is not there.
+    /// A required key is missing.
     Missing,
     /// A value of another type, or without its unit.
     Type,
-    /// A value outside what is allowed.
+    /// A value outside the allowed range.
     Range,
-    /// Not one of the words that may stand there.
+    /// A value that is not one of the allowed words.
     Enum,
-    /// A key that stands twice.
+    /// A key that occurs twice.
     Duplicate,
-    /// A name of something that does not exist.
+    /// The name of something that does not exist.
     Ref,
-    /// Sinks that hand their events round in a circle, or files that extend each other.
+    /// Sinks that pass their events round in a circle, or files that extend each other.
     Cycle,
-    /// A routing key template or topic pattern that cannot be read.
+    /// A template of a routing key or a topic pattern that cannot be read.
     Template,
     /// An address that cannot be used.
     Url,
-    /// An environment variable that is unset, or names nothing.
+    /// An environment variable that is unset, or that overrides a key that does not exist.
     Env,
-    /// Values that are right by themselves but not together.
+    /// Values that are right alone, but not together.
     Conflict,
 }
 
-/// How bad a problem is.
+/// How serious a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// The topology cannot start.
     Error,
-    /// The topology can start, but does not do what was probably meant.
+    /// The topology can start, but probably does not do what was meant.
     Warning,
 }
 
@@ -129,7 +129,7 @@ impl Problem {
         }
     }
 
-    /// The problem as text: message, place, source line with a caret, help; in colour if asked.
+    /// Returns the problem as text: message, place, source line with a caret, help. With `color`, the text has colours.
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let level = match self.severity {
@@ -161,7 +161,8 @@ impl Problem {
         renderer.render(&[group])
     }
 
-    /// The problem as JSON: `{"class": …, "severity": …, "at": {"file", "line", "column"}, "path": …, "message": …, …}`.
+    /// Returns the problem as JSON: `{"class": …, "severity": …, "at": {"file", "line", "column"}, "path": …,
+    /// "message": …, …}`.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!(self)
     }
@@ -186,13 +187,13 @@ impl fmt::Display for Problem {
 }
 
 impl TopologyError {
-    /// All problems as text, one under the other; in colour if asked.
+    /// Returns all problems as text, one below the other. With `color`, the text has colours.
     pub fn render(&self, color: bool) -> String {
         let texts: Vec<_> = self.problems.iter().map(|problem| problem.render(color)).collect();
         texts.join("\n\n")
     }
 
-    /// All problems as JSON: `{"problems": [{"class": …, "at": {"file", "line", "column"}, …}]}`.
+    /// Returns all problems as JSON: `{"problems": [{"class": …, "at": {"file", "line", "column"}, …}]}`.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({ "problems": self.problems })
     }

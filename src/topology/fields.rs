@@ -1,4 +1,4 @@
-//! Finds out which keys a type reads, without reading anything.
+//! Finds out which keys a type reads, without reading a value.
 
 use serde::de::{self, DeserializeOwned};
 

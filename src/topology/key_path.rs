@@ -1,4 +1,4 @@
-//! The way to a value in a topology.
+//! The path of keys to a value in a topology.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Source lines as they may be shown: of the same width, so that carets stay right.
+//! Source lines as they may be shown. They keep their width, so that carets stay right.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Reads one scanned file into a tree, and remembers where each key and value stands.
+//! Reads one scanned file into a tree, and remembers the place of each key and value.
 
 use std::collections::BTreeMap;
 use std::fmt;

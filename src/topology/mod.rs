@@ -1,5 +1,5 @@
-//! Which sinks run, with which breaker, buffer and routing: declared in YAML, one file per environment, checked before
-//! anything starts.
+//! Topologies: which sinks run, with which circuit breaker, buffer and routing. They are declared in YAML, one file for
+//! each environment, and checked before anything starts.
 //!
 //! ```no_run
 //! use streamll::topology::{Registry, Topology};
@@ -52,7 +52,7 @@ pub use registry::Registry;
 
 use streamll_actors::graph::Plan;
 
-/// A topology in which nothing is wrong: what to run, and where each value came from.
+/// A topology without mistakes: what to run, and where each value came from.
 pub struct Topology {
     environment: String,
     plan: Option<Plan>,
@@ -61,17 +61,18 @@ pub struct Topology {
     printed: String,
 }
 
-/// What loading depends on beside the files.
+/// The inputs of loading, besides the files.
 #[derive(Clone, Default)]
 pub struct LoadOptions {
     /// The environment: values of `${VAR}`, and `STREAMLL__…` variables that override a value.
     pub vars: BTreeMap<String, String>,
-    /// Whether unset variables are accepted, for checking where the secrets are not: the result cannot be started.
+    /// Whether unset variables are accepted, to check on a machine that does not have the secrets. The result cannot be
+    /// started.
     pub allow_unset: bool,
 }
 
 impl LoadOptions {
-    /// The environment of this process, without variables that are not UTF-8.
+    /// Returns the environment of this process, without variables that are not UTF-8.
     pub fn from_process() -> Self {
         let vars = std::env::vars_os()
             .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
@@ -90,18 +91,21 @@ impl fmt::Debug for LoadOptions {
 }
 
 impl Topology {
-    /// Reads `<dir>/<env>.yaml` (or `.yml`), what it extends, and the `STREAMLL__…` variables of this process.
+    /// Reads `<dir>/<env>.yaml` (or `.yml`), the files that it extends, and the `STREAMLL__…` variables of this
+    /// process.
     ///
     /// # Errors
-    /// Everything that is wrong, each with its place. No I/O is done but reading the files.
+    ///
+    /// Every mistake, each with its place. The only I/O is reading the files.
     pub fn load(dir: impl AsRef<Path>, env: &str, kinds: &Registry) -> Result<Self, TopologyError> {
         Self::load_with(dir, env, kinds, &LoadOptions::from_process())
     }
 
-    /// Like [`load`](Self::load), with the given environment instead of this process's.
+    /// Like [`load`](Self::load), with the given environment instead of the environment of this process.
     ///
     /// # Errors
-    /// Everything that is wrong, each with its place.
+    ///
+    /// Every mistake, each with its place.
     pub fn load_with(
         dir: impl AsRef<Path>,
         env: &str,
@@ -124,32 +128,33 @@ impl Topology {
         })
     }
 
-    /// The name of the environment.
+    /// Returns the name of the environment.
     pub fn environment(&self) -> &str {
         &self.environment
     }
 
-    /// The name of the application; empty if unset variables were allowed, and there are some.
+    /// Returns the name of the application. It is empty if unset variables were allowed and there are some.
     pub fn service(&self) -> &str {
         self.plan.as_ref().map_or("", |plan| &plan.service)
     }
 
-    /// What the machine runs; `None` if unset variables were allowed, and there are some.
+    /// Returns the plan that a graph runs. `None` if unset variables were allowed and there are some.
     pub fn plan(&self) -> Option<&Plan> {
         self.plan.as_ref()
     }
 
-    /// How long to go on delivering what waits at the end of the process.
+    /// Returns how long waiting events are delivered at the end of the process.
     pub fn shutdown_timeout(&self) -> Duration {
         self.shutdown_timeout
     }
 
-    /// What is probably not meant, but starts.
+    /// Returns the warnings: settings that are probably a mistake, but do not prevent a start.
     pub fn warnings(&self) -> &[Problem] {
         &self.warnings
     }
 
-    /// The merged topology as YAML, each value with its origin, secrets as `***` and variables as they stand in the file.
+    /// Returns the merged topology as YAML, each value with its origin. Secrets are shown as `***`, and variables as
+    /// they are in the file.
     pub fn render(&self) -> &str {
         &self.printed
     }
@@ -170,15 +175,18 @@ impl fmt::Debug for Topology {
     }
 }
 
-/// The environments that have a file in `dir`, sorted. `base` is what they share, not one of them.
+/// Returns the environments that have a file in `dir`, sorted. `base` is not one of them: it holds what they share.
 pub fn environments(dir: impl AsRef<Path>) -> Vec<String> {
     layers::environments(dir.as_ref())
 }
 
-/// Which environment to run: `flag` (`--env`), else `variable` (`STREAMLL_ENV`), else `development` on a tty.
+/// Chooses the environment to run: `flag` (`--env`), or else `variable` (`STREAMLL_ENV`), or else `development` on a
+/// terminal.
 ///
 /// # Errors
-/// Without a choice and without a tty: a service that runs the wrong topology is worse than one that does not start.
+///
+/// If there is no choice and no terminal. A service that runs the wrong topology is worse than a service that does not
+/// start.
 pub fn choose_environment(
     flag: Option<&str>,
     variable: Option<&str>,

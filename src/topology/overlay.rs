@@ -1,4 +1,4 @@
-//! The layer that `STREAMLL__SINKS__LIVE__URL=…` variables make, above all files.
+//! The layer that is made from `STREAMLL__SINKS__LIVE__URL=…` variables. It overrides all files.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Checks that the sinks that are named exist, and that no event can go round between them for ever.
+//! Checks that the named sinks exist, and that no event can go round between them for ever.
 
 use std::collections::{BTreeMap, BTreeSet};
 

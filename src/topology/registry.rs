@@ -1,4 +1,4 @@
-//! The kinds of sinks and processors that a topology can name: the built-in ones, and your own.
+//! The kinds of sinks and processors that a topology can name: the built-in kinds, and your own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,13 +27,15 @@ use super::read::{Read, Reader, with};
 use super::secrets::is_address_key;
 use super::sources::At;
 
-/// The kinds that a topology can name. [`Default`] holds the built-in ones.
+/// The kinds that a topology can name. [`Default`] holds the built-in kinds.
 ///
-/// A kind's configuration is any type with `Deserialize`. What is wrong in it is reported with its place, unknown keys
-/// too, without `deny_unknown_fields`. It is read once when the topology is checked, and again for each incarnation.
-/// A message of your own like `must be at most 5; write 5` is shown as a message and what would mend it.
+/// The configuration of a kind is any type with `Deserialize`. Mistakes in it are reported with their place. Unknown
+/// keys are reported, too, without `deny_unknown_fields`. The configuration is read once when the topology is checked,
+/// and again for each incarnation. A message of your own like `must be at most 5; write 5` is shown as a message
+/// (before the semicolon) and a help (after it).
 ///
-/// What is secret in it has the type [`Secret`](crate::Secret): then it shows nowhere, whatever its key is called.
+/// A secret in the configuration should have the type [`Secret`](crate::Secret). Then it is never shown, whatever the
+/// name of its key.
 #[derive(Clone)]
 pub struct Registry {
     sinks: BTreeMap<String, SinkKind>,
@@ -64,12 +66,12 @@ pub(crate) enum Step {
 }
 
 impl Registry {
-    /// No kinds at all, not even the built-in ones.
+    /// Makes a registry without any kinds, not even the built-in ones.
     pub fn empty() -> Self {
         Self { sinks: BTreeMap::new(), processors: BTreeMap::new() }
     }
 
-    /// Adds a kind of sink, or replaces one. `make` must not do I/O: connecting belongs into [`Sink::open`].
+    /// Adds a kind of sink, or replaces one. `make` must not do I/O: connect in [`Sink::open`].
     #[must_use]
     pub fn sink<C, S, F>(self, name: &str, make: F) -> Self
     where
@@ -80,10 +82,11 @@ impl Registry {
         self.try_sink(name, move |config| Ok(make(config)))
     }
 
-    /// Adds a kind of sink that can find its configuration wrong in a way that its types do not say.
+    /// Adds a kind of sink that can find mistakes in its configuration which the types cannot express.
     ///
-    /// `make` runs when the topology is checked, and for each incarnation. It must not do I/O: checking is done where
-    /// no broker is in reach. Its error `url: must begin with x; write y` is shown at the key `url`, with its help.
+    /// `make` runs when the topology is checked, and for each incarnation. It must not do I/O, because topologies are
+    /// also checked on machines that reach no broker. Its error `url: must begin with x; write y` is shown at the key
+    /// `url`, with its help.
     #[must_use]
     pub fn try_sink<C, S, F>(mut self, name: &str, make: F) -> Self
     where
@@ -108,8 +111,10 @@ impl Registry {
         self
     }
 
-    /// Says what a kind of sink prefers: the limits of its batches where YAML sets none, and where its actor runs. By
-    /// default the default [`BatchPolicy`], and a thread of its own. Without effect for a kind that is not there.
+    /// Sets the defaults of a kind of sink: the limits of its batches if YAML sets none, and where its actor runs.
+    ///
+    /// Without this call, the limits are those of the default [`BatchPolicy`], and each sink has its own thread. The
+    /// call does nothing if the kind is not registered.
     #[must_use]
     pub fn sink_defaults(mut self, name: &str, batch: BatchPolicy, placement: Placement) -> Self {
         if let Some(kind) = self.sinks.get_mut(name) {
@@ -142,7 +147,8 @@ impl Registry {
         self.try_processor(name, move |config| Ok(make(config)))
     }
 
-    /// Adds a kind of processor that can find its configuration wrong, as [`try_sink`](Self::try_sink) does for sinks.
+    /// Adds a kind of processor that can find mistakes in its configuration, as [`try_sink`](Self::try_sink) does for
+    /// sinks.
     #[must_use]
     pub fn try_processor<C, P, F>(mut self, name: &str, make: F) -> Self
     where
@@ -164,13 +170,15 @@ impl Registry {
         self
     }
 
-    /// Adds a processor that is an actor of its own, or replaces one: it handles batches and sends on to `next` what
-    /// it lets pass. `make` must not do I/O.
+    /// Adds a kind of processor that is an actor of its own, or replaces one. The actor handles batches, and sends the
+    /// events that it lets pass to `next`. `make` must not do I/O.
     ///
-    /// It runs on a thread of its own, and gets the next batch when its handler has returned from the one before. A panic costs
-    /// one event: a fresh actor gets the batch that was being handled once more, event by event, and the event that ends it
-    /// again becomes a dead letter. Events of that batch may so come to an actor twice, to the next stage only once; batches
-    /// that it made itself and had not sent on are lost with it, and its state. The same holds where its thread does not move for 30 s.
+    /// The actor runs on its own thread. It gets the next batch when its handler has returned from the batch before.
+    ///
+    /// A panic costs one event. A fresh actor gets the batch that was being handled again, event by event. An event
+    /// that ends the actor again becomes a dead letter. So events of that batch may come to an actor twice, but to the
+    /// next stage only once. The state of the actor is lost, and so are batches that it made itself and had not sent
+    /// on. The same happens if the thread of the actor does not move for 30 s.
     #[must_use]
     pub fn actor<C, A, F>(mut self, name: &str, make: F) -> Self
     where
@@ -200,12 +208,12 @@ impl Registry {
         self.processors.get(name)
     }
 
-    /// The names of the kinds of sinks, sorted.
+    /// Returns the names of the kinds of sinks, sorted.
     pub fn sinks(&self) -> impl Iterator<Item = &str> {
         self.sinks.keys().map(String::as_str)
     }
 
-    /// The names of the kinds of processors, sorted.
+    /// Returns the names of the kinds of processors, sorted.
     pub fn processors(&self) -> impl Iterator<Item = &str> {
         self.processors.keys().map(String::as_str)
     }

@@ -1,4 +1,5 @@
-//! The gate before any tree is built: bounds a file and refuses what can hide or multiply what it says.
+//! The first check of a file, before any tree is built: limits its size, and refuses constructs that hide or multiply
+//! content.
 
 use std::borrow::Cow;
 use std::collections::HashSet;

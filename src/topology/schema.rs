@@ -1,4 +1,4 @@
-//! What may stand in a topology: one documented field per YAML key, with its default and its unit.
+//! The keys of a topology: one documented field for each YAML key, with its default and its unit.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,29 +42,30 @@ pub(crate) const SINK_KEYS: [&str; 14] = [
     "dead_letter",
 ];
 
-/// The top of a topology.
+/// The keys at the top of a topology.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Settings {
-    /// The layer below this file: `base` for `base.yaml` in the same folder. Nothing by default.
+    /// The file below this file: `base` for `base.yaml` in the same folder. Default: none.
     pub(crate) extends: Option<String>,
-    /// The name of the application, written into every event as the tag `service`. Default `streamll`.
+    /// The name of the application, written into every event as the tag `service`. Default: `streamll`.
     pub(crate) service: String,
-    /// Tags of every event, texts only. None by default.
+    /// Tags of every event. Values are texts. Default: none.
     pub(crate) tags: BTreeMap<String, String>,
-    /// The folder for disk buffers and dead letters. Default: the user's state directory, made when first needed.
+    /// The folder for disk buffers and dead letters. It is made when it is first needed. Default: the user's state
+    /// directory.
     pub(crate) data_dir: Option<PathBuf>,
-    /// The template of every event's topic. Default `ai.{module_name}.{event_type}`.
+    /// The template of every event's topic. Default: `ai.{module_name}.{event_type}`.
     pub(crate) routing_key: String,
-    /// Which topics belong to which class, for overload: tokens are shed first, `audit` last.
+    /// The topics of each class. Under overload, `token` is shed first and `audit` last.
     pub(crate) classes: Classes,
-    /// How long a sink may be in trouble before an alert event tells the other sinks. Default 30 s.
+    /// How long a sink may be in trouble before the other sinks get an alert. Default: 30 s.
     pub(crate) alert_after: Period,
-    /// `off` takes out what was said, before anything else sees it. Default `on`.
+    /// `off` removes what was said, before any other step. Default: `on`.
     pub(crate) content: Content,
-    /// The steps every event passes, in order: `- kind: { its keys }`. None by default.
+    /// The steps that every event passes, in order: `- kind: { its keys }`. Default: none.
     pub(crate) processors: Vec<serde_json::Value>,
-    /// The sink that takes what can never be delivered. Default: a file for each sink in `data_dir`.
+    /// The sink that takes events that can never be delivered. Default: a file for each sink in `data_dir`.
     pub(crate) dead_letter: Option<String>,
     /// The sinks, by name (`[a-z0-9_]+`).
     pub(crate) sinks: serde_json::Map<String, serde_json::Value>,
@@ -91,15 +92,15 @@ impl Default for Settings {
     }
 }
 
-/// Topic patterns that put events into a class by their topic; without a match the event's type decides.
+/// Topic patterns that put events into a class. If no pattern matches, the type of the event decides.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Classes {
-    /// Shed last of all. None by default.
+    /// Shed last. Default: none.
     pub(crate) audit: Vec<String>,
-    /// Shed first, beside the events of type `token`. None by default.
+    /// Shed first, together with the events of type `token`. Default: none.
     pub(crate) token: Vec<String>,
-    /// Shed when no token is left. None by default.
+    /// Shed when no token is left. Default: none.
     pub(crate) lifecycle: Vec<String>,
 }
 
@@ -107,7 +108,7 @@ pub(crate) struct Classes {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Shutdown {
-    /// How long to go on delivering what waits. Default 25 s: less than the 30 s that Kubernetes gives.
+    /// How long waiting events are delivered at the end. Default: 25 s, less than the 30 s that Kubernetes gives.
     pub(crate) timeout: Period,
 }
 
@@ -121,20 +122,21 @@ impl Default for Shutdown {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct SinkSettings {
-    /// The kind of sink, such as `terminal`. Required.
+    /// The kind of the sink, such as `terminal`. Required.
     #[serde(rename = "type")]
     pub(crate) kind: String,
-    /// `false` keeps the sink out, as if it were not written. Default `true`.
+    /// `false` leaves the sink out, as if it were not in the file. Default: `true`.
     pub(crate) enabled: bool,
-    /// The topics it takes. Default: all; none for a sink that others name as `dead_letter` or `fallback`.
+    /// The topics that it takes. Default: all. For a sink that others name as `dead_letter` or `fallback`, default:
+    /// none.
     pub(crate) topics: Option<Vec<String>>,
-    /// The topics it leaves, of those it takes. None by default.
+    /// The topics that it does not take. Default: none.
     pub(crate) except: Vec<String>,
-    /// The template of the key under which its broker sees an event. Default: the topology's.
+    /// The template of the key that its broker sees. Default: the topology's.
     pub(crate) routing_key: Option<String>,
-    /// `off` takes out what was said, before this sink alone. Default `on`, unless it is off at the top.
+    /// `off` removes what was said, in front of this sink only. Default: `on`, unless it is off at the top.
     pub(crate) content: Content,
-    /// Steps in front of this sink alone, on a copy of each event. None by default.
+    /// Steps in front of this sink only, on a copy of each event. Default: none.
     pub(crate) processors: Vec<serde_json::Value>,
     /// Where its events wait.
     pub(crate) buffer: Buffer,
@@ -144,11 +146,11 @@ pub(crate) struct SinkSettings {
     pub(crate) restart: Restart,
     /// How many events it takes at once.
     pub(crate) batch: Batch,
-    /// How long one delivery may take before it counts as failed. Default 30 s.
+    /// How long one delivery may take before it counts as failed. Default: 30 s.
     pub(crate) deliver_timeout: Period,
-    /// How many crashes on one event make it a dead letter. Default 3.
+    /// How many crashes on one event make it a dead letter. Default: 3.
     pub(crate) poison_after: u32,
-    /// The sink that takes what this one can never deliver. Default: the topology's.
+    /// The sink that takes events that this one can never deliver. Default: the topology's.
     pub(crate) dead_letter: Option<String>,
 }
 
@@ -173,42 +175,42 @@ impl Default for SinkSettings {
     }
 }
 
-/// Where the events of a sink wait. Whichever limit is reached first counts.
+/// Where the events of a sink wait. The limit that is reached first applies.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Buffer {
-    /// `memory` dies with the process, `disk` does not. Default `memory`.
+    /// `memory` is lost with the process, `disk` is not. Default: `memory`.
     #[serde(rename = "type")]
     pub(crate) kind: BufferKind,
-    /// Most bytes that wait. Default 64 MiB, on disk 1 GiB.
+    /// The most bytes that wait. Default: 64 MiB, on disk 1 GiB.
     pub(crate) max_size: Option<Size>,
-    /// Most events that wait. Default 100,000, on disk as many as fit.
+    /// The most events that wait. Default: 100,000, on disk no limit.
     pub(crate) max_events: Option<u64>,
-    /// What happens when it is full. Default `shed_tokens`.
+    /// What happens when the buffer is full. Default: `shed_tokens`.
     pub(crate) when_full: WhenFull,
-    /// When a disk buffer is made to survive a loss of power. Default `group`.
+    /// When written events are made to survive a loss of power (disk buffers only). Default: `group`.
     pub(crate) fsync: Option<Fsync>,
 }
 
-/// What a buffer is made of.
+/// The kinds of buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum BufferKind {
-    /// Dies with the process.
+    /// Lost with the process.
     #[default]
     Memory,
-    /// Survives it.
+    /// Survives the process.
     Disk,
 }
 
-/// When what was written is made to survive a loss of power.
+/// When written events are made to survive a loss of power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fsync {
-    /// Before an event counts as held, for all that gathered meanwhile.
+    /// Before an event counts as held. One sync covers all events that were written before it.
     Group,
-    /// So often.
+    /// Once in each interval.
     Every(Period),
-    /// When the system likes to.
+    /// When the operating system decides.
     Never,
 }
 
@@ -245,7 +247,7 @@ pub(crate) enum WhenFull {
     /// Sheds waiting tokens first, lifecycle events when no token is left, audit events last.
     #[default]
     ShedTokens,
-    /// Sheds what comes in.
+    /// Sheds the new event.
     DropNewest,
 }
 
@@ -253,13 +255,13 @@ pub(crate) enum WhenFull {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct CircuitBreaker {
-    /// Failures in a row that open it. Default 3.
+    /// The number of failures in a row that opens the circuit. Default: 3.
     pub(crate) failure_threshold: u32,
-    /// How long it stays open before one event is tried. Default 30 s.
+    /// How long the circuit stays open before one event is tried. Default: 30 s.
     pub(crate) recovery_timeout: Period,
-    /// The longest it stays open, as failed attempts prolong it. Default 5 min.
+    /// The longest time that the circuit stays open. Failed attempts prolong the time up to this. Default: 5 min.
     pub(crate) recovery_max: Period,
-    /// What happens to events while it is open. Default `buffer`.
+    /// What happens to events while the circuit is open. Default: `buffer`.
     pub(crate) on_open: OnOpen,
 }
 
@@ -274,26 +276,26 @@ impl Default for CircuitBreaker {
     }
 }
 
-/// What happens to events while a breaker is open.
+/// What happens to events while a circuit is open.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum OnOpen {
-    /// They wait in the buffer.
+    /// The events wait in the buffer.
     #[default]
     Buffer,
-    /// They are shed, and counted.
+    /// The events are shed and counted.
     Drop,
-    /// They go to another sink: `fallback: archive`.
+    /// The events go to another sink: `fallback: archive`.
     Fallback(String),
 }
 
-/// How often a sink may crash without delivering anything.
+/// How often a sink may crash with no delivery in between.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Restart {
-    /// Most crashes within the window; one more and the sink is `failed`. Default 5.
+    /// The most crashes within the window. After one more, the sink is `failed`. Default: 5.
     pub(crate) max: u32,
-    /// The window. Default 60 s.
+    /// The window. Default: 60 s.
     pub(crate) within: Period,
 }
 
@@ -303,16 +305,16 @@ impl Default for Restart {
     }
 }
 
-/// How many events a sink takes at once. Batches grow by themselves: these are their limits. What is not said is as the
-/// sink's kind prefers.
+/// How many events a sink takes at once. Batches grow by themselves, and these are their limits. The kind of the sink
+/// sets the defaults.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Batch {
-    /// Most events. Default 256, for brokers more.
+    /// The most events. Default: 256; more for brokers.
     pub(crate) max_events: Option<u32>,
-    /// Most bytes. Default 1 MiB.
+    /// The most bytes. Default: 1 MiB.
     pub(crate) max_size: Option<Size>,
-    /// How long to wait for more before a batch leaves. Default `0s`.
+    /// How long to wait for more events before a batch is delivered. Default: `0s`.
     pub(crate) linger: Option<Period>,
 }
 

@@ -1,4 +1,4 @@
-//! The last step of every problem: what may be secret, and what a terminal would act on, is taken out of its texts.
+//! The last step of every problem: removes secrets, and characters that a terminal would act on, from its texts.
 
 use std::collections::BTreeSet;
 

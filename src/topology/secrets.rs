@@ -1,4 +1,4 @@
-//! Keeps secrets out of everything people read: which keys stand before one, and messages that quote one.
+//! Keeps secrets out of every text that people read: which keys name a secret, and which messages quote one.
 
 use super::error::nearest;
 use super::key_path::KeyPath;

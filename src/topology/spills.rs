@@ -1,4 +1,4 @@
-//! Finds the ways by which content would come to a sink that is to have none.
+//! Finds the ways by which content would still come to a sink with `content: off`.
 
 use super::content::Content;
 use super::error::{Class, Problem, Severity};

@@ -1,4 +1,5 @@
-//! Adds what the emitter does not know: static tags, missing durations, and the ids that a run gave at its start.
+//! The enricher adds what the emitter does not know: tags of the topology, missing durations, and ids that a run gave
+//! at its start.
 
 mod actor;
 
@@ -10,27 +11,27 @@ use std::sync::Arc;
 
 use crate::event::{Class, Context, Event, MACHINE, Stamp, Statics, Step, Timestamp, View};
 
-/// How many open steps and runs are remembered, at least; at most twice as many.
+/// How many open steps and runs are remembered: at least this many, at most twice as many.
 const REMEMBERED: usize = 10_000;
 
-/// Tells the class of events whose topic the router has not seen yet. The routes implement it.
+/// Finds the class of events whose topic the router has not rendered yet. The routes implement it.
 pub(crate) trait Classes: fmt::Debug {
-    /// The class that the topology gives this event, if it does.
+    /// Returns the class that the topology gives this event, if it gives one.
     fn class_of(&self, event: &Event) -> Option<Class>;
 }
 
-/// Enriches events one by one. Remembers open steps and runs, within a bound.
+/// Enriches events one by one. It remembers a limited number of open steps and runs.
 #[derive(Debug)]
 pub(crate) struct Enricher {
-    /// On every event, until the router knows its topic.
+    /// The tags that each event gets. The router adds the topic.
     stamp: Arc<Stamp>,
     /// When each open step began.
     opened: Recent<Timestamp>,
-    /// What other processes said of a run at its start.
+    /// The ids and tags that other processes gave at the start of a run.
     runs: Recent<Context>,
-    /// The last foreign step, as it came and as it left: a run of tokens shares one.
+    /// The last step of another process, before and after the change. A run of tokens shares one step.
     last: Option<(Step, Step)>,
-    /// Where processors want to know what the router will say.
+    /// Set if processors need the class of an event before the router has seen it.
     classes: Option<Arc<dyn Classes>>,
 }
 
@@ -66,7 +67,8 @@ impl Enricher {
         }
     }
 
-    /// Whoever sends JSON gives `conversation_id` (any key that ends in `_id`) and tags once, at the start of a run.
+    /// A sender of JSON gives `conversation_id` (and any other key that ends in `_id`) and tags once, at the start of a
+    /// run.
     fn remember_run(&mut self, event: &mut Event) {
         let parts = event.step().parts();
         if event.kind().opens() {

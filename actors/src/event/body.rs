@@ -1,4 +1,4 @@
-//! An event's own data: a token, a map, or JSON as it came in.
+//! The data of one event: a token, a map, or JSON as it came in.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,23 +20,23 @@ pub enum Body {
     Token(Token),
     /// Keys and values.
     Map(Map<String, Value>),
-    /// A few keys and values, as scopes have them.
+    /// A few keys and values, from a scope.
     Fields(Fields),
-    /// JSON that came in and is passed on as it is.
+    /// JSON that came in and is passed on unchanged.
     Raw(Raw),
 }
 
-/// A string that needs no memory of its own up to 24 bytes: most tokens, and the names of fields.
+/// A string that needs no heap memory up to 24 bytes. Most tokens, and the names of fields, are shorter.
 pub type Text = CompactString;
 
 /// A piece of the text that a step streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Which output of the step it belongs to, for example `answer`.
+    /// The output of the step that the token belongs to, for example `answer`.
     pub field: Text,
     /// The text.
     pub text: Text,
-    /// Its place among the tokens of this step and field, from zero.
+    /// The position among the tokens of this step and field, from zero.
     pub index: u64,
 }
 
@@ -50,7 +50,7 @@ impl Token {
     }
 }
 
-/// The `data` object of an event that came in as JSON: checked, each key once, and otherwise to the letter.
+/// The `data` object of an event that came in as JSON. It is checked, holds each key once, and is otherwise unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Raw(Arc<str>);
 
@@ -60,7 +60,7 @@ impl Raw {
         Raw(json.into())
     }
 
-    /// The object, with its braces.
+    /// Returns the object as JSON, with its braces.
     #[must_use]
     pub fn json(&self) -> &str {
         &self.0
@@ -76,7 +76,7 @@ impl Raw {
 }
 
 impl Body {
-    /// One key of the data, as it stands there.
+    /// Returns the value of one key, exactly as it is written.
     #[must_use]
     pub fn look(&self, key: &str) -> Option<Datum<'_>> {
         match self {
@@ -87,7 +87,7 @@ impl Body {
         }
     }
 
-    /// All of the data, as it stands there.
+    /// Returns all members of the object, exactly as they are written.
     #[must_use]
     pub fn members(&self) -> Members<'_> {
         match self {
@@ -98,13 +98,14 @@ impl Body {
         }
     }
 
-    /// One key of the data as a value of `serde_json`, whose numbers are whole ones of 64 bits or the nearest doubles.
+    /// Returns one key of the data as a value of `serde_json`. A number becomes a whole number of 64 bits, or else the
+    /// nearest double.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Cow<'_, Value>> {
         self.look(key).map(Datum::value)
     }
 
-    /// All of the data as a map.
+    /// Returns all of the data as a map.
     #[must_use]
     pub fn to_map(&self) -> Map<String, Value> {
         match self {
@@ -156,8 +157,8 @@ impl Body {
     }
 }
 
-/// An event's own data, to change. Of data that came in as JSON, what is not changed stays to the letter, the digits of
-/// its numbers included.
+/// The data of one event, for changes. Values of data that came in as JSON stay exactly as they are written if they are
+/// not changed, with all digits of their numbers.
 pub struct DataMut<'a> {
     body: &'a mut Body,
     map: Map<String, Value>,

@@ -1,4 +1,4 @@
-//! What every event of a request carries: an immutable snapshot of ids and tags.
+//! Ids and tags that every event of a request carries: an immutable snapshot.
 
 use std::sync::Arc;
 
@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::Datum;
 
-/// Ids (`conversation_id`, `request_id`, any key) and tags that are written into every event below it.
+/// Ids (`conversation_id`, `request_id`, any key) and tags that are written into every event inside.
 ///
-/// A snapshot never changes: adding to it makes a new one, so nothing of one request can reach another.
+/// A snapshot never changes. Adding to a snapshot makes a new one, so data of one request can never reach another
+/// request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Context(Option<Arc<Entries>>);
 
@@ -21,13 +22,13 @@ struct Entries {
 }
 
 impl Context {
-    /// A context that adds nothing.
+    /// Makes a context that adds nothing.
     #[must_use]
     pub const fn empty() -> Context {
         Context(None)
     }
 
-    /// This context and one more key of `data`; an older value of that key is replaced.
+    /// Returns this context with one more key of `data`. An older value of that key is replaced.
     #[must_use]
     pub fn with(mut self, key: impl Into<Arc<str>>, value: impl Into<Value>) -> Context {
         self.entries().put(key.into(), value.into(), None);
@@ -44,14 +45,14 @@ impl Context {
         self
     }
 
-    /// This context and one more tag; an older value of that tag is replaced.
+    /// Returns this context with one more tag. An older value of that tag is replaced.
     #[must_use]
     pub fn tag(mut self, key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Context {
         put(&mut self.entries().tags, key.into(), value.into());
         self
     }
 
-    /// This context with those keys of `data` alone that `stays` says yes to. All tags stay.
+    /// Returns this context with only the keys of `data` for which `stays` returns `true`. All tags stay.
     #[must_use]
     pub fn with_only(mut self, stays: impl Fn(&str, Datum<'_>) -> bool) -> Context {
         let gone = self.members().filter(|(key, value)| !stays(key, *value));
@@ -64,7 +65,7 @@ impl Context {
         self
     }
 
-    /// This context with all of `inner` laid over it.
+    /// Returns this context with all of `inner` added. Values of `inner` win.
     #[must_use]
     pub fn merged(&self, inner: &Context) -> Context {
         if self.0.is_none() {
@@ -83,37 +84,37 @@ impl Context {
         merged
     }
 
-    /// Whether both are the same snapshot in memory.
+    /// Returns whether both are the same snapshot in memory.
     #[must_use]
     pub fn same(&self, other: &Context) -> bool {
         self.0.as_ref().map(Arc::as_ptr) == other.0.as_ref().map(Arc::as_ptr)
     }
 
-    /// The keys of `data` and their values, in the order they were added.
+    /// Returns the keys of `data` and their values, in the order in which they were added.
     #[must_use]
     pub fn data(&self) -> &[(Arc<str>, Value)] {
         self.0.as_ref().map_or(&[], |entries| &entries.data)
     }
 
-    /// The tags, in the order they were added.
+    /// Returns the tags, in the order in which they were added.
     #[must_use]
     pub fn tags(&self) -> &[(Arc<str>, Arc<str>)] {
         self.0.as_ref().map_or(&[], |entries| &entries.tags)
     }
 
-    /// The value of one key of `data`.
+    /// Returns the value of one key of `data`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.data().iter().find(|(k, _)| &**k == key).map(|(_, value)| value)
     }
 
-    /// The value of one key of `data`, as it stands in events.
+    /// Returns the value of one key of `data`, as it is written in events.
     #[must_use]
     pub fn look(&self, key: &str) -> Option<Datum<'_>> {
         self.members().find(|(its, _)| *its == key).map(|(_, value)| value)
     }
 
-    /// The keys of `data` and their values, as they stand in events.
+    /// Returns the keys of `data` and their values, as they are written in events.
     pub fn members(&self) -> impl Iterator<Item = (&str, Datum<'_>)> {
         let datum = |key, value| self.written(key).map_or(Datum::from(value), |json| Datum::json(json));
         self.data().iter().map(move |(key, value)| (&**key, datum(key, value)))
@@ -123,13 +124,13 @@ impl Context {
         self.0.as_ref()?.written.iter().find(|(k, _)| &**k == key).map(|(_, json)| json)
     }
 
-    /// The value of one tag.
+    /// Returns the value of one tag.
     #[must_use]
     pub fn get_tag(&self, key: &str) -> Option<&str> {
         self.tags().iter().find(|(k, _)| &**k == key).map(|(_, value)| &**value)
     }
 
-    /// Whether it adds nothing.
+    /// Returns whether this context adds nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.data().is_empty() && self.tags().is_empty()

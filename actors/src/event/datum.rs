@@ -1,4 +1,4 @@
-//! One value of an event's data, looked at where it stands.
+//! One value of an event's data, read where it is written.
 
 use std::borrow::Cow;
 use std::slice;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::fields::Fields;
 use super::json;
 
-/// One value of an event's data, as it stands there: a number that came in keeps its digits.
+/// One value of an event's data, exactly as it is written: a number that came in keeps its digits.
 ///
 /// ```
 /// use streamll_actors::event::{Decoder, View};
@@ -32,12 +32,12 @@ enum Form<'a> {
     Index(u64),
 }
 
-/// What a value is.
+/// The kinds of values.
 #[derive(Debug, Clone)]
 pub enum View<'a> {
-    /// Nothing.
+    /// `null`.
     Null,
-    /// Yes or no.
+    /// `true` or `false`.
     Bool(bool),
     /// A number, as it is written.
     Number(Cow<'a, str>),
@@ -62,7 +62,7 @@ impl<'a> Datum<'a> {
         Datum(Form::Index(index))
     }
 
-    /// What it is.
+    /// Returns the value by its kind.
     #[must_use]
     pub fn view(self) -> View<'a> {
         match self.0 {
@@ -85,7 +85,7 @@ impl<'a> Datum<'a> {
         }
     }
 
-    /// The member of an object.
+    /// Returns one member of an object. `None` if there is no such member, or if the value is not an object.
     #[must_use]
     pub fn get(self, key: &str) -> Option<Datum<'a>> {
         match self.0 {
@@ -95,7 +95,7 @@ impl<'a> Datum<'a> {
         }
     }
 
-    /// The item of a list, counted from 0.
+    /// Returns one item of a list, counted from 0. `None` if there is no such item, or if the value is not a list.
     #[must_use]
     pub fn item(self, index: usize) -> Option<Datum<'a>> {
         match self.0 {
@@ -105,7 +105,7 @@ impl<'a> Datum<'a> {
         }
     }
 
-    /// What a string says; of anything else its JSON, without blanks.
+    /// Returns the text of a string. For any other value, returns its JSON without spaces.
     #[must_use]
     pub fn text(self) -> Cow<'a, str> {
         match self.0 {
@@ -118,7 +118,8 @@ impl<'a> Datum<'a> {
         }
     }
 
-    /// As a value of `serde_json`: a number becomes a whole one of 64 bits, else the nearest double.
+    /// Returns the value as a value of `serde_json`. A number becomes a whole number of 64 bits, or else the nearest
+    /// double.
     #[must_use]
     pub fn value(self) -> Cow<'a, Value> {
         match self.0 {
@@ -129,8 +130,8 @@ impl<'a> Datum<'a> {
         }
     }
 
-    /// Whether it is equal to a value of `serde_json`, in which `1` is neither `"1"` nor `1.0`. Whole numbers from 2^63 on
-    /// may be wanted as doubles.
+    /// Returns whether it equals a value of `serde_json`. As in JSON, `1` is neither `"1"` nor `1.0`. `wanted` may give
+    /// whole numbers from 2^63 on as doubles.
     #[must_use]
     pub fn is(self, wanted: &Value) -> bool {
         match (self.0, wanted) {
@@ -149,7 +150,8 @@ impl<'a> Datum<'a> {
         wanted.is_f64() && value.as_u64().is_some_and(|n| n > large) && value.as_f64() == wanted.as_f64()
     }
 
-    /// Whether it says this, as in a command where all is text: a number may be written in any way, to the last digit.
+    /// Returns whether it reads like this text, as in a command, where every value is a text. Numbers are compared to
+    /// the last digit, however they are written.
     #[must_use]
     pub fn reads(self, wanted: &str) -> bool {
         self.text() == wanted

@@ -1,4 +1,4 @@
-//! Reads the wire format back: one line of NDJSON becomes one event, or an error that says what is wrong.
+//! Reads the wire format: one line of NDJSON becomes one event, or an error that says what is wrong.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::{
 /// The longest id that every broker takes.
 const MAX_ID_BYTES: usize = 255;
 
-/// Reads events; remembers the last step, so that a run of tokens shares one.
+/// Reads events. It remembers the last step, so that a run of tokens shares one step.
 #[derive(Debug, Default)]
 pub struct Decoder {
     last: Option<Step>,
@@ -26,25 +26,31 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Reads one event. `event_type` is required; ids and time are kept or filled in; keys that are not ours pass
-    /// through; `seq` is kept only together with `source`; `topic` is rendered anew by the graph.
+    /// Reads one event.
     ///
-    /// A byte order mark is taken off. U+FFFD stands in the place of bytes that are no UTF-8 and of halves of surrogate
-    /// pairs. Of a key that stands twice in an object inside of `data` the last one is kept. All else of `data` stays to the letter.
+    /// `event_type` is required. Ids and the time are kept or filled in. Unknown keys pass through. `seq` is kept only
+    /// together with `source`. The graph renders `topic` again.
+    ///
+    /// A byte order mark is removed. U+FFFD replaces bytes that are not UTF-8, and halves of surrogate pairs. If a key
+    /// occurs twice in an object inside `data`, the last one is kept. Everything else in `data` stays exactly as it is
+    /// written.
     ///
     /// # Errors
-    /// When it is no JSON object, a known key has a wrong type, a number is beyond the range of doubles, or it is larger
-    /// than 1 MiB.
+    ///
+    /// If the text is not a JSON object, a known key has a wrong type or occurs twice, a number is beyond the range of
+    /// doubles, values are nested too deep, or the text is larger than 1 MiB.
     pub fn decode(&mut self, line: &[u8]) -> Result<Event, WireError> {
         let line = self.line(line)?;
         let keys = Keys::read(&line)?;
         self.event(&line, &keys)
     }
 
-    /// Reads one event that a graph has sent, on its other side: like [`decode`](Self::decode), and it keeps its topic.
+    /// Reads one event that a graph has sent, on the other side of a broker. Like [`decode`](Self::decode), but the
+    /// topic is kept.
     ///
     /// # Errors
-    /// Those of [`decode`](Self::decode).
+    ///
+    /// The errors of [`decode`](Self::decode).
     pub fn received(&mut self, json: &[u8]) -> Result<Event, WireError> {
         let line = self.line(json)?;
         let keys = Keys::read(&line)?;

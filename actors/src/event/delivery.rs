@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use super::Event;
 
-/// The name of an event at its broker, as the sink's `routing_key` rendered it.
+/// The name of an event at its broker, as the sink's `routing_key` renders it.
 pub type Key = Arc<str>;
 
 /// One event on its way to one sink.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// Shared with every other sink that it goes to.
+    /// The event. It is shared with every other sink that gets it.
     pub event: Event,
-    /// 1 at first; 2 and more when an earlier attempt may have arrived.
+    /// The number of the attempt: 1 at first, 2 or more if an earlier attempt may have arrived.
     pub attempt: u32,
     /// Where it is not the topic.
     key: Option<Key>,
 }
 
 impl Delivery {
-    /// A first attempt, under a key of its own.
+    /// Makes a first attempt, with this key.
     #[must_use]
     pub fn new(event: Event, key: Key) -> Delivery {
         Delivery { event, key: Some(key), attempt: 1 }
@@ -35,7 +35,7 @@ impl Delivery {
         self.key.as_deref()
     }
 
-    /// Its name at the broker, for example `ai.rag_pipeline.token`.
+    /// Returns the name of the event at the broker, for example `ai.rag_pipeline.token`.
     #[must_use]
     pub fn key(&self) -> &str {
         self.key.as_deref().or_else(|| self.event.topic().map(|topic| &**topic)).unwrap_or_default()

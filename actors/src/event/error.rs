@@ -1,4 +1,4 @@
-//! What is wrong with a text that is no event.
+//! What is wrong with a text that is not an event.
 
 /// How deep the `data` of an incoming event may nest, and whatever stands beside it.
 pub(super) const MAX_DEPTH: usize = 64;

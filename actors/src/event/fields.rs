@@ -5,12 +5,13 @@ use std::borrow::Cow;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-/// A few keys and values in their order. Cheaper than a map where most keys are known when the program is built.
+/// A few keys and values, in their order. This is cheaper than a map if most keys are known when the program is
+/// compiled.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Fields(Vec<(Cow<'static, str>, Value)>);
 
 impl Fields {
-    /// Sets one key; an older value of it is replaced.
+    /// Sets one key. An older value of that key is replaced.
     pub fn set(&mut self, key: impl Into<Cow<'static, str>>, value: impl Into<Value>) {
         let (key, value) = (key.into(), value.into());
         match self.0.iter_mut().find(|(known, _)| *known == key) {
@@ -19,13 +20,13 @@ impl Fields {
         }
     }
 
-    /// The value of one key.
+    /// Returns the value of one key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value)
     }
 
-    /// All of them, in the order in which they were first set.
+    /// Returns all keys and values, in the order in which the keys were first set.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(key, value)| (&**key, value))
     }

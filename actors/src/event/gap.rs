@@ -1,4 +1,4 @@
-//! What is missing in one place, and the marker that says so.
+//! Gaps: what is missing in one place, and the marker event that reports it.
 
 use serde_json::{Map, Value};
 

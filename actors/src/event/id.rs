@@ -1,21 +1,21 @@
-//! Identities: of events (UUID v7), and of executions and steps (random hexadecimal).
+//! Ids of events (UUID v7), and of executions and steps (random hexadecimal digits).
 
 use std::fmt;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// Names one event, for ever: a retry carries the same id.
+/// The id of one event. It never changes: a retry has the same id.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum EventId {
-    /// Made here: a UUID v7, which sorts by time.
+    /// An id that was made here: a UUID v7, which sorts by time.
     Uuid(Uuid),
-    /// Given by whoever sent the event.
+    /// An id that the sender of the event has given.
     Text(Arc<str>),
 }
 
 impl EventId {
-    /// Makes a fresh id; `micros` is the time of the event since the Unix epoch.
+    /// Makes a new id. `micros` is the time of the event in microseconds since the Unix epoch.
     #[must_use]
     pub fn generate(micros: i64) -> EventId {
         let mut random = [0; 10];

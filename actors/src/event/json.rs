@@ -1,4 +1,4 @@
-//! Well-formed JSON text, read where it stands: nothing is copied, and numbers keep their digits.
+//! Well-formed JSON text, read in place: nothing is copied, and numbers keep their digits.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! The keys of an incoming event, borrowed from its text, and what is said where one is wrong.
+//! The keys of an incoming event, borrowed from its text, and the messages for wrong values.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

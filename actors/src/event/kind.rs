@@ -1,9 +1,9 @@
-//! What happened (the event's type), and how dearly it is kept under overload (its class).
+//! The type of an event, and its class, which decides how early it is shed under overload.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// The type of an event, `event_type` on the wire.
+/// The type of an event (`event_type` on the wire).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -23,12 +23,12 @@ pub enum Kind {
     ToolStart,
     /// A tool call is done.
     ToolEnd,
-    /// Anything else, by its own name.
+    /// Any other type, by its name.
     Custom(Arc<str>),
 }
 
 impl Kind {
-    /// The name on the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -44,19 +44,19 @@ impl Kind {
         }
     }
 
-    /// Whether a step begins with it.
+    /// Returns whether a step begins with this type.
     #[must_use]
     pub fn opens(&self) -> bool {
         matches!(self, Kind::Start | Kind::LlmStart | Kind::ToolStart)
     }
 
-    /// Whether a step ends with it.
+    /// Returns whether a step ends with this type.
     #[must_use]
     pub fn closes(&self) -> bool {
         matches!(self, Kind::End | Kind::Error | Kind::LlmEnd | Kind::ToolEnd)
     }
 
-    /// The class of events of this type, unless the topology's `classes` say otherwise.
+    /// Returns the class of events of this type, unless the topology's `classes` say otherwise.
     #[must_use]
     pub fn class(&self) -> Class {
         if matches!(self, Kind::Token) { Class::Token } else { Class::Lifecycle }
@@ -85,19 +85,19 @@ impl fmt::Display for Kind {
     }
 }
 
-/// How dearly an event is kept when a buffer is full; lower classes are shed first.
+/// How important an event is when a buffer is full. Lower classes are shed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// A token: the `end` of its step carries the whole text.
+    /// Tokens. They are shed first, because the `end` of their step carries the whole text.
     Token,
-    /// Starts, ends, errors and everything else.
+    /// Starts, ends, errors and all other events. They are shed when no token is left.
     Lifecycle,
-    /// Named by the topology's `classes: { audit: … }`; shed last of all.
+    /// Events that the topology's `classes: { audit: … }` names. They are shed last.
     Audit,
 }
 
 impl Class {
-    /// The name in YAML and reports.
+    /// Returns the name in YAML and reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What happened: an immutable event, cheap to clone, encoded once.
+//! Events: immutable, cheap to clone, and encoded once.
 
 mod body;
 mod context;
@@ -46,16 +46,16 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-/// The largest event that enters a graph, in bytes of JSON (as estimated before it is encoded): 1 MiB.
+/// The size of the largest event that enters a graph, in bytes of JSON (an estimate until the event is encoded): 1 MiB.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
 
 /// The module name of the machine's own events. In a graph nobody else's event bears it.
 pub(crate) const MACHINE: &str = "streamll";
 
-/// One thing that happened inside an instrumented module: the step that it belongs to and a body of its own.
+/// One thing that happened inside an instrumented module: the step that it belongs to, and its own data.
 ///
-/// Clones are cheap and share one JSON encoding, which is made when the first reader asks. Changing a clone copies
-/// it first, and forgets the encoding.
+/// Clones are cheap and share one JSON encoding, which is made when the first reader asks for it. A change of a clone
+/// first copies the event and drops the encoding.
 #[derive(Clone)]
 pub struct Event(Arc<Inner>);
 
@@ -82,19 +82,20 @@ struct Inner {
 }
 
 impl Event {
-    /// An event of `step`, happening now, without data.
+    /// Makes an event of `step` that happens now, without data.
     #[must_use]
     pub fn new(step: &Step, kind: impl Into<Kind>) -> Event {
         Event::with_body(step.clone(), kind.into(), Body::Map(Map::new()))
     }
 
-    /// An event of `step`, happening now, with these data.
+    /// Makes an event of `step` that happens now, with these data.
     #[must_use]
     pub fn with_fields(step: &Step, kind: impl Into<Kind>, data: Fields) -> Event {
         Event::with_body(step.clone(), kind.into(), Body::Fields(data))
     }
 
-    /// A piece of text that `step` streams as `field`; `index` counts the tokens of that field from zero.
+    /// Makes a token: a piece of text that `step` streams as `field`. `index` counts the tokens of that field from
+    /// zero.
     #[must_use]
     pub fn token(step: &Step, field: impl Into<Text>, text: impl Into<Text>, index: u64) -> Event {
         let token = Token { field: field.into(), text: text.into(), index };
@@ -143,14 +144,14 @@ impl Event {
         }))
     }
 
-    /// This event with one more key in its data.
+    /// Returns this event with one more key in its data.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl Into<Value>) -> Event {
         self.set_data(key, value);
         self
     }
 
-    /// This event with all of `data`, which must be a JSON object; anything else is put under the key `value`.
+    /// Returns this event with `data` as its data. A value that is not a JSON object is put under the key `value`.
     #[must_use]
     pub fn with_data(mut self, data: Value) -> Event {
         self.edit().body = Body::Map(match data {
@@ -160,137 +161,139 @@ impl Event {
         self
     }
 
-    /// This event as it happened at another time.
+    /// Returns this event with another time.
     #[must_use]
     pub fn at(mut self, timestamp: Timestamp) -> Event {
         self.edit().timestamp = timestamp;
         self
     }
 
-    /// Names the event; a retry keeps the name.
+    /// Returns the id of the event. A retry has the same id.
     #[must_use]
     pub fn id(&self) -> &EventId {
         &self.0.id
     }
 
-    /// When it happened.
+    /// Returns the time of the event.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         self.0.timestamp
     }
 
-    /// The step that it belongs to.
+    /// Returns the step that the event belongs to.
     #[must_use]
     pub fn step(&self) -> &Step {
         &self.0.step
     }
 
-    /// The emitting module, as it was given.
+    /// Returns the emitting module, as it was given.
     #[must_use]
     pub fn module_name(&self) -> &str {
         &self.0.step.parts().module_name
     }
 
-    /// What happened.
+    /// Returns the type of the event.
     #[must_use]
     pub fn kind(&self) -> &Kind {
         &self.0.kind
     }
 
-    /// How dearly it is kept under overload.
+    /// Returns the class of the event, which decides how early it is shed under overload.
     #[must_use]
     pub fn class(&self) -> Class {
         self.0.class
     }
 
-    /// Its own data, without the context of its step.
+    /// Returns the event's own data, without the context of its step.
     #[must_use]
     pub fn body(&self) -> &Body {
         &self.0.body
     }
 
-    /// The text piece, where the event is a token made here or one that came in the usual form.
+    /// Returns the token, if the event is a token that was made here or came in in the usual form.
     #[must_use]
     pub fn as_token(&self) -> Option<&Token> {
         if let Body::Token(token) = &self.0.body { Some(token) } else { None }
     }
 
-    /// One key of its data as a value to look at: its own, else that of its context. Numbers are whole ones of 64 bits, or
-    /// the nearest doubles; [`look`](Self::look) has all of their digits.
+    /// Returns one key of the event's data, or else of its context, as a value of `serde_json`. Numbers are whole
+    /// numbers of 64 bits, or else the nearest doubles. [`look`](Self::look) gives all digits.
     #[must_use]
     pub fn data(&self, key: &str) -> Option<Cow<'_, Value>> {
         self.look(key).map(Datum::value)
     }
 
-    /// One key of its data as it stands there: its own, else that of its context.
+    /// Returns one key of the event's data, or else of its context, exactly as it is written.
     #[must_use]
     pub fn look(&self, key: &str) -> Option<Datum<'_>> {
         self.0.body.look(key).or_else(|| self.0.step.parts().context.look(key))
     }
 
-    /// One tag: its own, else one that the graph adds.
+    /// Returns one tag of the event, or else one that the graph adds.
     #[must_use]
     pub fn tag(&self, key: &str) -> Option<&str> {
         let own = self.0.step.parts().context.get_tag(key);
         own.or_else(|| self.statics()?.tag(key))
     }
 
-    /// Whether the machine itself made it: a gap marker, an alert, a dead letter. No processor sees those.
+    /// Returns whether streamll itself made the event: a gap marker, an alert, a dead letter. No processor gets these
+    /// events.
     #[must_use]
     pub fn is_system(&self) -> bool {
         self.0.system
     }
 
-    /// Whether it came in as JSON from another process.
+    /// Returns whether the event came in as JSON from another process.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         self.0.foreign
     }
 
-    /// The key that the topology's `routing_key` gave it; `None` before the router saw it.
+    /// Returns the topic that the topology's `routing_key` gave the event. `None` before the router has seen the event.
     #[must_use]
     pub fn topic(&self) -> Option<&Arc<str>> {
         self.0.stamp.as_ref()?.topic.as_ref()
     }
 
-    /// The source that sent it, and its number there; `None` before the ingress saw it.
+    /// Returns its sender, and its sequence number among that sender's events. `None` before the ingress has seen the
+    /// event.
     #[must_use]
     pub fn origin(&self) -> Option<Origin> {
         Some(Origin { source: self.source()?.into(), seq: self.seq()? })
     }
 
-    /// Names the process that sent it; `None` before the enricher saw it.
+    /// Returns the name of the process that sent the event. `None` before the enricher has seen the event.
     #[must_use]
     pub fn source(&self) -> Option<&str> {
         let own = || self.statics().map(|statics| &*statics.source).filter(|source| !source.is_empty());
         self.0.foreign_source.as_deref().or_else(own)
     }
 
-    /// Its number in that process; `None` before the ingress saw it.
+    /// Returns its sequence number in that process. `None` before the ingress has seen the event.
     #[must_use]
     pub fn seq(&self) -> Option<u64> {
         self.0.seq
     }
 
-    /// What the graph adds to every event; `None` before the enricher saw it.
+    /// Returns the tags that the graph adds to every event. `None` before the enricher has seen the event.
     #[must_use]
     pub fn statics(&self) -> Option<&Arc<Statics>> {
         self.0.stamp.as_ref().map(|stamp| &stamp.statics)
     }
 
-    /// How many emitted events it stands for: more than one after a processor merged some.
+    /// Returns how many emitted events it stands for: more than one after a processor has merged some.
     #[must_use]
     pub fn merged(&self) -> u32 {
         self.0.merged
     }
 
-    /// The event as JSON, encoded once however many readers ask.
+    /// Returns the event as JSON. It is encoded once, however many readers ask for it.
     #[must_use]
     pub fn json(&self) -> &Bytes {
         self.0.json.get_or_init(|| wire::encode(self))
     }
 
-    /// Its size in bytes of JSON: exact once it is encoded, an estimate before.
+    /// Returns the size in bytes of JSON. It is exact once the event is encoded, and an estimate before.
     #[must_use]
     pub fn size(&self) -> usize {
         /// Ids, names, topic and punctuation of an event without data.
@@ -298,29 +301,33 @@ impl Event {
         self.0.json.get().map_or_else(|| FRAME + self.0.body.size(), Bytes::len)
     }
 
-    /// Sets one key of its own data. A token becomes a plain map first; all else of data that came in stays to the letter.
+    /// Sets one key of the event's own data. A token becomes a plain map first. All other data that came in stays
+    /// exactly as it is written.
     pub fn set_data(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         self.edit().body.set(key.into(), value.into());
     }
 
-    /// Removes one key of its own data.
+    /// Removes one key of the event's own data, and returns its value.
     pub fn remove_data(&mut self, key: &str) -> Option<Value> {
         self.edit().body.remove(key)
     }
 
-    /// Its own data, to change. A token becomes a plain map first. Of data that came in, what is not changed stays to the
-    /// letter, the digits of its numbers included; a value that is moved to another key is written anew.
+    /// Gives access to the event's own data, for changes. A token becomes a plain map first.
+    ///
+    /// Values that came in and are not changed stay exactly as they are written, with all digits of their numbers. A
+    /// value that is moved to another key is written again.
     pub fn map_mut(&mut self) -> DataMut<'_> {
         self.edit().body.map_mut()
     }
 
-    /// Keys that came in beside ours, where there are any; they pass through as they are.
+    /// Returns unknown keys that came in beside the known ones, if there are any. They pass through unchanged.
     #[must_use]
     pub fn extra(&self) -> Option<Map<String, Value>> {
         self.0.extra.as_deref().map(|extra| json::object(&braced(extra)))
     }
 
-    /// Replaces the keys that came in beside ours. What is the same as before stays to the letter.
+    /// Replaces the unknown keys that came in beside the known ones. Values that do not change stay exactly as they are
+    /// written.
     pub fn set_extra(&mut self, extra: &Map<String, Value>) {
         let inner = self.edit();
         let members = patch::object(&braced(inner.extra.as_deref().unwrap_or_default()), extra);
@@ -329,12 +336,12 @@ impl Event {
             members.filter(|members| !members.is_empty()).map(|members| format!(",{members}").into());
     }
 
-    /// Moves the event to another step, for example one with another context.
+    /// Moves the event to another step, for example to one with another context.
     pub fn set_step(&mut self, step: Step) {
         self.edit().step = step;
     }
 
-    /// Sets how many emitted events it stands for, and the text that they make together.
+    /// Sets how many emitted events this event stands for, and the text of all of them.
     pub fn set_merged(&mut self, merged: u32, text: impl Into<Text>) {
         let inner = self.edit();
         inner.merged = merged;
@@ -374,7 +381,7 @@ impl Event {
         self.edit().receipt = Some(receipt);
     }
 
-    /// Whether its sender waits to hear that it is held: then it must not leave inside of another one.
+    /// Returns whether the sender waits for a confirmation. Such an event must not be merged into another one.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.0.receipt.is_some()

@@ -1,16 +1,18 @@
-//! Where an event comes from, what its graph adds to it, and who waits to hear that it is held.
+//! The origin of an event, the tags that its graph adds, and the receipt of a sender that waits for a confirmation.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// The emitting process and the event's number in it. Together they identify an event for a duplicate filter.
+/// Its sender, and its sequence number among that sender's events. Together they identify an event, for example to find
+/// duplicates.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin {
-    /// Names the process; fresh at each start.
+    /// The name of the emitting process. It is new at each start.
     pub source: Arc<str>,
-    /// Rises in the source; holes mean nothing behind filters, gap markers do.
+    /// The sequence number. It rises in the source. After a filter, missing numbers mean nothing: gap markers report
+    /// losses.
     pub seq: u64,
 }
 
@@ -21,7 +23,7 @@ pub struct Statics {
     pub service: Arc<str>,
     /// The environment that runs, for example `production`.
     pub environment: Arc<str>,
-    /// Names the emitting process; fresh at each start. Empty outside of a graph.
+    /// The name of the emitting process. It is new at each start, and empty outside of a graph.
     pub source: Arc<str>,
     tags: Vec<(Arc<str>, Arc<str>)>,
     /// `"key":"value"` of each tag, in the same order.
@@ -29,7 +31,8 @@ pub struct Statics {
 }
 
 impl Statics {
-    /// For a service and an environment, with `tags` for every event. An event's own tag of the same name wins.
+    /// Makes the tags of a service and an environment, with `tags` for every event. An event's own tag of the same name
+    /// wins.
     #[must_use]
     pub fn new(
         service: &str,
@@ -47,19 +50,19 @@ impl Statics {
         }
     }
 
-    /// The same for a process of that name.
+    /// Returns the same with this name of the emitting process.
     #[must_use]
     pub fn of_source(self, source: impl Into<Arc<str>>) -> Statics {
         Statics { source: source.into(), ..self }
     }
 
-    /// The value of one tag.
+    /// Returns the value of one tag.
     #[must_use]
     pub fn tag(&self, key: &str) -> Option<&str> {
         self.tags.iter().find(|(k, _)| &**k == key).map(|(_, value)| &**value)
     }
 
-    /// The tags.
+    /// Returns the tags.
     #[must_use]
     pub fn tags(&self) -> &[(Arc<str>, Arc<str>)] {
         &self.tags
@@ -75,19 +78,21 @@ pub(crate) struct Stamp {
     pub(crate) topic: Option<Arc<str>>,
 }
 
-/// What became of an event whose sender waited for it.
+/// The outcome of an event whose sender waited for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Confirmation {
-    /// Every sink that wants it holds it; how many those are. A disk buffer has it on disk, a memory buffer in memory.
+    /// Every sink that wants the event holds it: a disk buffer on disk, a memory buffer in memory. The number says how
+    /// many sinks that are.
     Held(usize),
-    /// No sink wants it, or a processor took it out.
+    /// No sink wants the event, or a processor removed it.
     NotWanted,
-    /// It was shed, refused or lost, and counted as such.
+    /// The event was shed, refused or lost, and was counted as such.
     Lost,
 }
 
-/// Tells one waiting sender what became of its event. Dropped unanswered, nobody wanted it, or whoever did has lost it.
+/// Reports the outcome of an event to one waiting sender. If it is dropped without an answer, no sink wanted the event,
+/// or the event was lost.
 pub struct Receipt(Mutex<Answer>);
 
 struct Answer {

@@ -1,4 +1,4 @@
-//! JSON text with changes: what is not changed stays to the letter.
+//! JSON text with changes: every value that is not changed stays exactly as it is written.
 
 use std::borrow::Cow;
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! One step of an execution: what all its events share, with its JSON fragments encoded once.
+//! One step of a run: what all its events share. Its JSON fragments are encoded once.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,9 +8,9 @@ use super::{Context, id, traceparent};
 /// The keys of a token's own data: a context key of the same name gives way.
 const TOKEN_KEYS: [&str; 4] = ["field", "token", "token_index", "merged"];
 
-/// One step of a run: its start, tokens and end share it. Clones are cheap; it never changes.
+/// One step of a run. Its start, its tokens and its end share it. Clones are cheap, and a step never changes.
 ///
-/// Made once per step, so that a token costs no more than its own text.
+/// Make it once for each step. Then a token costs no more than its own text.
 #[derive(Debug, Clone)]
 pub struct Step(Arc<Inner>);
 
@@ -21,20 +21,20 @@ struct Inner {
     traceparent: OnceLock<Option<Box<str>>>,
 }
 
-/// The fields of a [`Step`], to make one with all of them given.
+/// The fields of a [`Step`], to make a step with all of them given.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepParts {
     /// The emitting module, for example `RagPipeline`.
     pub module_name: Arc<str>,
     /// The method, for example `forward`.
     pub method_name: Option<Arc<str>>,
-    /// What the step does, for example `llm_call`.
+    /// The operation of the step, for example `llm_call`.
     pub operation: Option<Arc<str>>,
-    /// Names the whole run.
+    /// The id of the whole run.
     pub execution_id: Arc<str>,
-    /// Names this step.
+    /// The id of this step.
     pub span_id: Arc<str>,
-    /// The enclosing step.
+    /// The id of the enclosing step.
     pub parent_id: Option<Arc<str>>,
     /// Ids and tags that every event of the step carries.
     pub context: Context,
@@ -56,7 +56,7 @@ pub(super) struct Fragments {
 }
 
 impl Step {
-    /// The root of a new run of `module_name`.
+    /// Makes the root of a new run of `module_name`.
     #[must_use]
     pub fn new(module_name: impl Into<Arc<str>>) -> Step {
         Step::from(StepParts {
@@ -70,7 +70,7 @@ impl Step {
         })
     }
 
-    /// A new step inside this one: same run, same module and context, this step as parent.
+    /// Makes a new step inside this one: it has the same run, module and context, and this step as its parent.
     #[must_use]
     pub fn child(&self) -> Step {
         let mut parts = self.0.parts.clone();
@@ -79,19 +79,19 @@ impl Step {
         Step::from(parts)
     }
 
-    /// The same step with another operation.
+    /// Returns the same step with another operation.
     #[must_use]
     pub fn operation(self, operation: impl Into<Arc<str>>) -> Step {
         self.changed(|parts| parts.operation = Some(operation.into()))
     }
 
-    /// The same step with another method.
+    /// Returns the same step with another method.
     #[must_use]
     pub fn method(self, method_name: impl Into<Arc<str>>) -> Step {
         self.changed(|parts| parts.method_name = Some(method_name.into()))
     }
 
-    /// The same step with another module, which does not have the methods of the one before.
+    /// Returns the same step with another module. The method of the old module is dropped.
     #[must_use]
     pub fn module(self, module_name: impl Into<Arc<str>>) -> Step {
         let module_name = module_name.into();
@@ -101,7 +101,7 @@ impl Step {
         self.changed(|parts| (parts.module_name, parts.method_name) = (module_name, None))
     }
 
-    /// The same step with `context` laid over the context that it has.
+    /// Returns the same step with `context` added to its context. Values of `context` win.
     #[must_use]
     pub fn context(self, context: &Context) -> Step {
         if context.is_empty() {
@@ -110,7 +110,7 @@ impl Step {
         self.changed(|parts| parts.context = parts.context.merged(context))
     }
 
-    /// What it is made of.
+    /// Returns the fields of the step.
     #[must_use]
     pub fn parts(&self) -> &StepParts {
         &self.0.parts
@@ -124,7 +124,7 @@ impl Step {
         self.0.traceparent.get_or_init(|| traceparent::header(&self.0.parts)).as_deref()
     }
 
-    /// Whether both are the same step in memory.
+    /// Returns whether both are the same step in memory.
     #[must_use]
     pub fn same(&self, other: &Step) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -1,4 +1,5 @@
-//! JSON of others as text that strict readers take: what can be mended is mended, what cannot is refused with its place.
+//! Turns JSON of others into text that strict parsers accept: it repairs what it can, and rejects the rest with its
+//! place.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -112,12 +113,14 @@ fn bare_number(json: &str) -> Option<&'static str> {
     None
 }
 
-/// JSON of others as text that strict readers take, as an [`Event`](super::Event) is read: without a byte order mark, with
-/// U+FFFD in the place of bytes that are no UTF-8 and of halves of surrogate pairs, and of a key that stands twice in one
-/// object the last one alone. Anything else stays to the letter.
+/// Turns JSON of others into text that strict parsers accept, in the way that an [`Event`](super::Event) is read.
+///
+/// A byte order mark is removed. U+FFFD replaces bytes that are not UTF-8, and halves of surrogate pairs. If a key
+/// occurs twice in one object, the last one is kept. Everything else stays exactly as it is written.
 ///
 /// # Errors
-/// When it is no JSON, nests deeper than 64, or holds a number that no double is near to.
+///
+/// If the text is not JSON, is nested deeper than 64, or holds a number that is beyond the range of doubles.
 pub fn strict_json(json: &[u8]) -> Result<Cow<'_, str>, WireError> {
     let line = Line::of(json);
     serde_json::from_str::<&RawValue>(&line.text).map_err(|error| line.said(&error))?;
@@ -125,8 +128,10 @@ pub fn strict_json(json: &[u8]) -> Result<Cow<'_, str>, WireError> {
     Ok(unique.map_or(line.text, Cow::Owned))
 }
 
-/// Reads JSON as a value whose numbers are the doubles nearest to what is written; `serde_json` alone misses them by a
-/// little. `None` when it is no JSON.
+/// Reads JSON as a value. Its numbers are the doubles nearest to the written numbers. (`serde_json` alone is sometimes
+/// off by a little.)
+///
+/// Returns `None` if the text is not JSON.
 #[must_use]
 pub fn read_json(json: &str) -> Option<Value> {
     serde_json::from_str::<&RawValue>(json).ok().map(|json| json::value(json.get()))

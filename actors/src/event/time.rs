@@ -13,37 +13,37 @@ const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 /// The years that RFC 3339 can write, 0000 to 9999, in microseconds since the Unix epoch.
 const YEARS: std::ops::RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
 
-/// When something happened, in microseconds since the Unix epoch.
+/// The time of an event, in microseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The wall clock's now.
+    /// Returns the current time of the wall clock.
     #[must_use]
     pub fn now() -> Timestamp {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// From microseconds since the Unix epoch.
+    /// Makes a time from microseconds since the Unix epoch.
     #[must_use]
     pub fn from_micros(micros: i64) -> Timestamp {
         Timestamp(micros)
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns the microseconds since the Unix epoch.
     #[must_use]
     pub fn as_micros(self) -> i64 {
         self.0
     }
 
-    /// How long after `earlier` this is; zero when it is not later.
+    /// Returns how long this is after `earlier`, or zero if it is not later.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// For people, as seen at `now`: `03:12 UTC` of the same day, else `2026-11-21 03:12 UTC`.
+    /// Returns the time for people, as seen at `now`: `03:12 UTC` on the same day, or else `2026-11-21 03:12 UTC`.
     #[must_use]
     pub fn for_people(self, now: Timestamp) -> String {
         let (at, now) = (self.to_string(), now.to_string());
@@ -51,11 +51,12 @@ impl Timestamp {
         if now.starts_with(day) { format!("{time} UTC") } else { format!("{day} {time} UTC") }
     }
 
-    /// Reads RFC 3339 of the years 0000 to 9999; a blank may stand for the `T`, as Python writes it. A time without an
-    /// offset is refused: it may be of any zone.
+    /// Reads RFC 3339 of the years 0000 to 9999. A space may replace the `T`, as Python writes it. A time without an
+    /// offset is refused, because it could be in any time zone.
     ///
     /// # Errors
-    /// When the text is no date and time with an offset from UTC.
+    ///
+    /// If the text is not a date and time with an offset from UTC.
     pub fn parse(text: &str) -> Result<Timestamp, String> {
         // Without the text: an event may hold anything there.
         let parsed = text

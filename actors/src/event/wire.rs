@@ -1,4 +1,4 @@
-//! The wire format: one JSON object per event. Keys are public surface; `tests/path/wire.rs` holds them.
+//! The wire format: one JSON object for each event. The keys are public. `tests/path/wire.rs` checks them.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

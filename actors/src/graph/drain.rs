@@ -1,4 +1,4 @@
-//! The end of a graph: the intake stops, the path runs dry in order, the sinks deliver what waits, and stop.
+//! The end of a graph: the ingress stops, the path runs empty in order, the sinks deliver the waiting events, and stop.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,27 +14,28 @@ use super::{GraphHandle, GraphStatus, Member, Own, lock};
 use crate::sink::{Control, Pace, SinkState, SinkStatus};
 use crate::supervise::Dismiss;
 
-/// How often the log says who is still delivering.
+/// How often the log names the sinks that are still delivering.
 const PROGRESS: Duration = Duration::from_secs(5);
-/// What a sink gets beyond the deadline to let go.
+/// The time that a sink gets after the deadline to stop.
 const GRACE: Duration = Duration::from_millis(500);
-/// How often what has yet to come out of the processors is looked at.
+/// How often the events that are still in the processors are looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// What the disk gets to write what is in memory.
+/// The time that the disk gets to write the events in memory.
 const CLOSE: Duration = Duration::from_secs(5);
 
 /// How a graph ended.
 #[derive(Debug, Clone)]
 pub struct Drained {
-    /// All that is known of it, for the last time.
+    /// The last status of the graph.
     pub status: GraphStatus,
-    /// Whether everything that was taken in, and all that was to be found on disk, arrived, is kept on disk, was filtered, or
-    /// wanted by nobody.
+    /// Whether nothing was lost: every event that was accepted, or found on disk, was delivered, is kept on disk, was
+    /// filtered, or was wanted by no sink.
     pub complete: bool,
 }
 
 impl Drained {
-    /// Whether a disk buffer was in use by another process to the end, and all that is lost is what waited for it in memory.
+    /// Returns whether a disk buffer was in use by another process to the end, and only the events that waited for it
+    /// in memory are lost.
     #[must_use]
     pub fn lacks_only_locks(&self) -> bool {
         let mut sinks = self.status.sinks().iter().chain(self.status.removed());
@@ -79,8 +80,8 @@ pub(super) async fn drain(graph: &GraphHandle, deadline: Instant) -> Drained {
     Drained { status, complete }
 }
 
-/// Waits for something that processors may hold up, until the deadline. One that does not come back for half of the time
-/// is given up, so that what is behind it has the other half.
+/// Waits until the deadline for something that processors may delay. A processor that does not return for half of the
+/// time is given up, so that the stages behind it have the other half.
 async fn watching(graph: &GraphHandle, deadline: Instant, done: impl Future<Output = ()>) -> bool {
     let half = deadline.saturating_duration_since(Instant::now()) / 2;
     let patience = patience(graph).min(half);
@@ -96,7 +97,7 @@ async fn watching(graph: &GraphHandle, deadline: Instant, done: impl Future<Outp
     }
 }
 
-/// Lets the processors of one sink run dry, and then the sink deliver what waits.
+/// Lets the processors of one sink run empty. Then the sink delivers the waiting events.
 async fn run_dry(graph: GraphHandle, member: Arc<Member>, deadline: Instant) {
     if let Some(Own { line, section }) = &member.lane {
         line.source().end();
@@ -114,7 +115,7 @@ async fn run_dry(graph: GraphHandle, member: Arc<Member>, deadline: Instant) {
     }
 }
 
-/// Lets sinks deliver what waits until the deadline, and stops them.
+/// Lets sinks deliver the waiting events until the deadline, and stops them.
 pub(super) async fn stop(graph: &GraphHandle, members: &[Arc<Member>], deadline: Instant) {
     let mut dry = Vec::new();
     for member in members {
@@ -179,7 +180,7 @@ pub(super) async fn stop(graph: &GraphHandle, members: &[Arc<Member>], deadline:
     futures_util::future::join_all(closed).await;
 }
 
-/// Says of a sink with events that are left why they are, where nothing else does.
+/// Sets the reason why events are left at a sink, if there is no other reason.
 fn explain(member: &Member, now: Instant) {
     let numbers = member.worker.buffer.balance(now);
     if numbers.waiting > 0 {

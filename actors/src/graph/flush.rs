@@ -1,4 +1,4 @@
-//! Waiting until what was emitted has left the buffers, as far as somebody empties them.
+//! Waits until emitted events have left the buffers, for sinks that empty them.
 
 use tokio::time::{Instant, timeout_at};
 
@@ -23,7 +23,8 @@ pub(super) async fn flush(graph: &GraphHandle) -> u64 {
     behind
 }
 
-/// Waits until what came into a buffer before its `tail` has left, or returns how many wait where nobody empties it.
+/// Waits until every event before `tail` has left the buffer. If its sink does not empty the buffer, returns how many
+/// events wait.
 async fn passed(graph: &GraphHandle, buffer: &Buffer, tail: u64, until: Instant) -> u64 {
     loop {
         let change = graph.0.relief.notified();

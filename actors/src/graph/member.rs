@@ -14,16 +14,16 @@ use crate::sink::{Buffer, OnOpen, SinkStatus, Worker};
 /// One sink of a running graph.
 pub(super) struct Member {
     pub(super) worker: Arc<Worker>,
-    /// The sink that takes its dead letters, by name.
+    /// The name of the sink that takes its dead letters.
     pub(super) dead_letter: Option<String>,
-    /// Names its events at the broker, where that is not the topic.
+    /// The template of the key of its events at the broker, if that differs from the topic.
     pub(super) routing_key: Option<Template>,
     pub(super) place: Arc<Place>,
     /// Its own processors.
     pub(super) lane: Option<Own>,
 }
 
-/// The processors of one sink, and what runs them.
+/// The processors of one sink, and the section that runs them.
 pub(super) struct Own {
     pub(super) line: Arc<Line<Lane>>,
     pub(super) section: Section,
@@ -40,7 +40,7 @@ impl Member {
         })
     }
 
-    /// What waits in front of its processors.
+    /// Returns the buffer in front of its processors.
     pub(super) fn front(&self) -> Option<&Arc<Buffer>> {
         self.lane.as_ref().map(|own| own.line.source().front())
     }

@@ -40,23 +40,23 @@ use monitor::Monitor;
 use place::Place;
 use section::{Path as Between, Section};
 
-/// Where the dead letters of a sink are, or those of the `processors` that every event passes.
+/// Returns the file of the dead letters of a sink, or of the `processors` that every event passes.
 #[must_use]
 pub fn dead_letter_file(data_dir: &Path, name: &str) -> PathBuf {
     data_dir.join(format!("dead/{name}.ndjson"))
 }
 
-/// Where the actors of a graph run.
+/// On which threads the actors of a graph run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Threads {
-    /// The spine on a thread of its own, and each sink as its placement says.
+    /// The spine on its own thread, and each sink as its placement says.
     #[default]
     Several,
-    /// Everything on the calling thread: for tests, which then see the same every time.
+    /// Everything on the calling thread. For tests, which then run in the same way every time.
     One,
 }
 
-/// A running graph, from any thread. Clones are cheap; the graph runs until it is drained.
+/// A running graph. It can be used from any thread, and clones are cheap. The graph runs until it is drained.
 #[derive(Clone)]
 pub struct GraphHandle(Arc<Shared>);
 
@@ -69,30 +69,31 @@ struct Shared {
     dry: Arc<Notify>,
     supervisor: Addr<GraphSupervisor>,
     sinks: Mutex<Vec<Arc<Member>>>,
-    /// Sinks that are on no route any more, and deliver what waits.
+    /// Sinks that get no new events, and deliver the waiting ones.
     leaving: Mutex<Vec<Arc<Member>>>,
-    /// What sinks that were removed while it ran left behind, one status a name: their numbers stand in the report.
+    /// The last status of each sink that was removed while the graph ran. Their numbers are in the report.
     removed: Mutex<Vec<SinkStatus>>,
     draining: AtomicBool,
     threads: Threads,
     spine: Arc<Place>,
-    /// What is between enricher and router.
+    /// The stages between enricher and router.
     between: Between,
-    /// Where the dead letters of its processors go.
+    /// Where the dead letters of these stages go.
     dead_letters: DeadLetters,
-    /// Numbers the events.
+    /// The last sequence number.
     seq: Arc<AtomicU64>,
     plan: Plan,
 }
 
 impl GraphHandle {
-    /// Starts a graph. Must be called on a thread of an actix `System`, which must run until the graph is drained.
+    /// Starts a graph. Call it on a thread of an actix `System`, which must run until the graph is drained.
     ///
-    /// A disk buffer that another process uses is no error: that sink is open, its events wait in memory, and it takes over
-    /// when the other one ends.
+    /// A disk buffer that another process uses is not an error. Its sink is open, the events wait in memory, and the
+    /// sink takes the buffer over when the other process ends.
     ///
     /// # Errors
-    /// When the plan contradicts itself, a disk buffer cannot be opened, or no thread can be started.
+    ///
+    /// If the plan contradicts itself, a disk buffer cannot be opened, or no thread can be started.
     pub async fn start(plan: Plan, threads: Threads) -> Result<GraphHandle, StartError> {
         check(&plan)?;
         let relief = Arc::new(Notify::new());
@@ -151,13 +152,13 @@ impl GraphHandle {
         Ok(handle)
     }
 
-    /// Hands events in.
+    /// Returns the emitter of this graph.
     #[must_use]
     pub fn emitter(&self) -> &Emitter {
         &self.0.emitter
     }
 
-    /// All that is known, without asking anybody who is busy.
+    /// Returns the status. It returns at once, without waiting for a busy thread.
     #[must_use]
     pub fn status(&self) -> GraphStatus {
         let now = Instant::now();
@@ -173,29 +174,32 @@ impl GraphHandle {
         GraphStatus::new(self.0.ledger.balance(), sinks, removed, processors)
     }
 
-    /// The events that carry `value` under `key` (`data.conversation_id`, `tags.tenant`), from now on.
+    /// Subscribes to the events that carry `value` under `key` (`data.conversation_id`, `tags.tenant`), from now on.
     #[must_use]
     pub fn subscribe(&self, key: &str, value: &str) -> Subscription {
         self.0.taps.subscribe(key, value)
     }
 
-    /// Waits until everything emitted before has arrived, or was shed or dead-lettered. Does not wait for a sink whose
-    /// circuit is open or that was given up, and for one that is told to drop what finds it full a second at most; returns
-    /// how many events wait behind those.
+    /// Waits until every event that was emitted before has been delivered, shed or dead-lettered.
+    ///
+    /// It does not wait for a sink whose circuit is open, nor for a sink that has failed. It waits at most one second
+    /// for a sink that is configured to drop events when its buffer is full. Returns how many events wait in the
+    /// buffers of these sinks.
     pub async fn flush(&self) -> u64 {
         flush::flush(self).await
     }
 
-    /// A handle on one sink.
+    /// Returns a handle on one sink. `None` if there is no such sink.
     #[must_use]
     pub fn sink(&self, name: &str) -> Option<SinkHandle> {
         lock(&self.0.sinks).iter().find(|member| &*member.worker.name == name).cloned().map(SinkHandle)
     }
 
-    /// Adds a sink while the graph runs; it gets what is routed from now on.
+    /// Adds a sink while the graph runs. The sink gets the events that are routed from now on.
     ///
     /// # Errors
-    /// When there is a sink of that name, one that it names is not there, or the graph drains.
+    ///
+    /// If there is a sink of that name, if a sink that it refers to is missing, or if the graph drains.
     pub async fn add_sink(&self, spec: SinkSpec) -> Result<(), StartError> {
         if self.0.draining.load(Ordering::SeqCst) {
             return Err(StartError::Draining);
@@ -224,9 +228,10 @@ impl GraphHandle {
         Ok(())
     }
 
-    /// Removes a sink while the graph runs: it gets what was emitted before and nothing after, delivers what waits until
-    /// the deadline, and stops. Its numbers stay in the report. Returns its last status, or `None` when there is no sink
-    /// of that name.
+    /// Removes a sink while the graph runs. The sink gets the events that were emitted before this call, and no later
+    /// ones. It delivers the waiting events until the deadline, and stops. Its numbers stay in the report.
+    ///
+    /// Returns its last status, or `None` if there is no sink of that name.
     pub async fn remove_sink(&self, name: &str, deadline: Duration) -> Option<SinkStatus> {
         let deadline = after(deadline);
         self.sink(name)?;
@@ -244,12 +249,15 @@ impl GraphHandle {
         Some(SinkHandle(member).status())
     }
 
-    /// Puts another sink in the place of the one of its name, or adds it where there is none. Every event goes to one
-    /// of the two: the new one gets them from now on, and begins to deliver when the old one has stopped, at the
-    /// deadline at the latest.
+    /// Replaces the sink of the same name, or adds the sink if there is none.
+    ///
+    /// Every event goes to one of the two. The new sink gets the events from now on. It begins to deliver when the old
+    /// sink has stopped, at the deadline at the latest.
     ///
     /// # Errors
-    /// As for [`Self::add_sink`]. Where its disk buffer cannot be opened it runs all the same, with its buffer in memory.
+    ///
+    /// The errors of [`Self::add_sink`]. If the disk buffer of the new sink cannot be opened, the sink runs all the
+    /// same, with a buffer in memory.
     pub async fn replace_sink(&self, spec: SinkSpec, deadline: Duration) -> Result<(), StartError> {
         if self.sink(&spec.name).is_none() {
             return self.add_sink(spec).await;
@@ -283,7 +291,7 @@ impl GraphHandle {
         on_disk
     }
 
-    /// Ends a sink that is on no route any more.
+    /// Ends a sink that gets no new events.
     async fn dismiss(&self, member: &Arc<Member>, deadline: Instant) {
         // The router has let go of it once something new has come through.
         let _ = timeout_at(deadline, self.0.emitter.routed()).await;
@@ -296,7 +304,7 @@ impl GraphHandle {
         merge(&mut lock(&self.0.removed), SinkHandle(member.clone()).status());
     }
 
-    /// Gives up what hangs, and starts it again. Called on a thread of the graph's `System`.
+    /// Gives up threads that hang, and starts them again. Call it on a thread of the graph's `System`.
     fn watch(&self, patience: Duration) {
         self.0.between.sections.iter().for_each(|section| section.watch(patience, &self.0.supervisor));
         let leaving = lock(&self.0.leaving).clone();
@@ -324,8 +332,10 @@ impl GraphHandle {
         }
     }
 
-    /// Ends the graph: takes no more events, runs the path dry in order, lets the sinks deliver what waits until the
-    /// deadline, and stops them. Must be called on a thread with a tokio runtime; only the first call drains.
+    /// Ends the graph: takes no more events, runs the path empty in order, lets the sinks deliver the waiting events
+    /// until the deadline, and stops them.
+    ///
+    /// Call it on a thread with a tokio runtime. Only the first call drains.
     pub async fn drain(&self, deadline: Duration) -> Drained {
         drain::drain(self, after(deadline)).await
     }
@@ -382,7 +392,7 @@ impl GraphHandle {
         })
     }
 
-    /// Called with the lock on the sinks, so that no change is lost.
+    /// Call it with the lock on the sinks, so that no change is lost.
     fn publish_routes(&self, routes: Vec<Arc<Route>>) {
         self.0.table.routes.store(Arc::new(routes));
         // Somebody may have waited for a sink that is gone.
@@ -455,17 +465,18 @@ impl fmt::Debug for GraphHandle {
 pub struct SinkHandle(Arc<Member>);
 
 impl SinkHandle {
-    /// Opens its circuit, until [`force_close`](Self::force_close) or [`auto`](Self::auto).
+    /// Opens the circuit, until [`force_close`](Self::force_close) or [`auto`](Self::auto) is called.
     pub fn force_open(&self) {
         self.order(|circuit| circuit.force_open(), Some("ordered by hand"));
     }
 
-    /// Closes its circuit and keeps it closed, until [`force_open`](Self::force_open) or [`auto`](Self::auto).
+    /// Closes the circuit and keeps it closed, until [`force_open`](Self::force_open) or [`auto`](Self::auto) is
+    /// called.
     pub fn force_close(&self) {
         self.order(|circuit| circuit.force_close(Instant::now()), None);
     }
 
-    /// Lets its deliveries decide again.
+    /// Lets the deliveries open and close the circuit again.
     pub fn auto(&self) {
         self.order(Circuit::auto, None);
     }
@@ -480,11 +491,13 @@ impl SinkHandle {
         worker.cell.call();
     }
 
-    /// Gives it an event of its dead letters once more, past router and processors: with the JSON to the letter, the same
-    /// id, and marked as attempt number `attempts + 1`. `false` when its buffer has no room now.
+    /// Delivers an event of the sink's dead letters again, past router and processors. The event has exactly the same
+    /// JSON and the same id, and is marked as attempt number `attempts + 1`. Returns `false` if the buffer has no room
+    /// now.
     ///
     /// # Errors
-    /// When the JSON is no event.
+    ///
+    /// If the JSON is not an event.
     pub fn replay(&self, json: &[u8], attempts: u32) -> Result<bool, WireError> {
         let event = Decoder::default().restore(bytes::Bytes::copy_from_slice(json), None, false)?;
         let delivery = match &self.0.routing_key {
@@ -497,13 +510,13 @@ impl SinkHandle {
         Ok(self.0.worker.buffer.offer_again(delivery, attempts, Instant::now()))
     }
 
-    /// The ids of the events that wait in memory, oldest first.
+    /// Returns the ids of the events that wait in memory, the oldest first.
     #[must_use]
     pub fn waiting(&self) -> Vec<EventId> {
         self.0.worker.buffer.ids()
     }
 
-    /// All that is known of it.
+    /// Returns the status of the sink.
     #[must_use]
     pub fn status(&self) -> SinkStatus {
         self.0.status(Instant::now())
@@ -516,12 +529,12 @@ impl fmt::Debug for SinkHandle {
     }
 }
 
-/// The moment after so long; "for ever" is a month.
+/// Returns the moment after this time. "For ever" is a month.
 fn after(time: Duration) -> Instant {
     Instant::now() + time.min(Duration::from_secs(30 * 24 * 3600))
 }
 
-/// Adds the status of a removed sink to what earlier ones of its name left.
+/// Adds the status of a removed sink to the status of earlier sinks of its name.
 fn merge(removed: &mut Vec<SinkStatus>, mut latest: SinkStatus) {
     match removed.iter_mut().find(|earlier| earlier.name == latest.name) {
         Some(earlier) => {
@@ -552,7 +565,7 @@ fn references(spec: &SinkSpec) -> impl Iterator<Item = (&'static str, &str)> {
         .chain(fallback.map(|to| ("fallback", to)))
 }
 
-/// The sinks that are named as dead-letter or fallback sinks.
+/// Returns the sinks that are named as dead-letter or fallback sinks.
 fn targets(plan: &Plan) -> Vec<&str> {
     plan.sinks.iter().flat_map(references).map(|(_, to)| to).chain(plan.dead_letter.as_deref()).collect()
 }
@@ -580,7 +593,7 @@ fn missing(from: &str, role: &'static str, to: &str) -> StartError {
     StartError::NoSuchSink { from: from.into(), to: to.into(), role }
 }
 
-/// Points every sink at the buffers of its fallback and its dead-letter sink.
+/// Gives every sink the buffers of its fallback and its dead-letter sink.
 fn link(members: &[Arc<Member>]) {
     let find = |name: &str| members.iter().find(|other| other.is(name));
     for member in members {
@@ -620,7 +633,7 @@ fn statics(plan: &Plan) -> Statics {
     Statics::new(&plan.service, &plan.environment, tags).of_source(source)
 }
 
-/// What happens to an event that a processor could not take.
+/// Handles an event that a processor could not take.
 fn on_failed(name: Arc<str>, dead_letters: DeadLetters) -> OnFailed {
     Arc::new(move |event: &Event, why: &str| {
         let now = Timestamp::now();

@@ -1,4 +1,5 @@
-//! Looks at sinks and processors from outside: tells the sinks of trouble that lasts, and gives up threads that do not move.
+//! Watches sinks and processors from outside: alerts the other sinks to lasting trouble, and gives up threads that do
+//! not move.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +16,12 @@ use crate::event::{Event, Timestamp};
 use crate::sink::SinkState;
 use crate::supervise::{Abandon, Exit};
 
-/// The least patience with a thread; those of sinks show once a second that they move.
+/// The shortest time after which a thread is given up. Threads of sinks show once a second that they move.
 const WATCHDOG_MIN: Duration = Duration::from_secs(3);
 
 pub(super) struct Monitor {
     graph: GraphHandle,
-    /// The trouble that each sink's neighbours have heard of.
+    /// The state of each sink that was sent to the other sinks.
     told: HashMap<Arc<str>, SinkState>,
 }
 
@@ -90,7 +91,7 @@ impl Monitor {
     }
 }
 
-/// How long a thread may stand still.
+/// Returns how long a thread may stand still.
 pub(super) fn patience(graph: &GraphHandle) -> Duration {
     graph.0.plan.watchdog.max(WATCHDOG_MIN)
 }

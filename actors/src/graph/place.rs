@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use actix_rt::Arbiter;
 
-/// Where some actors run: on an arbiter of their own, or on the calling thread.
+/// Where some actors run: on their own arbiter, or on the calling thread.
 #[derive(Debug)]
 pub(crate) struct Place {
     own: bool,
@@ -16,7 +16,7 @@ impl Place {
         Place { own, arbiter: Mutex::default() }
     }
 
-    /// Runs `start` there. Called on a thread of the graph's `System`.
+    /// Runs `start` on that thread. Call it on a thread of the graph's `System`.
     pub(crate) fn run(&self, start: impl FnOnce() + Send + 'static) {
         if !self.own {
             return start();
@@ -40,7 +40,7 @@ impl Place {
         *arbiter = Some(fresh);
     }
 
-    /// Leaves a thread that is stuck to itself: the next actor gets a fresh one.
+    /// Leaves a stuck thread alone. The next actor gets a fresh thread.
     pub(crate) fn abandon(&self) {
         self.close();
     }

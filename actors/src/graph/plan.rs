@@ -1,4 +1,4 @@
-//! What a graph is made of: plain values, built from YAML or in code.
+//! The parts of a graph as plain values, built from YAML or in code.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,33 +16,35 @@ use crate::sink::breaker::BreakerPolicy;
 use crate::sink::{BatchPolicy, BufferPolicy, FolderError, OnOpen, Placement, Sink, SinkFactory};
 use crate::supervise::RestartPolicy;
 
-/// One graph. Every field is public and has the default that [`Plan::new`] says.
+/// The plan of one graph. Every field is public. [`Plan::new`] sets the defaults.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Names the application; a tag of every event, too.
+    /// The name of the application. It is also a tag of every event.
     pub service: String,
-    /// The environment that runs; empty by default.
+    /// The environment that runs. Default: empty.
     pub environment: String,
-    /// Tags of every event, beside `service`, `environment` and `host`; an event's own tag wins.
+    /// Tags of every event, besides `service`, `environment` and `host`. An event's own tag wins.
     pub tags: Vec<(String, String)>,
-    /// Makes the topic of every event; `ai.{module_name}.{event_type}` by default.
+    /// The template of every event's topic. Default: `ai.{module_name}.{event_type}`.
     pub routing_key: Template,
-    /// Classes of events by topic, first match first; by default tokens are tokens and all else is lifecycle.
+    /// Classes of events by topic. The first match wins. Without a match, tokens have the class `token`, and all other
+    /// events `lifecycle`.
     pub classes: Vec<(TopicPattern, Class)>,
     /// The stages between the enricher and the router, in order.
     pub stages: Vec<Stage>,
     /// The sinks.
     pub sinks: Vec<SinkSpec>,
-    /// The sink that takes the dead letters of sinks that name none; a file for each below `data_dir` by default.
+    /// The sink that takes the dead letters of sinks that name none. Default: a file for each sink below `data_dir`.
     pub dead_letter: Option<String>,
-    /// Where `dead/<sink>.ndjson` goes; made when first needed, for its owner only.
+    /// The folder of `dead/<sink>.ndjson`. It is made when it is first needed, and only its owner can read it.
     pub data_dir: PathBuf,
-    /// How long a sink may be open before the other sinks hear of it; 30 s by default.
+    /// How long a sink may be open before the other sinks get an alert. Default: 30 s.
     pub alert_after: Duration,
-    /// A sink's own thread that has not moved for this long is given up, and so is a processor that has not come back from
-    /// one call, or an actor of one's own from one batch; 30 s by default, at least 3 s.
+    /// How long a thread may stand still before it is given up: the thread of a sink that does not move, a processor
+    /// that does not return from one call, or an actor of your own that does not finish one batch. Default: 30 s.
+    /// Minimum: 3 s.
     pub watchdog: Duration,
-    /// How many events the way in holds; 65,536 by default.
+    /// How many events the ingress holds. Default: 65,536.
     pub ingress_capacity: usize,
 }
 
@@ -59,46 +61,47 @@ pub(crate) enum StageKind {
     Actor(ActorFactory),
 }
 
-/// One sink, and all that is between it and the router. Every field is public and has the default of its type.
+/// One sink, and everything between it and the router. Every field is public and has the default of its type.
 #[derive(Clone)]
 pub struct SinkSpec {
-    /// Its name: `[a-z0-9_]+`, one of a kind in the graph.
+    /// The name: `[a-z0-9_]+`, unique in the graph.
     pub name: String,
-    /// Makes a fresh sink for each incarnation, on the thread where it will run.
+    /// Makes a fresh sink for each incarnation, on the thread on which it will run.
     pub factory: SinkFactory,
-    /// The topics that it takes; `None` is everything, or nothing where it is named as dead-letter or fallback sink.
+    /// The topics that it takes. `None` means all, or none if another sink names it as dead-letter or fallback sink.
     pub topics: Option<Vec<TopicPattern>>,
-    /// Topics that it does not take all the same.
+    /// Topics that it does not take, although `topics` matches them.
     pub except: Vec<TopicPattern>,
-    /// Names its events at the broker, where that is not the topic.
+    /// The template of the key of its events at the broker, if that differs from the topic.
     pub routing_key: Option<Template>,
-    /// Processors in front of this sink alone, with the names they have in logs.
+    /// Processors in front of this sink only, with their names in logs.
     pub processors: Vec<(String, ProcessorFactory)>,
-    /// The bounds of its buffer.
+    /// The limits of its buffer.
     pub buffer: BufferPolicy,
     /// When its circuit opens, and for how long.
     pub breaker: BreakerPolicy,
-    /// What happens to new events while it is open.
+    /// What happens to new events while the circuit is open.
     pub on_open: OnOpen,
-    /// When it is given up.
+    /// After how many crashes it is given up.
     pub restart: RestartPolicy,
-    /// How it likes its batches.
+    /// The limits of its batches.
     pub batch: BatchPolicy,
-    /// How long one delivery, or one `open`, may take; 30 s by default.
+    /// How long one delivery, or one `open`, may take. Default: 30 s.
     pub deliver_timeout: Duration,
-    /// An event that crashed this many incarnations alone is dead-lettered; 3 by default, 0 is never.
+    /// An event that alone crashed this many incarnations is dead-lettered. Default: 3. Zero means never.
     pub poison_after: u32,
     /// The sink that takes its dead letters.
     pub dead_letter: Option<String>,
-    /// Where it runs: a thread of its own by default.
+    /// Where it runs. Default: on its own thread.
     pub placement: Placement,
 }
 
 impl Plan {
-    /// A graph without stages and sinks.
+    /// Makes a graph without stages and sinks.
     ///
     /// # Panics
-    /// Never: the default template is known to be right.
+    ///
+    /// Never. The default template is known to be right.
     #[must_use]
     pub fn new(service: impl Into<String>) -> Plan {
         Plan {
@@ -117,14 +120,14 @@ impl Plan {
         }
     }
 
-    /// This plan with one more sink.
+    /// Returns this plan with one more sink.
     #[must_use]
     pub fn sink(mut self, sink: SinkSpec) -> Plan {
         self.sinks.push(sink);
         self
     }
 
-    /// This plan with one more stage.
+    /// Returns this plan with one more stage.
     #[must_use]
     pub fn stage(mut self, stage: Stage) -> Plan {
         self.stages.push(stage);
@@ -141,27 +144,30 @@ fn default_routing_key() -> Template {
 }
 
 impl Stage {
-    /// A processor, made afresh by `make` on the thread of the processors.
+    /// Makes a processor. `make` makes it on the thread of the processors.
     #[must_use]
     pub fn processor<P: Processor>(name: &str, make: impl Fn() -> P + Send + Sync + 'static) -> Stage {
         Stage::from_factory(name, Arc::new(move || Box::new(make()) as Box<dyn Processor>))
     }
 
-    /// A processor, by its factory.
+    /// Makes a processor from its factory.
     #[must_use]
     pub fn from_factory(name: &str, factory: ProcessorFactory) -> Stage {
         Stage { name: name.into(), kind: StageKind::Processor(factory) }
     }
 
-    /// An actor of one's own, on a thread of its own. `start` starts it and gives its address as a recipient of batches;
-    /// it hands every batch on to the recipient that it gets.
+    /// Adds an actor of your own, on its own thread. `start` starts the actor and returns its address as a recipient of
+    /// batches. The actor sends every batch on to the recipient that `start` gets.
     ///
-    /// It gets the next batch when its handler has returned from the one before. Should it panic, or its thread or its handler
-    /// not move for the plan's [`watchdog`](Plan::watchdog), a fresh one gets the batch that it was handling once more, event
-    /// by event: the event that ends it again becomes a dead letter, and nothing else is lost. What it awaits counts, in the
-    /// handler or by `ctx.wait`; to wait for room in the next stage does not. A handler that needs long for a batch shows
-    /// that it moves each time it looks at the batch ([`Batch::events`] and the like) or hands one on. Batches that it keeps
-    /// after its handler has returned are its own affair, all but the last one.
+    /// The actor gets the next batch when its handler has returned from the batch before. If the actor panics, or if
+    /// its thread or its handler does not move for the plan's [`watchdog`](Plan::watchdog), a fresh actor gets the
+    /// batch that was being handled again, event by event. The event that ends it again becomes a dead letter, and no
+    /// other event is lost.
+    ///
+    /// Time in which the handler awaits counts, in the handler or by `ctx.wait`. Time in which it waits for room in the
+    /// next stage does not count. A handler that needs long for a batch shows that it moves each time it looks at the
+    /// batch ([`Batch::events`] and similar methods) or sends a batch on. The watchdog does not watch batches that the
+    /// actor keeps after its handler has returned, except the last one.
     #[must_use]
     pub fn actor(
         name: &str,
@@ -170,7 +176,7 @@ impl Stage {
         Stage { name: name.into(), kind: StageKind::Actor(Arc::new(start)) }
     }
 
-    /// A closure as a processor.
+    /// Makes a processor from a closure.
     #[must_use]
     pub fn closure(name: &str, f: impl Fn(Event) -> Option<Event> + Clone + Send + Sync + 'static) -> Stage {
         Stage::processor(name, move || f.clone())
@@ -178,13 +184,13 @@ impl Stage {
 }
 
 impl SinkSpec {
-    /// A sink with all defaults, made afresh by `make` for each incarnation.
+    /// Makes a sink with all defaults. `make` makes a fresh one for each incarnation.
     #[must_use]
     pub fn new<S: Sink>(name: impl Into<String>, make: impl Fn() -> S + Send + Sync + 'static) -> SinkSpec {
         SinkSpec::from_factory(name, Arc::new(move || Box::new(make())))
     }
 
-    /// A sink with all defaults, by its factory.
+    /// Makes a sink with all defaults, from its factory.
     #[must_use]
     pub fn from_factory(name: impl Into<String>, factory: SinkFactory) -> SinkSpec {
         SinkSpec {
@@ -233,15 +239,15 @@ impl fmt::Debug for SinkSpec {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// Two sinks have one name.
+    /// Two sinks have the same name.
     #[error("two sinks are named `{0}`")]
     TwoOfAName(String),
-    /// A sink is named where none is.
+    /// A sink refers to a sink that does not exist.
     #[error("sink `{from}` names `{to}` as its {role}, but there is no such sink")]
     NoSuchSink {
-        /// The sink that names it.
+        /// The sink that has the reference.
         from: String,
-        /// What it names.
+        /// The missing sink.
         to: String,
         /// `dead_letter` or `fallback`.
         role: &'static str,
@@ -249,12 +255,12 @@ pub enum StartError {
     /// A disk buffer cannot be opened.
     #[error("the buffer of sink `{sink}`: {error}")]
     Buffer {
-        /// Whose.
+        /// The sink of the buffer.
         sink: String,
-        /// Why.
+        /// The reason.
         error: FolderError,
     },
-    /// Unset variables were allowed on loading, and one stands where a value is needed.
+    /// Unset variables were allowed when the topology was loaded, and one of them is needed.
     #[error("the topology has unset variables: it can be checked, not started")]
     Incomplete,
     /// The graph is draining.

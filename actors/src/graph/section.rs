@@ -1,4 +1,4 @@
-//! A part of the graph that runs code of others before the sinks: on a thread of its own, watched, and started again.
+//! A part of the graph that runs code of the user before the sinks: on its own thread, watched, and started again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::process::{
 use crate::sink::DeadLetters;
 use crate::supervise::{Abandon, ChildSpec, DeathWatch, Exit, GraphSupervisor, Observer, RestartPolicy};
 
-/// A row of processors, or an actor of somebody's own.
+/// A row of processors, or an actor of the user.
 pub(super) struct Section {
     child: ChildSpec,
     place: Arc<Place>,
@@ -70,7 +70,7 @@ impl Section {
         self.child.clone()
     }
 
-    /// Gives up a thread that is stuck, and has another one started. Called on a thread of the graph's `System`.
+    /// Gives up a stuck thread, and starts another one. Call it on a thread of the graph's `System`.
     pub(super) fn watch(&self, patience: Duration, supervisor: &Addr<GraphSupervisor>) {
         if self.watched.condemn(patience, Instant::now()) {
             // First, as a thread that only awaits ends at once, and reports that.
@@ -85,7 +85,7 @@ impl Section {
         self.watched.troubles(Instant::now())
     }
 
-    /// Its time is up: whatever is in it counts as failed.
+    /// Closes the section because its time is over. The events in it count as failed.
     pub(super) fn close(&self) {
         self.watched.close();
         self.place.close();
@@ -103,16 +103,16 @@ impl fmt::Debug for Section {
     }
 }
 
-/// What is between the enricher and the router, in order.
+/// The stages between the enricher and the router, in order.
 #[derive(Debug, Default)]
 pub(super) struct Path {
     pub(super) sections: Vec<Section>,
-    /// One before each section, and one before the router.
+    /// One inbox before each section, and one before the router.
     inboxes: Vec<Arc<Inbox>>,
 }
 
 impl Path {
-    /// Processors in a row are one section; each actor is one.
+    /// Makes the path. Processors in a row are one section, and each actor is one section.
     pub(super) fn new(
         stages: &[Stage],
         own: bool,
@@ -137,12 +137,13 @@ impl Path {
         path
     }
 
-    /// Where the enricher puts batches, and where the router gets them from; `None` where nothing is between them.
+    /// Returns the inbox that the enricher fills, and the inbox that the router empties. `None` if there is no stage
+    /// between them.
     pub(super) fn ends(&self) -> Option<(Arc<Inbox>, Arc<Inbox>)> {
         Some((self.inboxes.first()?.clone(), self.inboxes.last()?.clone()))
     }
 
-    /// The time is up: whatever is on its way counts as failed.
+    /// Closes the path because the time is over. Events on their way count as failed.
     pub(super) fn close(&self) {
         self.sections.iter().for_each(Section::close);
         for inbox in &self.inboxes {

@@ -1,4 +1,4 @@
-//! The spine: ingress, enricher and router, started together and restarted together. No code of others runs in it.
+//! The spine: ingress, enricher and router, started together and restarted together. No code of the user runs in it.
 
 use std::sync::Arc;
 
@@ -10,20 +10,20 @@ use crate::ingress::{Batch, Emitter, Inbox, IngressActor, Inlet, Outlet};
 use crate::route::{RouterActor, RouterParts};
 use crate::supervise::{DeathWatch, Exit, Observer};
 
-/// The name of the spine among the children; no sink can have it.
+/// The name of the spine among the children. No sink can have this name.
 pub(crate) const ID: &str = "(spine)";
 
-/// All that the spine is made of.
+/// The parts of the spine.
 #[derive(Clone)]
 pub(crate) struct Spine {
     pub(crate) emitter: Emitter,
-    /// The inboxes at the beginning and at the end of what is between enricher and router, if there is something.
+    /// The first and the last inbox of the stages between enricher and router, if there are any.
     pub(crate) between: Option<(Arc<Inbox>, Arc<Inbox>)>,
     pub(crate) router: RouterParts,
 }
 
 impl Spine {
-    /// Starts its actors on the calling thread, from the end to the beginning.
+    /// Starts its actors on the calling thread, from the last to the first.
     pub(crate) fn start(&self, watch: DeathWatch) {
         let ingress = self.emitter.ingress();
         let mut next: Recipient<Batch> =
@@ -42,7 +42,7 @@ impl Spine {
     }
 }
 
-/// Nothing to take back: what was in a dead spine's batches is counted where they are dropped.
+/// Takes nothing back. The events in the batches of a dead spine are counted where the batches are dropped.
 pub(crate) struct SpineObserver(pub(crate) Emitter);
 
 impl Observer for SpineObserver {

@@ -1,10 +1,10 @@
-//! All that is known of a graph, as of one moment.
+//! The status of a graph at one moment.
 
 use crate::ingress::GraphBalance;
 use crate::process::{ProcessorState, ProcessorStatus};
 use crate::sink::{SinkState, SinkStatus};
 
-/// All that is known of a graph, as of one moment.
+/// The status of a graph at one moment.
 ///
 /// ```no_run
 /// # fn show(handle: &streamll_actors::graph::GraphHandle) {
@@ -31,45 +31,46 @@ impl GraphStatus {
         GraphStatus { balance, sinks, removed, processors }
     }
 
-    /// The numbers of the graph.
+    /// Returns the numbers of the graph.
     #[must_use]
     pub fn balance(&self) -> GraphBalance {
         self.balance
     }
 
-    /// The sinks, in the order of the topology.
+    /// Returns the sinks, in the order of the topology.
     #[must_use]
     pub fn sinks(&self) -> &[SinkStatus] {
         &self.sinks
     }
 
-    /// The sinks that were removed while it ran.
+    /// Returns the sinks that were removed while the graph ran.
     #[must_use]
     pub fn removed(&self) -> &[SinkStatus] {
         &self.removed
     }
 
-    /// One sink.
+    /// Returns one sink.
     #[must_use]
     pub fn sink(&self, name: &str) -> Option<&SinkStatus> {
         self.sinks.iter().find(|sink| &*sink.name == name)
     }
 
-    /// The processors that have not come back from a call for some seconds, or did not at least once; the others are in
-    /// no list.
+    /// Returns the processors that have not returned from a call for some seconds, or that have hung at least once.
+    /// Other processors are not listed.
     #[must_use]
     pub fn processors(&self) -> &[ProcessorStatus] {
         &self.processors
     }
 
-    /// Whether every sink delivers, and every processor works.
+    /// Returns whether every sink delivers and every processor works.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.sinks.iter().all(|sink| sink.state == SinkState::Closed)
             && self.processors.iter().all(|processor| processor.state == ProcessorState::Replaced)
     }
 
-    /// Whether something did not arrive, and will not; of what is left in memory only that of these sinks counts.
+    /// Whether an event did not arrive and will not. Events that are left in memory count only for sinks that
+    /// `counts_in_memory` accepts.
     pub(super) fn has_losses(&self, counts_in_memory: impl Fn(&SinkStatus) -> bool) -> bool {
         let lost = |sink: &SinkStatus| {
             let in_memory = if counts_in_memory(sink) { sink.balance.in_memory() } else { 0 };
@@ -83,7 +84,7 @@ impl GraphStatus {
         graph > 0 || self.sinks.iter().chain(&self.removed).any(lost)
     }
 
-    /// Whether all numbers balance.
+    /// Returns whether all numbers balance.
     #[must_use]
     pub fn balances(&self) -> bool {
         let holds = |sink: &SinkStatus| sink.balance.holds() && sink.processed.holds();

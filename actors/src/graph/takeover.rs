@@ -1,5 +1,5 @@
-//! Sinks whose buffer is on disk: put there, or kept in memory for as long as another process has the folder, or it cannot
-//! be written.
+//! Sinks whose buffer is on disk. The buffer stays in memory while another process uses the folder, or while the folder
+//! cannot be written.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

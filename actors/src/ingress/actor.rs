@@ -1,4 +1,4 @@
-//! Reads the queue in chunks, numbers the events, and hands on one batch at a time.
+//! Reads the queue in chunks, numbers the events, and sends on one batch at a time.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,19 +18,19 @@ use super::{Batch, Emitter, FlushRequest, Ingress};
 use crate::event::{Confirmation, Gap, MAX_EVENT_BYTES};
 use crate::supervise::{DeathWatch, Exit};
 
-/// Most events in one batch of the spine.
+/// The most events in one batch of the spine.
 const BATCH: usize = 512;
-/// How long the pacer naps while traffic flows: the price of an emit that wakes nobody.
+/// How long the pacer sleeps while events arrive, so that an emit need not wake a thread.
 const NAP: Duration = Duration::from_micros(100);
-/// How long the queue must be silent before the pacer sleeps until it is woken.
+/// After this many sleeps without an event, the pacer sleeps until it is woken.
 const SILENCE: u32 = 200;
 
-/// Wakes the reader while traffic flows, so that emitting threads need not: a wake costs them 1–9 µs, a push 40 ns.
+/// Wakes the reader while events arrive, so that emitting threads need not. A wake costs them 1–9 µs, a push 40 ns.
 #[derive(Debug)]
 pub(crate) struct Pacer;
 
 impl Pacer {
-    /// Starts its thread, which ends when the emitter is closed and the queue is empty.
+    /// Starts its thread. The thread ends when the emitter is closed and the queue is empty.
     pub(crate) fn start(emitter: &Emitter) -> std::io::Result<()> {
         let ingress = emitter.ingress().clone();
         let spawned = thread::Builder::new().name("streamll-ingress".to_owned()).spawn({
@@ -71,11 +71,11 @@ fn run(ingress: &Ingress) {
     }
 }
 
-/// The queue as a stream of batches; ends after the last one.
+/// The queue as a stream of batches. It ends after the last batch.
 struct Batches {
     ingress: Arc<Ingress>,
     seq: Arc<AtomicU64>,
-    /// Flushes that were asked for, and how many queued events they still wait for.
+    /// The flushes that were requested, and how many queued events they still wait for.
     flushing: Option<(Vec<FlushRequest>, usize)>,
     incarnation: u64,
     ended: bool,
@@ -156,7 +156,8 @@ impl Batches {
         something.then_some(batch)
     }
 
-    /// A flush covers what was queued when it was taken in here, which is no less than when it was asked for.
+    /// Takes in flush requests. A flush covers the events that are queued now. These are at least those that were
+    /// queued when it was requested.
     fn take_flushes(&mut self) {
         if self.flushing.is_none() && self.ingress.has_flushes.swap(false, Ordering::SeqCst) {
             let mut asked = self.ingress.flushes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,7 +165,7 @@ impl Batches {
         }
     }
 
-    /// Counts what was shed here, moves the numbering on by as much, and leaves one marker.
+    /// Counts the events that were shed at this place, increases the sequence number by as many, and adds one marker.
     fn lost(&self, batch: &mut Batch, lost: super::Lost) {
         let (tokens, others) = (u64::from(lost.tokens), u64::from(lost.others));
         let n = lost.count();
@@ -177,7 +178,7 @@ impl Batches {
     }
 }
 
-/// The head of the spine.
+/// The first actor of the spine.
 pub(crate) struct IngressActor {
     next: Recipient<Batch>,
     batches: Option<Batches>,
@@ -185,7 +186,7 @@ pub(crate) struct IngressActor {
 }
 
 impl IngressActor {
-    /// Events get numbers from `seq`, unless they came with a source and a number.
+    /// Makes the actor. Events get numbers from `seq` on, unless they came in with a source and a number.
     pub(crate) fn new(
         emitter: &Emitter,
         seq: Arc<AtomicU64>,

@@ -1,4 +1,5 @@
-//! Events on their way between two stages: the only data message of the spine, with its own account.
+//! Events on their way between two stages: the only data message of the spine. A batch counts what happens to its
+//! events.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,41 +12,42 @@ use crate::event::{Confirmation, Event};
 
 /// Events on their way between two stages, in order.
 ///
-/// A stage changes them through these methods, which keep the account, and hands the same batch on. A batch that is
-/// dropped instead counts its events as failed. Should its actor die, the next incarnation gets it again.
+/// A stage changes the events through these methods, which do the counting, and sends the same batch on. If a batch is
+/// dropped instead, its events are counted as failed. If the actor of the stage ends, the next incarnation gets the
+/// batch again.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Batch {
     pub(crate) events: Vec<Event>,
     pub(crate) tally: Tally,
-    /// Where the account goes; a batch that an actor made itself gets it at the next stage of the machine.
+    /// Where the outcome is counted. A batch that an actor made itself gets it at the next stage of the graph.
     ingress: Option<Arc<Ingress>>,
-    /// Of waiting senders: how many, and their bytes.
+    /// The events of waiting senders: their number, and their size in bytes.
     pub(crate) sent: (usize, usize),
     pub(crate) flushes: Vec<FlushRequest>,
     pub(crate) last: bool,
-    /// Where the original is, while this is the copy that an actor of somebody's own works on.
+    /// Where the original is, if this batch is a copy for an actor of the user.
     pub(crate) ticket: Option<Ticket>,
 }
 
-/// Names the original of a copy.
+/// Identifies the original of a copy.
 pub(crate) struct Ticket {
     pub(crate) number: u64,
     pub(crate) originals: Weak<dyn Originals>,
-    /// How often somebody looked at the copy: so its actor shows that it is at it, and that it moves.
+    /// How often the actor looked at the copy. This shows that the actor works on it, and that it moves.
     pub(crate) looks: Arc<AtomicUsize>,
 }
 
 /// Keeps the originals of copies.
 pub(crate) trait Originals: Send + Sync {
-    /// The copy of that number was dropped without having arrived.
+    /// The copy with this number was dropped before it arrived.
     fn dropped(&self, number: u64);
 }
 
-/// What became of some events so far.
+/// The outcome of some events so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// Negative where a processor holds more than it lets go.
+    /// Negative if a processor holds more events than it releases.
     pub(crate) received: i64,
     pub(crate) created: u64,
     pub(crate) rejected: u64,
@@ -58,7 +60,7 @@ pub(crate) struct Tally {
 }
 
 impl Batch {
-    /// A batch of new events, made by an actor itself; they are counted as created.
+    /// Makes a batch of new events that an actor has made itself. They are counted as created.
     #[must_use]
     pub fn created(events: Vec<Event>) -> Batch {
         let tally = Tally { created: events.len() as u64, ..Tally::default() };
@@ -77,7 +79,7 @@ impl Batch {
         }
     }
 
-    /// The same events for an actor that may die with them; the account stays with the original.
+    /// Makes a copy for an actor that may lose it. The outcome is counted in the original.
     pub(crate) fn copy(&self, ticket: Ticket) -> Batch {
         Batch {
             events: self.events.clone(),
@@ -90,7 +92,7 @@ impl Batch {
         }
     }
 
-    /// The original, with what the actor made of its copy.
+    /// Returns the original, with the changes that the actor made in its copy.
     pub(crate) fn with_copy(mut self, mut copy: Batch) -> Batch {
         self.events = std::mem::take(&mut copy.events);
         self.tally.add(&copy.tally);
@@ -98,7 +100,7 @@ impl Batch {
         self
     }
 
-    /// As many batches as there are events, in order; the account goes with the last.
+    /// Splits the batch into one batch for each event, in order. The last one keeps the counts.
     pub(crate) fn one_by_one(mut self) -> Vec<Batch> {
         let mut events = std::mem::take(&mut self.events);
         self.events.extend(events.pop());
@@ -112,28 +114,29 @@ impl Batch {
         batches
     }
 
-    /// What is in it counts for nothing: it came from somebody who was given up, and is on its way a second time.
+    /// Drops the batch without counting it. It came from an actor that was given up, and its events are processed a
+    /// second time.
     pub(crate) fn forget(mut self) {
         self.events.clear();
         self.ticket = None;
         self.ingress = None;
     }
 
-    /// The events, in order.
+    /// Returns the events, in order.
     #[must_use]
     pub fn events(&self) -> &[Event] {
         self.look();
         &self.events
     }
 
-    /// Whether it is the last one of the graph's life; it may be empty, and must be handed on all the same.
+    /// Returns whether this is the last batch of the graph. It may be empty, and must be sent on all the same.
     #[must_use]
     pub fn is_last(&self) -> bool {
         self.look();
         self.last
     }
 
-    /// Takes out the events for which `keep` is false; they are counted as filtered.
+    /// Removes the events for which `keep` returns `false`. They are counted as filtered.
     pub fn retain(&mut self, mut keep: impl FnMut(&Event) -> bool) {
         self.look();
         let before = self.events.len();
@@ -141,13 +144,13 @@ impl Batch {
         self.tally.filtered += (before - self.events.len()) as u64;
     }
 
-    /// Changes every event that is not the machine's own.
+    /// Changes every event that is not one of streamll's own events.
     pub fn for_each(&mut self, change: impl FnMut(&mut Event)) {
         self.look();
         self.events.iter_mut().filter(|event| !event.is_system()).for_each(change);
     }
 
-    /// Adds a new event at the end, counted as created.
+    /// Adds a new event at the end. It is counted as created.
     pub fn push(&mut self, event: Event) {
         self.look();
         self.tally.created += 1;
@@ -160,7 +163,7 @@ impl Batch {
         }
     }
 
-    /// Enters its account; its events are with the buffers, or counted elsewhere.
+    /// Adds its counts to the ledger. Its events are in the buffers, or counted elsewhere.
     pub(crate) fn close(mut self, ingress: &Arc<Ingress>) {
         self.events.clear();
         self.ingress.get_or_insert_with(|| ingress.clone());

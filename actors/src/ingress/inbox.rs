@@ -1,4 +1,4 @@
-//! Batches between two threads of the path: they outlive the actors on both sides.
+//! Batches between two threads of the path. They outlive the actors on both sides.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::{Batch, Ingress};
 use crate::supervise::{DeathWatch, Exit};
 
-/// So many batches wait before those who put more in are to wait.
+/// When this many batches wait, the sender waits.
 const ROOM: usize = 2;
 
 /// Batches that wait for one part of the path, in order.
@@ -23,7 +23,8 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// Never waits: what is put in is safe. Whoever puts in takes nothing more until there is [room](Self::has_room).
+    /// Adds a batch. It never waits, and the batch is safe. After this, the sender takes no more batches until there is
+    /// [room](Self::has_room).
     pub(crate) fn put(&self, batch: Batch) {
         self.lock().push_back(batch);
         self.changed.notify_waiters();
@@ -84,7 +85,7 @@ impl Inbox {
     }
 }
 
-/// Puts what it gets into an inbox; its answer waits for room.
+/// Puts batches into an inbox. Its answer waits for room.
 pub(crate) struct Inlet(pub(crate) Arc<Inbox>);
 
 impl Actor for Inlet {
@@ -101,7 +102,7 @@ impl Handler<Batch> for Inlet {
     }
 }
 
-/// Takes batches out of an inbox and hands them to an actor, one at a time.
+/// Takes batches out of an inbox and sends them to an actor, one at a time.
 pub(crate) struct Outlet {
     inbox: Arc<Inbox>,
     ingress: Arc<Ingress>,

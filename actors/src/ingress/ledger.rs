@@ -6,35 +6,35 @@ use serde::Serialize;
 
 use super::Tally;
 
-/// What became of everything that came into a graph, as of one moment:
-/// `received + created = rejected + shed + filtered + merged + failed + unrouted + routed`.
+/// The outcome of every event that came into a graph, at one moment: `received + created = rejected + shed + filtered +
+/// merged + failed + unrouted + routed`.
 ///
-/// An event is entered when its fate is known, so what is on its way stands in no number. Gap markers and alerts stand
-/// in none at all.
+/// An event is counted when its outcome is known. So an event on its way is in no number. Gap markers and alerts are in
+/// no number, either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct GraphBalance {
-    /// Came in.
+    /// Events that came in.
     pub received: u64,
-    /// Made by processors.
+    /// Events that processors made.
     pub created: u64,
-    /// Was no event, or too large.
+    /// Inputs that were not an event, or too large.
     pub rejected: u64,
-    /// Found the way in full.
+    /// Events that were dropped because the ingress was full.
     pub shed: u64,
-    /// Taken out by processors.
+    /// Events that processors dropped.
     pub filtered: u64,
-    /// Left inside another event.
+    /// Events that were merged into another event.
     pub merged: u64,
-    /// Lost to a processor's panic (and dead-lettered), or to an actor's.
+    /// Events that were lost to a panic: of a processor (and dead-lettered), or of an actor.
     pub failed: u64,
-    /// Wanted by no sink.
+    /// Events that no sink wanted.
     pub unrouted: u64,
-    /// Given to at least one sink.
+    /// Events that at least one sink was given.
     pub routed: u64,
 }
 
 impl GraphBalance {
-    /// Whether the numbers balance.
+    /// Returns whether the numbers balance.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.received + self.created
@@ -54,13 +54,13 @@ pub struct Ledger(Mutex<Sums>);
 
 #[derive(Debug, Default)]
 struct Sums {
-    /// Below zero while processors hold events that others made.
+    /// Negative while processors hold events that other processors made.
     received: i64,
     balance: GraphBalance,
 }
 
 impl Ledger {
-    /// Enters what became of some events.
+    /// Adds the outcome of some events.
     pub(crate) fn add(&self, tally: &Tally) {
         let mut sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         sums.received += tally.received;
@@ -75,7 +75,7 @@ impl Ledger {
         sum.routed += tally.routed;
     }
 
-    /// The numbers as of now.
+    /// Returns the numbers of this moment.
     #[must_use]
     pub fn balance(&self) -> GraphBalance {
         let sums = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The way in: a bounded queue that any thread may push into, at no cost that an application could feel.
+//! The ingress: a bounded queue that any thread may push into, at a cost that no application notices.
 
 mod actor;
 mod batch;
@@ -22,61 +22,61 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::event::{Class, Confirmation, Event, Receipt};
 
-/// How many events the way in holds, by default.
+/// How many events the ingress holds by default.
 pub const INGRESS_CAPACITY: usize = 65_536;
 
-/// What became of an emitted event. There is nothing to handle: whatever is lost is counted and marked.
+/// The outcome of an emit. There is nothing to handle: every lost event is counted and marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Emitted {
-    /// The graph has it.
+    /// The graph has the event.
     Accepted,
-    /// The way in is full; the event is counted, and a gap marker will stand in its place.
+    /// The ingress is full. The event is counted, and a gap marker will take its place.
     Shed,
-    /// The graph is draining or gone; the event is counted as shed.
+    /// The graph is draining or has ended. The event is counted as shed.
     Closed,
 }
 
-/// For whom a waiting sender waits: never for a sink whose policy is to drop (`when_full: drop_newest`, or
-/// `on_open: drop` while it is open).
+/// Which sinks a sender waits for. It never waits for a sink whose policy is to drop (`when_full: drop_newest`, or
+/// `on_open: drop` while the sink is open).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Patience {
-    /// For the way in and for sinks that deliver; never for one that is open or failed.
+    /// Waits for the ingress and for sinks that deliver. Never waits for a sink that is open or failed.
     #[default]
     Healthy,
-    /// Also for sinks that are open; never for one that is failed.
+    /// Also waits for sinks that are open. Never waits for a sink that is failed.
     Open,
 }
 
-/// Tells whether there is room behind the way in. The graph implements it.
+/// Whether there is room behind the ingress. The graph implements it.
 pub(crate) trait Pressure: Send + Sync {
-    /// Whether no buffer that wants this event holds its sender up, with so much on its way already.
+    /// Whether every buffer that wants this event has room, together with the events that are already on their way.
     fn is_relieved(&self, event: &Event, patience: Patience, events: usize, bytes: usize) -> bool;
 }
 
-/// Hands events to a running graph, from any thread and any task. Clones are cheap and reach the same graph.
+/// Sends events into a running graph, from any thread and any task. Clones are cheap and belong to the same graph.
 #[derive(Clone)]
 pub struct Emitter(Arc<Ingress>);
 
-/// The queue, and what its two sides share.
+/// The queue, and the state that its two sides share.
 pub(crate) struct Ingress {
     queue: ArrayQueue<Slot>,
-    /// Set when the queue is three quarters full, until it is half empty: tokens stay out meanwhile.
+    /// Set when the queue is three quarters full, until it is half empty. While it is set, tokens are shed.
     crowded: AtomicBool,
     shed_tokens: AtomicU32,
     shed_others: AtomicU32,
     closed: AtomicBool,
-    /// The last batch has left: nobody reads the queue any more.
+    /// The last batch has left, and the queue is no longer read.
     ended: AtomicBool,
-    /// Rises when the spine dies: what is left of the old one must not read on.
+    /// Rises when the spine dies. Readers of the old spine must not read on.
     incarnation: AtomicU64,
-    /// The reader has gone to sleep and wants to be woken by the next push.
+    /// The reader sleeps and wants to be woken by the next push.
     asleep: AtomicBool,
     reader: AtomicWaker,
-    /// The thread that wakes the reader while traffic flows; without one, pushes wake it themselves.
+    /// The thread that wakes the reader while events arrive. Without it, pushes wake the reader.
     pacer: OnceLock<Thread>,
     flushes: Mutex<Vec<FlushRequest>>,
     has_flushes: AtomicBool,
-    /// Events of waiting senders between here and the buffers.
+    /// Events of waiting senders on their way from here to the buffers.
     pub(crate) transit_events: AtomicUsize,
     pub(crate) transit_bytes: AtomicUsize,
     pub(crate) pressure: OnceLock<Arc<dyn Pressure>>,
@@ -84,14 +84,14 @@ pub(crate) struct Ingress {
     pub(crate) ledger: Arc<Ledger>,
 }
 
-/// Where the router says how far each buffer must get for a flush to be done.
+/// The router answers here once it has noted how far each buffer must get for a flush.
 pub(crate) type FlushRequest = oneshot::Sender<()>;
 
 struct Slot {
     event: Event,
-    /// What was shed right before this event.
+    /// The events that were shed right before this event.
     lost: Lost,
-    /// Where its sender waited: the size with which it counts as in transit.
+    /// The size with which the event counts as in transit, if its sender waited.
     sent: Option<usize>,
 }
 
@@ -135,18 +135,20 @@ impl Emitter {
         &self.0
     }
 
-    /// Hands one event over. Does no I/O, never blocks, never panics, needs no async runtime.
+    /// Emits one event. Does no I/O, never blocks, never panics, and needs no async runtime.
     pub fn emit(&self, event: Event) -> Emitted {
         self.0.push(event, false)
     }
 
-    /// Hands one event over, and waits while the way in, or the buffer of a delivering sink that wants the event, is
-    /// over three quarters full; never for a sink whose policy is to drop. Cancelling it before it is done leaves the event out.
+    /// Emits one event. It first waits while the ingress, or the buffer of a delivering sink that wants the event, is
+    /// more than three quarters full. It never waits for a sink whose policy is to drop.
+    ///
+    /// If the future is dropped before it is done, the event is not emitted.
     pub async fn send(&self, event: Event) -> Emitted {
         self.send_patiently(event, Patience::Healthy).await
     }
 
-    /// Like [`send`](Self::send), with a say for whom to wait.
+    /// Like [`send`](Self::send), with a choice of the sinks to wait for.
     pub async fn send_patiently(&self, event: Event, patience: Patience) -> Emitted {
         loop {
             let relieved = self.0.relief.notified();
@@ -157,14 +159,14 @@ impl Emitter {
         }
     }
 
-    /// Like [`send`](Self::send), and then waits until every sink that wants the event holds it safely: on disk, where
-    /// its buffer is a disk.
+    /// Like [`send`](Self::send), and then waits until every sink that wants the event holds it safely: on disk, if the
+    /// buffer of the sink is a disk buffer.
     pub async fn send_confirmed(&self, event: Event) -> Confirmation {
         self.send_with_receipt(event, Patience::Healthy).await.confirmation().await
     }
 
-    /// The first half of [`send_confirmed`](Self::send_confirmed): whoever sends many events in order waits for their
-    /// confirmations behind.
+    /// The first half of [`send_confirmed`](Self::send_confirmed). Use it to send many events in order, and to wait for
+    /// their confirmations later.
     pub async fn send_with_receipt(&self, mut event: Event, patience: Patience) -> Unconfirmed {
         let (receipt, answer) = Receipt::new();
         event.set_receipt(receipt);
@@ -174,24 +176,24 @@ impl Emitter {
         }
     }
 
-    /// Counts something that was meant to be an event and is none: a malformed line of input.
+    /// Counts an input that should be an event but is not, such as a malformed line.
     pub fn reject(&self) {
         self.0.ledger.add(&Tally { received: 1, rejected: 1, ..Tally::default() });
     }
 
-    /// Whether both reach the same graph.
+    /// Returns whether both belong to the same graph.
     #[must_use]
     pub fn same(&self, other: &Emitter) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether the graph takes no more events.
+    /// Returns whether the graph takes no more events.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Relaxed)
     }
 
-    /// Resolves when everything emitted before has come through the router; its sinks may still hold it.
+    /// Returns when every event that was emitted before has passed the router. Its sinks may still hold it.
     pub(crate) async fn routed(&self) {
         loop {
             let (done, wait) = oneshot::channel();
@@ -206,13 +208,13 @@ impl Emitter {
     }
 }
 
-/// An event that was sent, and whose fate is not known yet.
+/// An event that was sent, and whose outcome is not known yet.
 #[derive(Debug)]
 #[must_use = "the confirmation is what it was sent for"]
 pub struct Unconfirmed(Option<oneshot::Receiver<Confirmation>>);
 
 impl Unconfirmed {
-    /// Waits until every sink that wants the event holds it safely, or it is known that this will not be.
+    /// Waits until every sink that wants the event holds it safely, or until it is known that this will not happen.
     pub async fn confirmation(self) -> Confirmation {
         match self.0 {
             Some(answer) => answer.await.unwrap_or(Confirmation::Lost),
@@ -270,7 +272,8 @@ impl Ingress {
         Emitted::Accepted
     }
 
-    /// Three quarters full, or not yet half empty again: then the rest is for lifecycle and audit events.
+    /// Whether the queue is three quarters full, or was and is not half empty yet. Then the rest is for lifecycle and
+    /// audit events.
     fn is_crowded(&self) -> bool {
         let (len, capacity) = (self.queue.len(), self.queue.capacity());
         if len >= capacity - capacity / 4 {
@@ -293,7 +296,7 @@ impl Ingress {
         self.pressure.get().is_none_or(|pressure| pressure.is_relieved(event, patience, events, bytes))
     }
 
-    /// A batch has arrived in the buffers, or is lost, and with it so many events of waiting senders.
+    /// A batch has arrived in the buffers, or is lost, and with it this many events and bytes of waiting senders.
     pub(crate) fn left(&self, events: usize, bytes: usize) {
         self.transit_events.fetch_sub(events, Ordering::Relaxed);
         self.transit_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -301,7 +304,7 @@ impl Ingress {
         self.relief.notify_waiters();
     }
 
-    /// The reader has ended, or its time is up: whatever is left is counted as shed.
+    /// The reader has ended, or its time is over. The remaining events are counted as shed.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.sweep();
@@ -325,12 +328,12 @@ impl Ingress {
         self.flushes.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Which spine reads.
+    /// Returns the incarnation of the spine that reads.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::SeqCst)
     }
 
-    /// The spine has died: what is left of it stops reading, so that the queue waits for the next one.
+    /// Stops the readers of a dead spine, so that the queue waits for the next spine.
     pub(crate) fn disown_reader(&self) {
         self.incarnation.fetch_add(1, Ordering::SeqCst);
         self.reader.wake();
@@ -343,8 +346,9 @@ impl Ingress {
         Lost { tokens: take(&self.shed_tokens), others: take(&self.shed_others) }
     }
 
-    /// After a push. The reader says that it sleeps before it looks a last time, and both sides are sequentially
-    /// consistent: either it sees the event, or this sees that it sleeps.
+    /// Wakes the reader after a push, if it sleeps. The reader first notes that it sleeps, and then looks a last time.
+    /// Both sides are sequentially consistent: either the reader sees the event, or this function sees that the reader
+    /// sleeps.
     fn wake(&self) {
         if self.asleep.load(Ordering::SeqCst) && self.asleep.swap(false, Ordering::SeqCst) {
             self.wake_now();

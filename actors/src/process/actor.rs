@@ -1,4 +1,4 @@
-//! The actor that works on a line: makes its processors, drives them and their timers.
+//! The actor that works on a line: it makes the processors, and calls them and their timers.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::line::{Line, Source, Superseded, Turn};
 use crate::ingress::Tally;
 use crate::supervise::{DeathWatch, Exit};
 
-/// One incarnation.
+/// One incarnation of the actor.
 pub(crate) struct LineActor<S: Source> {
     line: Arc<Line<S>>,
     stages: Vec<Stage>,
@@ -64,7 +64,7 @@ impl<S: Source> LineActor<S> {
         self.line.came_aside(self.incarnation, place, stage, events, tally)
     }
 
-    /// Works on what is in hand until it is through; says whether that was the last.
+    /// Processes the current events to the end of the line. Returns whether they were the last.
     fn advance(&mut self) -> Result<bool, Superseded> {
         while let Some(turn) = self.line.turn(self.incarnation)? {
             match turn {

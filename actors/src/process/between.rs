@@ -1,4 +1,4 @@
-//! A line of processors that every event passes: between two inboxes of the path.
+//! A line of processors that every event passes, between two inboxes of the path.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! An actor of somebody's own in the path, on a thread of its own: what it was given outlives it.
+//! An actor of the user in the path, on its own thread. The batches that it was given outlive it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,19 +15,19 @@ use crate::event::{Confirmation, Event};
 use crate::ingress::{Batch, Inbox, Originals, Ticket};
 use crate::supervise::{Exit, Observer};
 
-/// How often the actor's thread shows that it moves.
+/// How often the thread of the actor shows that it moves.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Two beats may be missed.
+/// The longest silence of a healthy thread: two missed heartbeats.
 const BEATS: Duration = Duration::from_millis(2 * HEARTBEAT.as_millis() as u64 + 500);
 
-/// Starts an actor that takes batches and hands them on to the given next stage.
+/// Starts an actor that takes batches and sends them on to the given next stage.
 pub type ActorFactory = Arc<dyn Fn(Recipient<Batch>) -> Recipient<Batch> + Send + Sync>;
 
-/// One actor of somebody's own, over all its incarnations.
+/// One actor of the user, over all its incarnations.
 ///
-/// It gets copies, whose events are shared; the batches themselves stay here until the copies arrive at the next stage.
-/// After its end they are given to the next incarnation: the one that it was [at](State::at) event by event, so that the event
-/// that ends it again is known.
+/// The actor gets copies, whose events are shared. The batches themselves stay here until the copies arrive at the next
+/// stage. After the end of the actor, they are given to the next incarnation. The batch that the actor was
+/// [handling](State::at) is given event by event, so that the event that ends it again is known.
 pub(crate) struct Custom {
     start: ActorFactory,
     inbox: Arc<Inbox>,
@@ -40,16 +40,16 @@ struct State {
     incarnation: u64,
     tickets: u64,
     lent: VecDeque<Lent>,
-    /// The batch that it was given last, until its handler has returned.
+    /// The batch that the actor was given last, until its handler has returned.
     handling: Option<u64>,
-    /// How much has come out of it.
+    /// How many batches have arrived from the actor.
     arrived: u64,
-    /// To be given before what is in the inbox, and whether each was under suspicion already.
+    /// Batches to give before those in the inbox, and whether each was a suspect before.
     again: VecDeque<(Batch, bool)>,
-    /// How often its thread showed that it moves; `None` while there is none.
+    /// How often the thread of the actor showed that it moves. `None` while there is no thread.
     beats: Option<u64>,
     silence: Silence,
-    /// Of its handler: it may await for ever on a thread that moves.
+    /// The silence of its handler, which may await for ever on a thread that moves.
     waiting: Silence,
     record: Record,
     stuck: Vec<u64>,
@@ -61,9 +61,9 @@ struct Lent {
     batch: Batch,
     /// How often the actor looked at the copy.
     looks: Arc<AtomicUsize>,
-    /// The copy was dropped, and not by a panic.
+    /// Whether the copy was dropped, and not by a panic.
     dropped: bool,
-    /// An incarnation ended with it, and whether because of it nobody can tell.
+    /// Whether an incarnation ended while it had this batch. It is unknown whether the batch was the cause.
     suspect: bool,
 }
 
@@ -104,7 +104,8 @@ impl Custom {
         Ok(())
     }
 
-    /// The next batch for the actor, as a copy, and its number; where it was given up, batches become dead letters.
+    /// Returns the next batch for the actor, as a copy, and its number. If the actor was given up, batches become dead
+    /// letters.
     pub(super) fn lend(self: &Arc<Self>, incarnation: u64) -> Result<Option<(u64, Batch)>, Superseded> {
         let (events, why) = {
             let mut state = self.current(incarnation)?;
@@ -129,14 +130,14 @@ impl Custom {
         Ok(None)
     }
 
-    /// Whether there may be a batch to lend.
+    /// Waits until there may be a batch to lend.
     pub(super) async fn ready(&self) {
         if self.lock().again.is_empty() {
             self.inbox.passable(&self.next).await;
         }
     }
 
-    /// The actor's handler has returned.
+    /// The handler of the actor has returned.
     pub(super) fn handled(&self, incarnation: u64, number: u64) -> Result<(), Superseded> {
         let mut state = self.current(incarnation)?;
         state.handling = None;
@@ -146,18 +147,18 @@ impl Custom {
         Ok(())
     }
 
-    /// Waits until what it hands on has room.
+    /// Waits until there is room in the next stage.
     pub(super) async fn room(&self) {
         self.next.room().await;
     }
 
-    /// What starts it; `None` once it was given up.
+    /// Returns the factory of the actor, or `None` if the actor was given up.
     pub(super) fn factory(&self) -> Option<&ActorFactory> {
         let given_up = self.lock().record.refuses().is_some();
         (!given_up).then_some(&self.start)
     }
 
-    /// It dropped what it was to hand on.
+    /// The actor dropped a copy that it should have sent on.
     fn swallowed(&self, state: &mut State, number: u64) {
         if let Some(place) = state.lent.iter().position(|lent| lent.number == number)
             && let Some(lent) = state.lent.remove(place)
@@ -170,7 +171,7 @@ impl Custom {
         }
     }
 
-    /// Hands a batch on without its events, which are counted as failed.
+    /// Sends a batch on without its events, which are counted as failed.
     fn pass_empty(&self, mut batch: Batch) -> Vec<Event> {
         let mut events = std::mem::take(&mut batch.events);
         let system = events.extract_if(.., |event| event.is_system()).collect();
@@ -180,7 +181,7 @@ impl Custom {
         events
     }
 
-    /// Something came out of the actor: a copy, or a batch that it made.
+    /// The actor sent something on: a copy, or a batch that it made.
     pub(super) fn arrived(&self, incarnation: u64, mut batch: Batch) {
         let ticket = batch.ticket.take();
         let mut state = self.lock();
@@ -201,7 +202,7 @@ impl Custom {
         }
     }
 
-    /// The incarnation that there is has ended, or is left to itself.
+    /// The current incarnation has ended, or is left alone.
     fn disown(&self, state: &mut State, why: &str) -> Vec<(Event, String)> {
         state.incarnation += 1;
         let (at, handling) = (state.at(), state.handling.take());
@@ -260,15 +261,15 @@ impl Lent {
         self.looks.load(Ordering::Relaxed)
     }
 
-    /// Its handler was at it, as far as anybody can tell.
+    /// Whether its handler has begun with the batch, as far as can be seen.
     fn is_begun(&self) -> bool {
         self.looks() > 0
     }
 }
 
 impl State {
-    /// What has not moved for how long: its thread, or else its handler. Where it hands on to has `room`, or has none: then
-    /// it may be waiting for that, which is no fault of its own.
+    /// Returns what has not moved and for how long: the thread, or else the handler. If there is no `room` in the next
+    /// stage, the handler may wait for room, and its silence does not count.
     fn silence(&mut self, room: bool, now: Instant) -> Option<(&'static str, Duration)> {
         let thread = self.silence.look((self.beats?, 0), now);
         let last = || self.lent.iter().find(|lent| lent.batch.last).map(|lent| lent.number);
@@ -285,8 +286,8 @@ impl State {
         Some(if thread > BEATS { ("its thread", thread.max(handler)) } else { ("its handler", handler) })
     }
 
-    /// The place of the batch that it is at: the one that its handler has begun, or else the one before, which it may still
-    /// be awaiting (`ctx.wait`) with the next one in its mailbox.
+    /// Returns the position of the batch that the actor works on: the batch that its handler has begun, or else the one
+    /// before, which it may still await (`ctx.wait`) while the next one is in its mailbox.
     fn at(&self) -> Option<usize> {
         let Some(handling) = self.handling else { return self.lent.len().checked_sub(1) };
         // It is handed on already: at none that is here.
@@ -295,14 +296,14 @@ impl State {
         Some(if is_begun { place } else { place.saturating_sub(1) })
     }
 
-    /// The incarnation that there is does not come back. Returns why, for the dead letter.
+    /// The current incarnation does not return. Returns the reason for the dead letter.
     fn hung(&mut self, what: &str, silence: Duration, now: Instant) -> String {
         let about = self.about();
         self.stuck.push(self.incarnation);
         self.record.hung(what, about, silence, self.stuck.len(), now)
     }
 
-    /// What it is at.
+    /// Returns what the actor works on.
     fn about(&self) -> Option<String> {
         let events = &self.lent.get(self.at()?)?.batch.events;
         match events.as_slice() {

@@ -1,4 +1,4 @@
-//! The actor that feeds an actor of somebody's own, one batch at a time, and shows that their thread moves.
+//! The actor that feeds an actor of the user, one batch at a time, and shows that the thread of both moves.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

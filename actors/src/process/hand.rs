@@ -1,4 +1,4 @@
-//! What a line of processors has in hand, and the call that is under way: all that is needed to go on after a hang.
+//! The events that a line of processors works on, and the current call: all that is needed to continue after a hang.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -11,28 +11,29 @@ pub(super) struct Hand<W> {
     pub(super) work: Option<W>,
     pub(super) tally: Tally,
     pub(super) last: bool,
-    /// The stage that they are at.
+    /// The stage at which the events are.
     pub(super) stage: usize,
-    /// What that stage gets; those before `next` are through.
+    /// The inputs of that stage. Those before `next` are done.
     pub(super) inputs: Arc<Vec<Event>>,
     pub(super) next: usize,
-    /// What came of them.
+    /// The results of the inputs that are done.
     pub(super) done: Vec<Event>,
     pub(super) finished: bool,
 }
 
-/// What the thread of one incarnation and the watchdog say to each other, event by event and without a lock. Each incarnation
-/// has its own: a thread that moves again after it was given up says nothing about its successor.
+/// What the thread of one incarnation and the watchdog tell each other, event by event and without a lock. Each
+/// incarnation has its own. So a thread that moves again after it was given up changes nothing in its successor.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
-    /// The place of the event that is being processed: one relaxed store for each event is all that the watchdog costs.
+    /// The position of the event that is being processed. One relaxed store for each event is the whole cost of the
+    /// watchdog.
     pub(super) at: AtomicUsize,
-    /// What is through so far is asked for: that need not be done again after a hang. It stays so once another incarnation
-    /// has taken over, so that this one hears of it after the event that it is at.
+    /// The watchdog asks for the results so far, which then need not be made again after a hang. It stays set once
+    /// another incarnation has taken over, so that this one notices it after its current event.
     pub(super) wanted: AtomicBool,
 }
 
-/// A call of a processor that is under way.
+/// A call of a processor that is not finished.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call {
     pub(super) stage: usize,
@@ -74,7 +75,7 @@ impl<W> Hand<W> {
         Hand { work, tally, last, stage, inputs, next: 0, done, finished: false }
     }
 
-    /// Takes the input at that place out; those before it that are through are forgotten.
+    /// Removes the input at that position. Inputs before it are done and are dropped.
     pub(super) fn take_out(&mut self, place: usize) {
         let left = self.inputs.iter().enumerate().skip(self.next);
         let left = left.filter(|(other, _)| *other != place).map(|(_, event)| event.clone()).collect();

@@ -1,4 +1,4 @@
-//! A line of processors on a thread of its own: what it has in hand outlives that thread.
+//! A line of processors on its own thread. The events that it works on outlive that thread.
 
 use std::future::Future;
 use std::sync::atomic::Ordering;
@@ -15,37 +15,37 @@ use crate::event::{Confirmation, Event};
 use crate::ingress::Tally;
 use crate::supervise::{Exit, Observer};
 
-/// Where a line takes events from, and where it puts what comes of them.
+/// Where a line takes events from, and where it puts the results.
 pub(crate) trait Source: Send + Sync + 'static {
-    /// What events belong to while they are in hand.
+    /// What the events belong to while they are processed.
     type Work: Send + 'static;
 
-    /// The next events, where there are some and what comes of them has room.
+    /// Returns the next events, if there are some and there is room for the results.
     fn take(&self) -> Option<Taken<Self::Work>>;
 
-    /// Waits until [`take`](Self::take) may have something.
+    /// Waits until [`take`](Self::take) may return something.
     fn ready(&self) -> impl Future<Output = ()>;
 
-    /// Whether what comes of a timer has room.
+    /// Whether there is room for the results of a timer.
     fn has_room(&self) -> bool;
 
-    /// Hands on what came of some work, or of a timer. Never waits.
+    /// Sends on the results of some work, or of a timer. Never waits.
     fn hand_on(&self, work: Option<Self::Work>, events: Vec<Event>, tally: Tally);
 }
 
-/// Some events to be processed.
+/// Some events to process.
 pub(crate) struct Taken<W> {
     pub(crate) work: W,
     pub(crate) events: Vec<Event>,
-    /// Nothing comes behind them: the processors finish.
+    /// No events follow: the processors finish.
     pub(crate) last: bool,
 }
 
 /// One line of processors, over all incarnations of the actor that works on it.
 ///
-/// Whatever a processor is given stands here, for its stage of the line, until what came of it is here as well. So when
-/// a call never comes back, its thread can be left to itself: the event goes to the dead letters, and a fresh line goes
-/// on with the rest. What the stuck thread brings later comes from an earlier incarnation, and is ignored.
+/// Every event that a processor is given stays here, at its stage of the line, until the results are here as well. So
+/// if a call never returns, its thread can be left alone: the event goes to the dead letters, and a fresh line
+/// continues with the rest. Later results of the stuck thread come from an earlier incarnation, and are ignored.
 pub(crate) struct Line<S: Source> {
     sink: Option<Arc<str>>,
     parts: Vec<(ProcessorFactory, OnFailed)>,
@@ -60,9 +60,9 @@ struct State<W> {
     call: Option<Call>,
     /// Numbers the calls.
     calls: u64,
-    /// How long the call that is under way has not moved.
+    /// How long the current call has not moved.
     silence: Silence,
-    /// What each processor holds, as of what is through.
+    /// How many events each processor holds, after the inputs that are done.
     held: Vec<u64>,
     records: Vec<Record>,
     /// Incarnations whose threads are stuck in a processor, and in which one.
@@ -73,7 +73,7 @@ struct State<W> {
 #[derive(Debug)]
 pub(super) struct Superseded;
 
-/// What is to be done next with what is in hand.
+/// What to do next with the current events.
 pub(super) enum Turn {
     Process { stage: usize, inputs: Arc<Vec<Event>>, next: usize, pulse: Arc<Pulse> },
     Finish { stage: usize },
@@ -110,7 +110,7 @@ impl<S: Source> Line<S> {
         self.lock().incarnation
     }
 
-    /// Reads while nothing is handed on.
+    /// Reads while no result is sent on.
     pub(crate) fn still<T>(&self, read: impl FnOnce(&S) -> T) -> T {
         let _state = self.lock();
         read(&self.source)
@@ -120,7 +120,7 @@ impl<S: Source> Line<S> {
         self.parts.len()
     }
 
-    /// Makes the processor of a stage, or what stands in for it.
+    /// Makes the processor of a stage, or its replacement.
     pub(super) fn make(&self, incarnation: u64, stage: usize) -> Result<Option<Stage>, Superseded> {
         let (name, refuses) = {
             let mut state = self.current(incarnation)?;
@@ -138,7 +138,7 @@ impl<S: Source> Line<S> {
         Ok(made)
     }
 
-    /// A call begins that takes and gives no events.
+    /// Begins a call that takes and gives no events.
     pub(super) fn begin(&self, incarnation: u64, stage: usize, method: Method) -> Result<(), Superseded> {
         self.current(incarnation)?.begin(stage, method);
         Ok(())
@@ -149,7 +149,7 @@ impl<S: Source> Line<S> {
         Ok(())
     }
 
-    /// Takes the next events in hand. `false` when there are none.
+    /// Takes the next events. Returns `false` if there are none.
     pub(super) fn take(&self, incarnation: u64) -> Result<bool, Superseded> {
         let mut state = self.current(incarnation)?;
         if state.hand.is_none() {
@@ -159,7 +159,7 @@ impl<S: Source> Line<S> {
         Ok(true)
     }
 
-    /// What is to be done next with what is in hand, if there is something.
+    /// Returns what to do next with the current events, if there are any.
     pub(super) fn turn(&self, incarnation: u64) -> Result<Option<Turn>, Superseded> {
         let mut state = self.current(incarnation)?;
         loop {
@@ -220,7 +220,7 @@ impl<S: Source> Line<S> {
         self.came_of(incarnation, stage, &mut out.events, &mut tally, inputs.len())
     }
 
-    /// The inputs before `next` are through, and this came of them.
+    /// The inputs before `next` are done. These are their results.
     fn came_of(
         &self,
         incarnation: u64,
@@ -248,7 +248,7 @@ impl<S: Source> Line<S> {
         Ok(())
     }
 
-    /// This came of the timer of a stage, or of its end.
+    /// These are the results of the timer of a stage, or of its end.
     pub(super) fn came_aside(
         &self,
         incarnation: u64,
@@ -273,7 +273,7 @@ impl<S: Source> Line<S> {
         Ok(())
     }
 
-    /// An incarnation is gone, with the thread that was stuck in it, if it was.
+    /// An incarnation has ended, and with it the thread that was stuck in it, if there was one.
     pub(super) fn gone(&self, incarnation: u64) {
         self.lock().stuck.retain(|(stuck, _)| *stuck != incarnation);
     }
@@ -287,7 +287,8 @@ impl<S: Source> Line<S> {
         }
     }
 
-    /// Whatever comes from the incarnation that there is counts no more; what its processors held is lost.
+    /// Ignores everything that the current incarnation brings from now on. The events that its processors held are
+    /// lost.
     fn disown(&self, state: &mut State<S::Work>) {
         state.incarnation += 1;
         std::mem::take(&mut state.pulse).wanted.store(true, Ordering::Relaxed);
@@ -314,7 +315,7 @@ impl<S: Source> Line<S> {
     }
 }
 
-/// A call that is under way, for how long it has not moved, and the event that it is about, with its place.
+/// A current call, how long it has not moved, and its event with its position.
 struct Silent {
     call: Call,
     silence: Duration,

@@ -1,4 +1,4 @@
-//! A step between the enricher and the router, or in front of one sink.
+//! Processors: a step between the enricher and the router, or in front of one sink.
 
 mod actor;
 mod between;
@@ -25,9 +25,9 @@ use std::time::Duration;
 
 use crate::event::Event;
 
-/// Passes on, edits, drops or multiplies events.
+/// Passes on, changes, drops or multiplies events.
 ///
-/// Every `FnMut(Event) -> Option<Event>` is one:
+/// Every `FnMut(Event) -> Option<Event>` is a processor:
 ///
 /// ```
 /// # mod streamll { pub use streamll_actors::{event::{Event, Step}, testkit}; }
@@ -39,32 +39,36 @@ use crate::event::Event;
 /// assert_eq!(left.len(), 1);
 /// ```
 ///
-/// A panic costs the one event (it is dead-lettered and counted as failed); the processor keeps its state and goes on.
+/// A panic costs one event: the event is dead-lettered and counted as failed. The processor keeps its state and
+/// continues.
 ///
-/// A call that does not come back for 30 s (the plan's `watchdog`) costs its event too, and the thread, which nobody can
-/// end: it is left to itself, and whatever it brings later is ignored. Processors in a row share a thread, so **all of the
-/// row are made afresh**: their state is gone, and what they held is counted as failed. The batch in hand goes on with the
-/// fresh ones. An event that a hung processor had passed within the last second may come to its successor once more; what
-/// came of it the first time is not passed on. The status names the processor and the event. One that hangs more than five times within
-/// 15 minutes, or has more than five threads stuck, is given up: every event that comes to it becomes a dead letter, as
-/// one that takes out secrets must not be passed by.
+/// A call that does not return within 30 s (the plan's `watchdog`) costs its event, too. It also costs the thread,
+/// because a thread cannot be ended from outside. The thread is left alone, and everything that it brings later is
+/// ignored. Processors in a row share a thread, so **all processors of the row are made again**: their state is lost,
+/// and the events that they held are counted as failed. The new processors continue with the current batch. An event
+/// that a hung processor had passed within the last second may come to the new processor once more. The result of the
+/// first time is not passed on. The status names the processor and the event.
 ///
-/// The processors of one sink run on a thread of that sink's own: whatever they do concerns that sink alone.
+/// A processor that hangs more than five times within 15 minutes, or has more than five threads stuck, is given up.
+/// Then every event that comes to it becomes a dead letter, because a processor that removes secrets must not be
+/// bypassed.
+///
+/// The processors of one sink run on a thread of that sink. If they are slow or hang, only that sink is affected.
 pub trait Processor: 'static {
-    /// Takes one event. What is neither pushed nor held is filtered, and counted so.
+    /// Takes one event. An event that is neither pushed nor held is dropped, and counted as filtered.
     fn process(&mut self, event: Event, out: &mut Output);
 
-    /// How often to call [`tick`](Processor::tick); never, by default.
+    /// Returns how often to call [`tick`](Processor::tick). Default: never.
     fn interval(&self) -> Option<Duration> {
         None
     }
 
-    /// Called once per interval.
+    /// Is called once for each interval.
     fn tick(&mut self, out: &mut Output) {
         let _ = out;
     }
 
-    /// Called once, at drain: the last chance to release what is held.
+    /// Is called once, when the graph drains. It is the last chance to release held events.
     fn finish(&mut self, out: &mut Output) {
         let _ = out;
     }
@@ -78,10 +82,10 @@ impl<F: FnMut(Event) -> Option<Event> + 'static> Processor for F {
     }
 }
 
-/// Makes a fresh processor, on the thread where it will run.
+/// Makes a fresh processor, on the thread on which it will run.
 pub type ProcessorFactory = Arc<dyn Fn() -> Box<dyn Processor> + Send + Sync>;
 
-/// Where a processor puts what it passes on. It keeps the books, so that the numbers balance.
+/// The place where a processor puts the events that it passes on. It counts them, so that the numbers balance.
 #[derive(Default)]
 pub struct Output {
     pub(crate) events: Vec<Event>,
@@ -96,18 +100,20 @@ pub struct Output {
 }
 
 impl Output {
-    /// Passes on the event that came in, changed or not. A second push in one call is a new event, counted as created.
+    /// Passes on the event that came in, changed or not. A second push in one call is a new event, and is counted as
+    /// created.
     pub fn push(&mut self, event: Event) {
         self.pushed += 1;
         self.events.push(event);
     }
 
-    /// Keeps the event that came in for later: it is owed until it is released.
+    /// Keeps the event that came in for later. The event is in no number until it is [released](Self::release). Release it
+    /// in [`Processor::finish`] at the latest.
     pub fn hold(&mut self) {
         self.held += 1;
     }
 
-    /// Lets go of as many held events as [`Event::merged`] says, as this one.
+    /// Passes on this event in place of held events. [`Event::merged`] says how many held events it stands for.
     pub fn release(&mut self, event: Event) {
         let stands_for = u64::from(event.merged());
         self.released += stands_for;

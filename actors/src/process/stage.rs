@@ -1,4 +1,4 @@
-//! One processor at work: keeps its books, and survives its panics.
+//! One processor at work. It counts the events, and survives panics of the processor.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use super::{Output, Processor, ProcessorFactory};
 use crate::event::Event;
 use crate::ingress::Tally;
 
-/// Is told of an event that a processor could not take, and why.
+/// Is called with an event that a processor could not take, and the reason.
 pub(crate) type OnFailed = Arc<dyn Fn(&Event, &str) + Send + Sync>;
 
 /// One processor at work.
@@ -20,7 +20,7 @@ pub(crate) struct Stage {
     processor: Box<dyn Processor>,
     /// Why it takes no event at all: it could not be made, or was given up.
     refuses: Option<String>,
-    /// Events that it keeps for later.
+    /// How many events it keeps for later.
     held: u64,
 }
 
@@ -29,13 +29,13 @@ impl Stage {
         Stage { name, processor, refuses: None, held: 0 }
     }
 
-    /// Stands in for a processor that there is not: it fails on every event. To let them pass would be worse, since the
-    /// processor may be there to take something out of them.
+    /// Replaces a missing processor: it fails on every event. To let the events pass would be worse, because the
+    /// processor may have to remove something from them.
     pub(crate) fn refusing(name: Arc<str>, why: String) -> Stage {
         Stage { name, processor: Box::new(Some), refuses: Some(why), held: 0 }
     }
 
-    /// Makes the processor, too. One whose factory panics fails on every event, with what the panic said.
+    /// Makes the processor, too. If its factory panics, the stage fails on every event, with the message of the panic.
     pub(crate) fn make(name: Arc<str>, factory: &ProcessorFactory) -> Stage {
         match catch_unwind(AssertUnwindSafe(|| factory())) {
             Ok(processor) => Stage::new(name, processor),
@@ -53,12 +53,13 @@ impl Stage {
         interval.filter(|interval| !interval.is_zero())
     }
 
-    /// How many events it keeps for later.
+    /// Returns how many events it keeps for later.
     pub(crate) fn held(&self) -> u64 {
         self.held
     }
 
-    /// Gives it one event. An error says why the event is lost; it is counted as failed. The machine's own events pass by.
+    /// Gives it one event. An error says why the event is lost; the event is counted as failed. streamll's own events
+    /// are not processed.
     #[inline]
     pub(crate) fn process(
         &mut self,
@@ -99,12 +100,12 @@ impl Stage {
         done
     }
 
-    /// Its timer fired.
+    /// Its timer has fired.
     pub(crate) fn tick(&mut self, tally: &mut Tally) -> Vec<Event> {
         self.aside(tally, |processor, out| processor.tick(out))
     }
 
-    /// The graph drains: what it still holds after this is lost, and counted as failed.
+    /// The graph drains. Events that it still holds afterwards are lost, and counted as failed.
     pub(crate) fn finish(&mut self, tally: &mut Tally) -> Vec<Event> {
         let events = self.aside(tally, |processor, out| processor.finish(out));
         lost(&self.name, std::mem::take(&mut self.held), tally);
@@ -122,7 +123,7 @@ impl Stage {
         out.events
     }
 
-    /// Moves what was held and released from and to the account of this moment.
+    /// Counts the events that were held and released in this call.
     #[inline]
     fn account(&mut self, out: &mut Output, tally: &mut Tally) {
         let (held, released) = (std::mem::take(&mut out.held), std::mem::take(&mut out.released));
@@ -140,7 +141,7 @@ impl Stage {
     }
 }
 
-/// Counts what a processor held and does not hold any more as failed.
+/// Counts events that a processor held and has lost as failed.
 pub(super) fn lost(name: &str, held: u64, tally: &mut Tally) {
     if held > 0 {
         error!(processor = %name, lost = held, "a processor did not release what it held");

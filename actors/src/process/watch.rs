@@ -1,4 +1,5 @@
-//! What is known of processors from outside: whether one is under way, how often it hung, and whether it was given up.
+//! The state of processors as seen from outside: whether a call runs, how often a processor hung, and whether it was
+//! given up.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,42 +13,44 @@ use crate::supervise::{Exit, RestartPolicy, RestartTracker, Verdict};
 
 /// A call that takes longer than this is shown in the status.
 const SHOWN_AFTER: Duration = Duration::from_secs(2);
-/// More hangs than this within [`WITHIN`], or more threads of one processor that are stuck at once, and it is given up.
+/// A processor that hangs more often than this within [`WITHIN`], or has more stuck threads than this at once, is given
+/// up.
 const MAX_HANGS: u32 = 5;
 const WITHIN: Duration = Duration::from_secs(15 * 60);
-/// It is looked at once a second: of a longer time between two looks nobody knows what it was.
+/// The watchdog looks once a second. If more time passes between two looks, it does not know what happened in that
+/// time.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// A processor that has not come back, or did not at least once.
+/// A processor that does not return from a call, or that has hung at least once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessorStatus {
     /// Its name in the topology.
     pub name: Arc<str>,
-    /// The sink in front of which it stands; `None` where every event passes it.
+    /// The sink that it belongs to, or `None` if every event passes it.
     pub sink: Option<Arc<str>>,
-    /// How it is.
+    /// Its state.
     pub state: ProcessorState,
-    /// Since when.
+    /// The time since which it is in this state.
     pub since: Timestamp,
-    /// The event that it has not come back from, or did not the last time: type and id, or how many there were.
+    /// The event at which it hangs, or hung the last time: type and id, or the number of events.
     pub event: Option<String>,
     /// How often it hung.
     pub hangs: u32,
 }
 
-/// How a processor is that [`ProcessorStatus`] tells of.
+/// The states in which [`ProcessorStatus`] reports a processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProcessorState {
-    /// It works; a predecessor hung and was replaced.
+    /// The processor works. An earlier one hung and was replaced.
     Replaced,
-    /// It has not come back from a call for some seconds.
+    /// The processor has not returned from a call for some seconds.
     Busy,
-    /// It was given up: every event that comes to it becomes a dead letter.
+    /// The processor was given up. Every event that comes to it becomes a dead letter.
     Failed,
 }
 
 impl ProcessorState {
-    /// `replaced`, `busy` or `failed`.
+    /// Returns `replaced`, `busy` or `failed`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -85,8 +88,8 @@ impl fmt::Display for ProcessorStatus {
     }
 }
 
-/// For how long something has not moved, as far as this process moved itself: one that was stopped (a signal, a debugger, a
-/// frozen machine) must not take its own pause for a hang.
+/// For how long something has not moved, in time in which this process itself moved. A process that was stopped (by a
+/// signal, a debugger, a frozen machine) must not take its own pause for a hang.
 #[derive(Debug, Default)]
 pub(super) struct Silence {
     mark: Option<(u64, usize)>,
@@ -108,20 +111,20 @@ impl Silence {
     }
 }
 
-/// Something whose code may hang, and can be left to itself.
+/// Something whose code may hang, and which can then be left alone.
 pub(crate) trait Watched: Send + Sync {
-    /// Takes a call that is under way for longer than `patience` as one that never comes back: says in the log which,
-    /// lets go of its thread, and keeps what it had in hand for the next incarnation. `false` when all is well.
+    /// Treats a call that takes longer than `patience` as one that never returns: logs which call it is, leaves its
+    /// thread alone, and keeps its events for the next incarnation. Returns `false` if all is well.
     fn condemn(&self, patience: Duration, now: Instant) -> bool;
 
-    /// What the status shows.
+    /// Returns what the status shows.
     fn troubles(&self, now: Instant) -> Vec<ProcessorStatus>;
 
-    /// Takes no more events, and counts those that it has as failed: the graph's time is up.
+    /// Takes no more events, and counts the current ones as failed: the graph's time is over.
     fn close(&self);
 }
 
-/// What one processor, over all its incarnations, is known for.
+/// What is known of one processor, over all its incarnations.
 #[derive(Debug)]
 pub(super) struct Record {
     name: Arc<str>,
@@ -143,7 +146,7 @@ impl Record {
         &self.name
     }
 
-    /// It hung once more, with so many of its threads stuck now. Returns why, for the dead letter.
+    /// It hung once more, and has this many stuck threads now. Returns the reason for the dead letter.
     pub(super) fn hung(
         &mut self,
         in_what: &str,
@@ -166,12 +169,12 @@ impl Record {
         format!("a processor hung: {why}")
     }
 
-    /// Why it takes no event, once it was given up.
+    /// Returns why it takes no event, if it was given up.
     pub(super) fn refuses(&self) -> Option<String> {
         self.given_up.then(|| format!("a processor was given up: it hung {} times", self.hangs))
     }
 
-    /// What the status shows, with the call that is under way.
+    /// Returns what the status shows, with the current call.
     pub(super) fn status(
         &self,
         sink: Option<&Arc<str>>,
@@ -189,7 +192,7 @@ impl Record {
     }
 }
 
-/// An event as people look for it, without its payload.
+/// Returns the type and the id of an event, without its payload.
 pub(super) fn named(event: &Event) -> String {
     format!("{} {}", event.kind().as_str(), event.id())
 }

@@ -1,4 +1,4 @@
-//! The end of the spine: names every event, and puts it into the buffers of the sinks that want it.
+//! The end of the spine: gives every event its topic, and puts it into the buffers of the sinks that want it.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -14,26 +14,26 @@ use crate::event::{Class, Delivery, Event, Gap, Kind, Stamp, Step};
 use crate::ingress::{Batch, Ingress, Tally};
 use crate::supervise::{DeathWatch, Exit};
 
-/// How many steps the router knows the way of by heart.
+/// How many ways the router keeps by their step.
 const MEMO: usize = 256;
-/// How many names it keeps beyond that; beyond this it starts afresh.
+/// How many ways it keeps by their name. Beyond this, it starts with an empty map again.
 const NAMES: usize = 4096;
 
-/// What the router shares with the rest of the graph.
+/// The values that the router shares with the rest of the graph.
 #[derive(Clone)]
 pub(crate) struct RouterParts {
     pub(crate) table: Arc<Table>,
     pub(crate) taps: Arc<Taps>,
     pub(crate) ingress: Arc<Ingress>,
     pub(crate) seq: Arc<AtomicU64>,
-    /// Told when the last batch is in the buffers.
+    /// Notified when the last batch is in the buffers.
     pub(crate) dry: Arc<Notify>,
 }
 
 pub(crate) struct RouterActor {
     parts: RouterParts,
     watch: DeathWatch,
-    /// The table's routes as of the last look.
+    /// The routes of the table at the last look.
     seen: Arc<Vec<Arc<Route>>>,
     live: Vec<Live>,
     memo: Vec<Option<(Step, Kind, Arc<Way>)>>,
@@ -41,27 +41,27 @@ pub(crate) struct RouterActor {
     name: String,
 }
 
-/// A route, and the batch that gathers for its buffer.
+/// A route, and the batch that is collected for its buffer.
 struct Live {
     route: Arc<Route>,
     gathered: Vec<Delivery>,
 }
 
-/// What all events of one name have in common.
+/// The values that all events of one name have in common.
 struct Way {
     stamp: Arc<Stamp>,
     class: Option<Class>,
-    /// Places in `live`, and the name of the event there.
+    /// Positions in `live`, and the key of the event there.
     to: Vec<(usize, Name)>,
 }
 
-/// What names an event at a broker.
+/// The key of an event at a broker.
 enum Name {
     /// Its topic.
     Topic,
     /// One key for all events of the way.
     Key(Arc<str>),
-    /// A key of its own.
+    /// A different key for each event.
     Own,
 }
 
@@ -78,7 +78,7 @@ impl RouterActor {
         }
     }
 
-    /// Takes in the routes that came, and lets go of those that went.
+    /// Adds the new routes, and drops the routes that were removed.
     fn look(&mut self) {
         let routes = self.parts.table.routes.load_full();
         if Arc::ptr_eq(&routes, &self.seen) && !self.memo.is_empty() {
@@ -122,7 +122,7 @@ impl RouterActor {
         event.receipt().is_some().then_some((event, targets))
     }
 
-    /// A gap that the ingress left concerns whatever sink would have taken events.
+    /// Gives a gap of the ingress to every sink that would have taken the missing events.
     fn notice(&mut self, event: &Event) {
         let now = Instant::now();
         let Some(gap) = Gap::read(event) else { return };
@@ -133,8 +133,8 @@ impl RouterActor {
         }
     }
 
-    /// The way of an event, by its step where possible: all events of a step and type go the same way, unless a
-    /// template asks for the event's own data.
+    /// Returns the way of an event, by its step if possible: all events of a step and type go the same way, unless a
+    /// template reads the event's own data.
     fn way(&mut self, event: &Event) -> Arc<Way> {
         let template = &self.parts.table.routing_key;
         if template.fields().any(|field| matches!(field, super::Field::Data(_))) {

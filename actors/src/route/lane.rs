@@ -1,4 +1,4 @@
-//! The processors of one sink: events wait in front of them in a buffer of their own, and go on into the sink's.
+//! The processors of one sink. Events wait in a buffer in front of the processors, and then go into the sink's buffer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -20,10 +20,10 @@ use std::borrow::Cow;
 
 use crate::event::{Event, Statics, View};
 
-/// The routing key of a topology that names none.
+/// The routing key of a topology that sets none.
 pub const DEFAULT_ROUTING_KEY: &str = "ai.{module_name}.{event_type}";
 
-/// An event as a source of a template's values; the statics stand in where the enricher has not been yet.
+/// An event as a source of a template's values. The statics are used if the enricher has not seen the event.
 pub(crate) struct Named<'a>(pub(crate) &'a Event, pub(crate) &'a Statics);
 
 impl Fields for Named<'_> {
@@ -37,7 +37,7 @@ impl Fields for Named<'_> {
     }
 }
 
-/// For templates of a sink's own; service, environment and tags are those that its graph gave it.
+/// For templates of a single sink. Service, environment and tags are those that its graph added.
 impl Fields for Event {
     fn field(&self, field: &Field) -> Option<Cow<'_, str>> {
         let parts = self.step().parts();

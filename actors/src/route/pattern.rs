@@ -1,4 +1,4 @@
-//! Topic patterns with RabbitMQ's meaning: which events a sink takes.
+//! Topic patterns, with the meaning that they have in RabbitMQ: which events a sink takes.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -9,9 +9,10 @@ use thiserror::Error;
 /// The longest pattern, in bytes: the limit of an AMQP routing key.
 const MAX_PATTERN: usize = 255;
 
-/// A pattern over the words of a topic: `*` is exactly one word, `#` is zero or more, `.` parts the words.
+/// A pattern over the words of a topic. `.` separates words, `*` is exactly one word, `#` is zero or more words.
 ///
-/// `ai.*.token` takes the tokens of every module, `ai.#` everything that begins with the word `ai`, `ai` itself too.
+/// `ai.*.token` matches the tokens of every module. `ai.#` matches every topic whose first word is `ai`, also `ai`
+/// itself.
 #[derive(Debug, Clone)]
 pub struct TopicPattern {
     text: Box<str>,
@@ -29,13 +30,13 @@ enum Word {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PatternError {
-    /// It is empty.
+    /// The pattern is empty.
     #[error("the topic pattern is empty: write `#` for every topic")]
     Empty,
-    /// It is longer than 255 bytes.
+    /// The pattern is longer than 255 bytes.
     #[error("the topic pattern is {0} bytes long: topics have at most {MAX_PATTERN} bytes")]
     TooLong(usize),
-    /// A dot stands at its begin, at its end, or beside another.
+    /// A dot is at the beginning, at the end, or beside another dot.
     #[error("the topic pattern `{0}` has an empty word: write `*` for any one word, or remove a dot")]
     EmptyWord(String),
     /// A wildcard is mixed with text.
@@ -50,7 +51,7 @@ pub enum PatternError {
         /// A pattern that is valid and close.
         suggestion: String,
     },
-    /// It holds a blank or a control character.
+    /// The pattern holds a space or a control character.
     #[error(
         "the topic pattern {pattern:?} holds {found:?}: topics have neither blanks nor control characters, remove it"
     )]
@@ -66,8 +67,9 @@ impl TopicPattern {
     /// Reads a pattern.
     ///
     /// # Errors
-    /// When it is empty or longer than 255 bytes, has an empty word, mixes a wildcard with text in one word, or holds
-    /// blanks or control characters.
+    ///
+    /// If the pattern is empty or longer than 255 bytes, has an empty word, mixes a wildcard with text in one word, or
+    /// holds spaces or control characters.
     pub fn parse(text: &str) -> Result<TopicPattern, PatternError> {
         if text.is_empty() {
             return Err(PatternError::Empty);
@@ -82,7 +84,8 @@ impl TopicPattern {
         Ok(TopicPattern { text: text.into(), words })
     }
 
-    /// Whether it takes this topic; costs at most words of the pattern × words of the topic, and allocates nothing.
+    /// Returns whether the pattern matches this topic. This takes at most (words of the pattern × words of the topic)
+    /// steps, and allocates nothing.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
         // RabbitMQ: the empty key has no words at all.
@@ -90,20 +93,21 @@ impl TopicPattern {
         self.walk(topic.split('.').take(words), |literal, word| literal == word)
     }
 
-    /// Whether some topic of this shape could match; a shape has a literal, or `None` for any single word, per segment.
+    /// Returns whether some topic of this shape could match. A shape has, for each segment, a literal, or `None` for
+    /// any single word.
     #[must_use]
     pub fn could_match(&self, shape: &[Option<&str>]) -> bool {
         self.walk(shape.iter(), |literal, segment| segment.is_none_or(|word| word == literal))
     }
 
-    /// The pattern as it was written.
+    /// Returns the pattern as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Walks both sides at once. On a mismatch only the last `#` takes one word more: what stood before it has found
-    /// its earliest place, and any later one would leave less for the rest.
+    /// Compares both sides in one pass. On a mismatch, only the last `#` takes one word more. Everything before that
+    /// `#` has matched at its earliest place, and a later place would leave fewer words for the rest.
     fn walk<T>(&self, topic: impl Iterator<Item = T> + Clone, fits: impl Fn(&str, T) -> bool) -> bool {
         let (mut words, mut rest) = (self.words.iter(), topic);
         let mut last_many = None;
@@ -150,7 +154,7 @@ impl Word {
     }
 }
 
-/// Puts the widest wildcard of a mixed word in its place.
+/// Replaces a mixed word by the widest wildcard.
 fn mend(pattern: &str) -> String {
     let words = pattern.split('.').map(|word| match word {
         word if word.contains('#') => "#",

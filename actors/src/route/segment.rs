@@ -7,7 +7,7 @@ pub(super) const MAX_VALUE: usize = 64;
 /// The bytes of `~` and 16 hexadecimal digits, to which every value can be cut.
 pub(super) const MARK: usize = 17;
 
-/// `RAGPipeline` and `RagPipeline` → `rag_pipeline`; what is in snake case already stays.
+/// `RAGPipeline` and `RagPipeline` → `rag_pipeline`. A name in snake case stays as it is.
 pub(super) fn snake_case(name: &str) -> Cow<'_, str> {
     if !name.chars().any(char::is_uppercase) {
         return Cow::Borrowed(name);
@@ -74,7 +74,7 @@ fn fnv1a(text: &str) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Characters that stand for themselves and cost no thought: nearly every name has no others.
+/// Characters that are written as they are. Nearly every name has only these.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b':' | b'/')
 }
@@ -83,8 +83,8 @@ pub(super) fn must_encode(c: char) -> bool {
     matches!(c, '.' | '*' | '#' | '%' | '~' | '{' | '}') || is_hidden(c)
 }
 
-/// Blanks, control characters, and marks that change the direction of text or show nothing at all. The joiners
-/// (U+200C, U+200D) stay: Persian words and many emoji are spelt with them.
+/// Spaces, control characters, and marks that change the direction of text or are invisible. The joiners (U+200C,
+/// U+200D) stay, because Persian words and many emoji need them.
 pub(super) fn is_hidden(c: char) -> bool {
     c.is_control()
         || c.is_whitespace()

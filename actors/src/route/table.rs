@@ -1,4 +1,4 @@
-//! The routes of a graph: replaced as a whole when a sink comes or goes, read by everybody without waiting.
+//! The routes of a graph: replaced as a whole when a sink is added or removed, and read without waiting.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use crate::event::{Class, Delivery, Event, Statics};
 use crate::ingress::{Patience, Pressure};
 use crate::sink::Buffer;
 
-/// The way to one sink.
+/// The route to one sink.
 pub(crate) struct Route {
     pub(crate) name: Arc<str>,
-    /// Patterns of the topics that it takes; `None` takes nothing (a mere target of dead letters or of a fallback).
+    /// Patterns of the topics that it takes. `None` takes nothing: the sink only gets dead letters or diverted events.
     pub(crate) topics: Option<Vec<TopicPattern>>,
     pub(crate) except: Vec<TopicPattern>,
-    /// Names the event at its broker, where it is not the topic.
+    /// The template of the key of its events at the broker, if that differs from the topic.
     pub(crate) routing_key: Option<Template>,
-    /// Where its events wait for processors of its own, if it has some.
+    /// The buffer in front of its own processors, if it has some.
     pub(crate) front: Option<Arc<Buffer>>,
     pub(crate) buffer: Arc<Buffer>,
 }
 
 impl Route {
-    /// Where its events are put.
+    /// Returns the buffer that its events are put into.
     pub(crate) fn entry(&self) -> &Arc<Buffer> {
         self.front.as_ref().unwrap_or(&self.buffer)
     }
@@ -37,7 +37,7 @@ impl Route {
     }
 }
 
-/// What the router needs to know, and what others may ask.
+/// The routes, for the router and for all other readers.
 pub(crate) struct Table {
     pub(crate) routing_key: Template,
     pub(crate) classes: Vec<(TopicPattern, Class)>,
@@ -53,12 +53,12 @@ impl Table {
         }
     }
 
-    /// The class of events of that topic, where `classes` has a say.
+    /// Returns the class of events of that topic, if `classes` sets one.
     pub(crate) fn class(&self, topic: &str) -> Option<Class> {
         self.classes.iter().find(|(pattern, _)| pattern.matches(topic)).map(|(_, class)| *class)
     }
 
-    /// Gives an alert to every sink that takes its topic, but not to the one that it is about.
+    /// Gives an alert to every sink that takes its topic, except the sink that it is about.
     pub(crate) fn alert(&self, mut event: Event, about: &str, now: Instant) {
         event.set_statics(&self.statics);
         let topic = self.topic(&event);

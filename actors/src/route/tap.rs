@@ -1,4 +1,4 @@
-//! Events to the application itself: bounded, counted, and never in the way of a sink.
+//! Events for the application itself: bounded, counted, and never in the way of a sink.
 
 use std::fmt;
 use std::pin::Pin;
@@ -34,14 +34,14 @@ enum Key {
     Tag(String),
 }
 
-/// A stream of the events that carry one value. What its reader is too slow for is dropped and counted.
+/// A stream of the events that carry one value. If its reader is too slow, events are dropped and counted.
 pub struct Subscription {
     events: mpsc::Receiver<Event>,
     missed: Arc<AtomicU64>,
 }
 
 impl Taps {
-    /// `key` is `data.x` or `tags.x`; anything else is taken as a key of `data`.
+    /// `key` is `data.x` or `tags.x`. Any other key is taken as a key of `data`.
     pub(crate) fn subscribe(&self, key: &str, value: &str) -> Subscription {
         let key = match key.strip_prefix("tags.") {
             Some(tag) => Key::Tag(tag.to_owned()),
@@ -101,7 +101,7 @@ impl Tap {
 }
 
 impl Subscription {
-    /// How many events were dropped because nobody read them in time.
+    /// Returns how many events were dropped because they were not read in time.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed.load(Ordering::Relaxed)

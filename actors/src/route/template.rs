@@ -1,10 +1,11 @@
 //! Templates of routing keys, such as `ai.{module_name}.{event_type}`, and how values become segments of a key.
 //!
-//! A value never leaves its segment, and different values never share one: what would part or widen a key (`.`, `*`,
-//! `#`, blanks, control characters, text direction marks) or forge our own marks (`%`, `~`, `{`, `}`) is written as
-//! `%XX`, byte by byte; a value of more than 64 bytes is cut and ends in `~` and a hash of the whole. Letters of any
-//! script and emoji stay. A missing or empty value becomes its default, or `unknown`. Only `module_name` is put in
-//! snake case first (`RAGPipeline` → `rag_pipeline`), so two names share a key exactly if their snake case is the same.
+//! A value never leaves its segment, and different values never share a segment. Some characters would split or widen a
+//! key (`.`, `*`, `#`, spaces, control characters, text direction marks) or imitate our own marks (`%`, `~`, `{`, `}`).
+//! They are written as `%XX`, byte by byte. A value of more than 64 bytes is cut, and ends in `~` and a hash of the
+//! whole value. Letters of any script and emoji stay. A missing or empty value becomes its default, or `unknown`. Only
+//! `module_name` is first put into snake case (`RAGPipeline` → `rag_pipeline`). So two names share a key exactly if
+//! their snake case is the same.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,7 +20,7 @@ const MAX_KEY: usize = 255;
 const MAX_DEPTH: usize = 8;
 const UNKNOWN: &str = "unknown";
 
-/// Where a placeholder takes its value from.
+/// The field that a placeholder takes its value from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Field {
     /// `{module_name}`, in snake case.
@@ -36,9 +37,9 @@ pub enum Field {
     Service,
     /// `{environment}`.
     Environment,
-    /// `{tags.x}`: everything after the first dot is the name of the tag.
+    /// `{tags.x}`. Everything after the first dot is the name of the tag.
     Tag(Box<str>),
-    /// `{data.x}` or `{data.x.y}`: the path into the event's data, 1 to 8 names.
+    /// `{data.x}` or `{data.x.y}`: the path into the event's data, of 1 to 8 names.
     Data(Box<[Box<str>]>),
 }
 
@@ -52,7 +53,7 @@ const PLAIN: [(&str, Field); 7] = [
     ("environment", Field::Environment),
 ];
 
-/// Other tools' words for ours, too far away for the edit distance.
+/// Words of other tools for ours, which the edit distance does not find.
 const HABITS: [(&str, &str); 8] = [
     ("module", "module_name"),
     ("event", "event_type"),
@@ -74,9 +75,9 @@ impl fmt::Display for Field {
     }
 }
 
-/// An event, as far as a template looks into it.
+/// The fields of an event that a template reads.
 pub trait Fields {
-    /// The value of one field; `None` and an empty one count as missing.
+    /// Returns the value of one field. `None` and an empty value count as missing.
     fn field(&self, field: &Field) -> Option<Cow<'_, str>>;
 }
 
@@ -98,19 +99,19 @@ impl TemplateError {
         TemplateError { suggestion: Some(suggestion.into()), ..self }
     }
 
-    /// Where in the template, in bytes from its begin.
+    /// Returns the place in the template, in bytes from its beginning.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// What is wrong, without the place.
+    /// Returns what is wrong, without the place.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What to write in that place instead, if something is close.
+    /// Returns what to write at that place instead, if there is a similar name.
     #[must_use]
     pub fn suggestion(&self) -> Option<&str> {
         self.suggestion.as_deref()
@@ -134,8 +135,9 @@ impl Template {
     /// Reads a template: `{name}`, `{name:-default}`, and `{{` and `}}` for braces.
     ///
     /// # Errors
-    /// When a placeholder is unknown or not closed, a default would need escaping, a segment is empty, the text
-    /// outside placeholders holds blanks, control characters or wildcards, or no key could keep within 255 bytes.
+    ///
+    /// If a placeholder is unknown or not closed, a default would need escaping, a segment is empty, the text outside
+    /// placeholders holds spaces, control characters or wildcards, or the keys could not be kept within 255 bytes.
     pub fn parse(text: &str) -> Result<Template, TemplateError> {
         if text.is_empty() {
             return Err(
@@ -184,9 +186,9 @@ impl Template {
         Ok(Template { text: text.into(), parts: parts.into() })
     }
 
-    /// Writes the key of one event: at most 255 bytes, and always as many segments as the template has.
+    /// Renders the key of one event. The key has at most 255 bytes, and always as many segments as the template.
     ///
-    /// Should the key be too long, its longest values are cut shorter, each with a hash of its whole.
+    /// If the key is too long, its longest values are cut shorter. Each cut value ends in a hash of the whole value.
     #[must_use]
     pub fn render(&self, fields: &impl Fields) -> String {
         let mut key = self.write(fields, MAX_VALUE);
@@ -208,7 +210,7 @@ impl Template {
         key
     }
 
-    /// What the placeholders look at, in order.
+    /// Returns the fields that the placeholders read, in order.
     pub fn fields(&self) -> impl Iterator<Item = &Field> {
         self.parts.iter().filter_map(|part| match part {
             Part::Value { field, .. } => Some(field),
@@ -216,19 +218,19 @@ impl Template {
         })
     }
 
-    /// Whether the key shows something of an event's data or tags, which processors may take out.
+    /// Whether the key shows a part of an event's data or tags, which processors may remove.
     pub(crate) fn shows_data(&self) -> bool {
         self.fields().any(|field| matches!(field, Field::Data(_) | Field::Tag(_)))
     }
 
-    /// Whether the key depends on nothing but module, type, operation, method, service and environment: few enough
-    /// to keep each rendered key.
+    /// Returns whether the key depends only on module, type, operation, method, service and environment. There are few
+    /// such keys, so each rendered key can be kept.
     #[must_use]
     pub fn is_static(&self) -> bool {
         self.fields().all(|field| !matches!(field, Field::ExecutionId | Field::Tag(_) | Field::Data(_)))
     }
 
-    /// The shape of its keys: the text of a segment, or `None` where a placeholder stands in it.
+    /// Returns the shape of its keys: for each segment its text, or `None` if it has a placeholder.
     #[must_use]
     pub fn segments(&self) -> Vec<Option<String>> {
         let (mut segments, mut current) = (Vec::new(), Some(String::new()));
@@ -250,7 +252,7 @@ impl Template {
         segments
     }
 
-    /// The template as it was written.
+    /// Returns the template as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -292,7 +294,7 @@ fn check_literal(c: char, segment_is_empty: bool, offset: usize) -> Result<(), T
     Err(TemplateError::new(offset, message))
 }
 
-/// Reads what stands between the braces; `offset` is where the opening one is.
+/// Reads the text between the braces. `offset` is the position of the opening brace.
 fn placeholder(inside: &str, offset: usize) -> Result<Part, TemplateError> {
     let (name, default) = match inside.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -309,7 +311,7 @@ fn placeholder(inside: &str, offset: usize) -> Result<Part, TemplateError> {
     Ok(Part::Value { field, default: default.map(Into::into) })
 }
 
-/// A default is written as it stands, so it may hold nothing that a value would have to escape.
+/// Checks a default. It is written as it is, so it must not hold a character that a value would have to escape.
 fn check_default(default: &str, offset: usize) -> Result<(), TemplateError> {
     if default.is_empty() {
         return Err(TemplateError::new(
@@ -359,7 +361,7 @@ fn is_blank_or_brace(c: char) -> bool {
     is_hidden(c) || c == '{'
 }
 
-/// What somebody who wrote `name` may have meant.
+/// Returns the field that the user may have meant by `name`.
 fn nearest(name: &str) -> Option<String> {
     let name = name.trim_matches(|c: char| is_hidden(c) || c == '{');
     if let Some((head, tail)) = name.split_once('.') {

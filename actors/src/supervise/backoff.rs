@@ -1,4 +1,4 @@
-//! How long to wait before the next try: the one place that uses the `backoff` crate.
+//! How long to wait before the next attempt. This is the only file that uses the `backoff` crate.
 
 use std::time::Duration;
 
@@ -38,38 +38,38 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Starts at about `first` and never exceeds `max`; a `first` above `max` counts as `max`.
+    /// Makes a delay that starts at about `first` and never exceeds `max`. A `first` above `max` counts as `max`.
     #[must_use]
     pub fn new(first: Duration, max: Duration) -> Backoff {
         Backoff::with_jitter(first, max, JITTER)
     }
 
-    /// Like [`Backoff::new`] with exact delays: for tests and for a lone client that cannot stampede.
+    /// Like [`Backoff::new`], with exact delays: for tests, and for a single client that cannot cause a stampede.
     #[must_use]
     pub fn without_jitter(first: Duration, max: Duration) -> Backoff {
         Backoff::with_jitter(first, max, 0.0)
     }
 
-    /// Between retries of a delivery while the breaker is closed: 100 ms to 5 s.
+    /// Makes the delays between retries of a delivery while the breaker is closed: 100 ms to 5 s.
     #[must_use]
     pub fn retries() -> Backoff {
         Backoff::new(RETRY_FIRST, RETRY_MAX)
     }
 
-    /// Between restarts of an actor: 100 ms to 5 s.
+    /// Makes the delays between restarts of an actor: 100 ms to 5 s.
     #[must_use]
     pub fn restarts() -> Backoff {
         Backoff::new(RESTART_FIRST, RESTART_MAX)
     }
 
-    /// The delay before the next try; each call makes the one after it longer.
+    /// Returns the delay before the next attempt. Each call makes the following delay longer.
     #[must_use]
     #[expect(clippy::should_implement_trait, reason = "never ends: an iterator would hide that")]
     pub fn next(&mut self) -> Duration {
         self.inner.next_backoff().unwrap_or(self.max).min(self.max)
     }
 
-    /// Begins again at the first delay: a try went well.
+    /// Starts again at the first delay, after a successful attempt.
     pub fn reset(&mut self) {
         self.inner.reset();
     }

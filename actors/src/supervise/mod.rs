@@ -1,4 +1,4 @@
-//! Starts actors, hears how they end, and starts them again by policy. It knows neither sinks nor events.
+//! Starts actors, notices how they end, and starts them again by policy. It knows neither sinks nor events.
 
 mod backoff;
 mod restart;
@@ -19,10 +19,10 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tracing::{error, info, warn};
 
-/// Names one child.
+/// The name of one child.
 pub(crate) type ChildId = Arc<str>;
 
-/// One child: how to start it, and who is told how it goes.
+/// One child: how to start it, and who is notified of its life.
 #[derive(Clone)]
 pub(crate) struct ChildSpec {
     pub(crate) id: ChildId,
@@ -32,11 +32,11 @@ pub(crate) struct ChildSpec {
     pub(crate) observer: Arc<dyn Observer>,
 }
 
-/// Hears of the turns in one child's life.
+/// Is notified of the events in one child's life.
 pub(crate) trait Observer: Send + Sync {
-    /// It ended; whatever it held is to be taken back.
+    /// The child has ended. Take back everything that it held.
     fn ended(&self, exit: &Exit);
-    /// Whether it did useful work since the last question: then earlier restarts are forgotten.
+    /// Whether it did useful work since the last question. If so, earlier restarts are forgotten.
     fn progressed(&self) -> bool;
     /// A fresh incarnation follows after a delay.
     fn restarting(&self);
@@ -44,8 +44,8 @@ pub(crate) trait Observer: Send + Sync {
     fn gave_up(&self, exit: &Exit);
 }
 
-/// Owned by every supervised actor; its drop tells the supervisor that, and how, the actor ended. It reports also when
-/// the end is a panic that nobody caught, or when the actor's thread is gone.
+/// Owned by every supervised actor. Its drop notifies the supervisor that, and how, the actor ended. It also notifies
+/// if the end is an uncaught panic, or if the actor's thread is gone.
 pub(crate) struct DeathWatch {
     id: ChildId,
     incarnation: u64,
@@ -54,12 +54,12 @@ pub(crate) struct DeathWatch {
 }
 
 impl DeathWatch {
-    /// Says how it is about to end; the first word counts.
+    /// Sets how the actor is about to end. Only the first call counts.
     pub(crate) fn because(&mut self, exit: Exit) {
         self.exit.get_or_insert(exit);
     }
 
-    /// A watch that tells the same supervisor about the same child: for children of several actors.
+    /// Makes a watch that notifies the same supervisor about the same child, for children of several actors.
     pub(crate) fn another(&self) -> DeathWatch {
         DeathWatch {
             id: self.id.clone(),
@@ -98,10 +98,10 @@ struct Child {
     incarnation: u64,
 }
 
-/// The root of a graph: one for one, with a factory, a restart policy and a back-off for each child.
+/// The root of a graph. Each child is restarted alone, and has its own factory, restart policy and back-off.
 pub(crate) struct GraphSupervisor {
     children: HashMap<ChildId, Child>,
-    /// Numbers the incarnations of all children: no late report ever meets another child of its name.
+    /// Numbers the incarnations of all children, so that a late report never meets another child of the same name.
     incarnations: u64,
     reports: mpsc::UnboundedSender<Ended>,
     inbox: Option<mpsc::UnboundedReceiver<Ended>>,
@@ -187,7 +187,7 @@ impl StreamHandler<Ended> for GraphSupervisor {
     fn finished(&mut self, _: &mut Context<Self>) {}
 }
 
-/// Takes in a child and starts it; a child of the same name is forgotten.
+/// Adds a child and starts it. A child of the same name is forgotten.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Adopt(pub(crate) ChildSpec);
@@ -203,7 +203,7 @@ impl Handler<Adopt> for GraphSupervisor {
     }
 }
 
-/// Takes a child as ended although it said nothing (its thread is stuck). Answers whether there was one.
+/// Treats a child as ended although it reported nothing (its thread is stuck). Answers whether there was such a child.
 #[derive(Message)]
 #[rtype(result = "bool")]
 pub(crate) struct Abandon(pub(crate) ChildId, pub(crate) Exit);

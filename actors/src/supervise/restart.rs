@@ -1,4 +1,4 @@
-//! Whether a dead actor comes back, and when.
+//! Whether a dead actor is started again, and when.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,13 +11,13 @@ use super::backoff::Backoff;
 /// How an actor ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
-    /// It was told to stop, and did.
+    /// It stopped because it was told to.
     Stopped,
-    /// It vanished without a word: its thread ended, or it never started.
+    /// It ended without a report: its thread ended, or it never started.
     Lost,
-    /// It could not go on, and said why.
+    /// It could not continue. The text says why.
     Failed(String),
-    /// It, or the code inside it, panicked, with this message.
+    /// It, or the code inside it, panicked with this message.
     Panicked(String),
 }
 
@@ -32,12 +32,13 @@ impl fmt::Display for Exit {
     }
 }
 
-/// How many restarts are too many: by default more than 5 within 60 s with no delivery between them.
+/// How many restarts are too many. Default: more than 5 within 60 s with no delivery between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RestartPolicy {
-    /// This many restarts within the window are made; the next crash gives up. Zero: the first crash gives up.
+    /// The number of restarts within the window. After one more crash the actor is given up. With zero, the first crash
+    /// gives it up.
     pub max: u32,
-    /// The length of the window; a restart exactly this long ago no longer counts.
+    /// The length of the window. A restart exactly this long ago no longer counts.
     pub within: Duration,
 }
 
@@ -47,21 +48,21 @@ impl Default for RestartPolicy {
     }
 }
 
-/// What the supervisor does about one exit.
+/// The decision of the supervisor about one exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Start a fresh incarnation after this long.
+    /// Start a fresh incarnation after this time.
     RestartAfter(Duration),
-    /// It ended as it should.
+    /// It ended as it should. Do not start it again.
     LeaveDown,
-    /// Too many restarts that led nowhere: it has failed.
+    /// Too many restarts without progress: it has failed.
     GiveUp,
 }
 
-/// Counts the restarts of one actor and decides about the next.
+/// Counts the restarts of one actor and decides about the next one.
 ///
-/// Only restarts that led nowhere count: once something was delivered, the earlier ones are forgotten, and the delay
-/// before the next begins at its smallest again.
+/// Only restarts without progress count. After a delivery, the earlier restarts are forgotten, and the next delay is
+/// the shortest again.
 #[derive(Debug)]
 pub struct RestartTracker {
     policy: RestartPolicy,
@@ -70,19 +71,19 @@ pub struct RestartTracker {
 }
 
 impl RestartTracker {
-    /// Starts with no restarts, and delays of 100 ms to 5 s.
+    /// Makes a tracker without restarts, and with delays of 100 ms to 5 s.
     #[must_use]
     pub fn new(policy: RestartPolicy) -> RestartTracker {
         RestartTracker::with_backoff(policy, Backoff::restarts())
     }
 
-    /// Like [`RestartTracker::new`] with delays of your own.
+    /// Like [`RestartTracker::new`], with delays of your own.
     #[must_use]
     pub fn with_backoff(policy: RestartPolicy, backoff: Backoff) -> RestartTracker {
         RestartTracker { policy, backoff, restarts: VecDeque::new() }
     }
 
-    /// Decides what follows `exit`; `progressed` says that something was delivered since the last restart.
+    /// Decides what follows `exit`. `progressed` says whether something was delivered since the last restart.
     #[must_use]
     pub fn decide(&mut self, exit: &Exit, progressed: bool, now: Instant) -> Verdict {
         if matches!(exit, Exit::Stopped) {
@@ -102,13 +103,13 @@ impl RestartTracker {
         Verdict::RestartAfter(self.backoff.next())
     }
 
-    /// How many restarts counted at the last decision.
+    /// Returns how many restarts counted at the last decision.
     #[must_use]
     pub fn recent(&self) -> usize {
         self.restarts.len()
     }
 
-    /// Forgets all restarts: somebody started the actor by hand after it had been given up.
+    /// Forgets all restarts. Use it if the actor is started by hand after it was given up.
     pub fn reset(&mut self) {
         self.restarts.clear();
         self.backoff.reset();

@@ -1,4 +1,4 @@
-//! Tests of sinks, processors and whole graphs: scripted sinks, virtual time, and the books checked at the end.
+//! Tests of sinks, processors and whole graphs: scripted sinks, virtual time, and a check of the numbers at the end.
 
 #![allow(clippy::panic, reason = "a kit for tests fails them by panicking")]
 
@@ -15,10 +15,11 @@ use crate::ingress::Tally;
 use crate::process::{Output, Processor, Stage};
 use crate::sink::{Deliveries, Sink, SinkContext};
 
-/// Puts events through a processor, its `finish` included, and returns what comes out.
+/// Runs events through a processor, calls its `finish`, too, and returns the events that come out.
 ///
 /// # Panics
-/// When the processor does not release what it held.
+///
+/// If the processor does not release every event that it held.
 pub fn drive(processor: impl Processor, events: impl IntoIterator<Item = Event>) -> Vec<Event> {
     let mut stage = Stage::new("driven".into(), Box::new(processor));
     let (mut passed, mut tally) = (Output::default(), Tally::default());
@@ -33,12 +34,13 @@ pub fn drive(processor: impl Processor, events: impl IntoIterator<Item = Event>)
     out
 }
 
-/// Proves that a sink keeps the contract as far as a test can see it: it delivers everything, in order, exactly once,
-/// over single events, batches, a second `open` on the same instance, and a fresh instance. `read` returns the JSON of
-/// all events that arrived so far.
+/// Checks that a sink keeps its contract, as far as a test can see this. The sink must deliver every event, in order,
+/// exactly once: for single events, for batches, after a second `open` on the same instance, and with a fresh instance.
+/// `read` returns the JSON of all events that have arrived so far.
 ///
 /// # Panics
-/// When it does not.
+///
+/// If the sink breaks the contract.
 pub async fn conformance<S: Sink>(make: impl Fn() -> S, read: impl Fn() -> Vec<Vec<u8>>) {
     let ctx = SinkContext::detached("conformance");
     let step = Step::new("Conformance");

@@ -1,4 +1,4 @@
-//! A sink that plays a script, and writes down what arrived.
+//! A sink that follows a script, and records the events that arrive.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,68 +14,68 @@ use crate::sink::{Deliveries, DeliveryError, Placement, Sink, SinkContext};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Act {
-    /// Everything arrives.
+    /// All events arrive.
     Deliver,
-    /// So many arrive, then the broker is away.
+    /// This many events arrive. Then the broker is away.
     Unavailable(usize),
-    /// So many arrive, then the outcome is unknown.
+    /// This many events arrive. Then the outcome is unknown.
     Unknown(usize),
-    /// So many arrive, but the answer is lost, so that the sink does not know of them.
+    /// This many events arrive, but the answer is lost, so that the sink does not know that they arrived.
     Cut(usize),
-    /// The broker refuses for now.
+    /// The broker refuses for now, because it is overloaded.
     Overload,
     /// The password is wrong.
     Misconfigured,
-    /// Some event of the batch is bad.
+    /// One event of the batch is bad.
     Rejected,
     /// The sink is broken.
     Fatal,
-    /// The sink panics, after so many arrived.
+    /// The sink panics, after this many events have arrived.
     Panic(usize),
-    /// Nothing ever happens again.
+    /// The delivery never returns.
     Hang,
 }
 
 /// One event that arrived.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// When, since the journal was made.
+    /// The time since the journal was made.
     pub at: Duration,
-    /// Under which key.
+    /// The key of the event.
     pub key: String,
-    /// At which attempt.
+    /// The number of the attempt.
     pub attempt: u32,
     /// The event as JSON.
     pub json: serde_json::Value,
 }
 
 impl Arrival {
-    /// The number under `data.n`.
+    /// Returns the number under `data.n`.
     #[must_use]
     pub fn n(&self) -> Option<u64> {
         self.json.get("data")?.get("n")?.as_u64()
     }
 
-    /// The number under `seq`.
+    /// Returns the number under `seq`.
     #[must_use]
     pub fn seq(&self) -> Option<u64> {
         self.json.get("seq")?.as_u64()
     }
 
-    /// A number under one key of `data`: `count`, `from_seq` and `to_seq` of a gap marker.
+    /// Returns the number under one key of `data`, for example `count`, `from_seq` and `to_seq` of a gap marker.
     #[must_use]
     pub fn number(&self, key: &str) -> Option<u64> {
         self.json.get("data")?.get(key)?.as_u64()
     }
 
-    /// The type of the event.
+    /// Returns the type of the event.
     #[must_use]
     pub fn kind(&self) -> &str {
         self.json.get("event_type").and_then(|kind| kind.as_str()).unwrap_or_default()
     }
 }
 
-/// What happened to a scripted sink, over all its incarnations.
+/// Records what happens to a scripted sink, over all its incarnations.
 #[derive(Clone)]
 pub struct Journal(Arc<Mutex<Pages>>);
 
@@ -85,7 +85,7 @@ impl fmt::Debug for Journal {
     }
 }
 
-/// Acts for batches that hold an event with such a number.
+/// Acts for batches that hold an event with a matching number.
 type Whims = Vec<(Box<dyn Fn(u64) -> bool + Send>, Act)>;
 
 struct Pages {
@@ -100,7 +100,8 @@ struct Pages {
 }
 
 impl Journal {
-    /// A sink of that name that plays `script`, one act a delivery, and delivers everything when it is over.
+    /// Makes a sink that follows `script`, with one act for each delivery. After the end of the script it delivers
+    /// everything.
     #[must_use]
     pub fn new(script: impl IntoIterator<Item = Act>) -> Journal {
         Journal(Arc::new(Mutex::new(Pages {
@@ -115,32 +116,32 @@ impl Journal {
         })))
     }
 
-    /// What its next calls of `open` do; then `open` works.
+    /// Sets what the next calls of `open` do. After that, `open` works.
     #[must_use]
     pub fn opening(self, acts: impl IntoIterator<Item = Act>) -> Journal {
         self.pages().opens.extend(acts);
         self
     }
 
-    /// Plays `act` at every delivery that holds an event whose `data.n` is such a number, whatever the script says.
+    /// Plays `act` at every delivery that holds an event whose `data.n` matches, whatever the script says.
     #[must_use]
     pub fn whenever(self, n: impl Fn(u64) -> bool + Send + 'static, act: Act) -> Journal {
         self.pages().whims.push((Box::new(n), act));
         self
     }
 
-    /// More acts, at the end of the script.
+    /// Adds acts at the end of the script.
     pub fn play(&self, acts: impl IntoIterator<Item = Act>) {
         self.pages().script.extend(acts);
     }
 
-    /// The sink itself; each delivery takes `takes`.
+    /// Makes the sink itself. Each delivery takes the time `takes`.
     #[must_use]
     pub fn sink(&self, takes: Duration) -> Scripted {
         Scripted { journal: self.clone(), takes }
     }
 
-    /// A plan for the sink, on the thread of the spine.
+    /// Makes the spec of the sink, which runs on the thread of the spine.
     #[must_use]
     pub fn spec(&self, name: &str, takes: Duration) -> SinkSpec {
         let journal = self.clone();
@@ -149,31 +150,32 @@ impl Journal {
         spec
     }
 
-    /// What arrived, in order.
+    /// Returns the events that arrived, in order.
     #[must_use]
     pub fn arrivals(&self) -> Vec<Arrival> {
         self.pages().arrivals.clone()
     }
 
-    /// The numbers under `data.n` of what arrived, in order; events without one are left out.
+    /// Returns the numbers under `data.n` of the events that arrived, in order. Events without this number are left
+    /// out.
     #[must_use]
     pub fn numbers(&self) -> Vec<u64> {
         self.pages().arrivals.iter().filter_map(Arrival::n).collect()
     }
 
-    /// The types of what arrived, in order.
+    /// Returns the types of the events that arrived, in order.
     #[must_use]
     pub fn kinds(&self) -> Vec<String> {
         self.pages().arrivals.iter().map(|arrival| arrival.kind().to_owned()).collect()
     }
 
-    /// The sizes of the batches that it was given, in order.
+    /// Returns the sizes of the batches that the sink got, in order.
     #[must_use]
     pub fn batches(&self) -> Vec<usize> {
         self.pages().batches.clone()
     }
 
-    /// How often it was opened, and closed.
+    /// Returns how often the sink was opened, and how often it was closed.
     #[must_use]
     pub fn opened_and_closed(&self) -> (usize, usize) {
         let pages = self.pages();

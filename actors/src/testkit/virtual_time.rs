@@ -1,4 +1,4 @@
-//! Whole graphs on one thread, on a clock that stands still until everybody waits.
+//! Whole graphs on one thread, on a clock that moves only while everybody waits.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,10 +6,11 @@ use std::time::Duration;
 use crate::event::{Event, Step};
 use crate::graph::{Drained, GraphHandle, Plan, Threads};
 
-/// Runs a test in an actix `System` on virtual time: a sleep of an hour takes no time, and ends exactly when due.
+/// Runs a test in an actix `System` on virtual time. A sleep of an hour takes no time, and ends exactly when it is due.
 ///
 /// # Panics
-/// When no runtime can be made, and when the test does.
+///
+/// If no runtime can be made, and if the test panics.
 pub fn run<F: Future>(test: F) -> F::Output {
     let runtime =
         || match tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build() {
@@ -19,7 +20,8 @@ pub fn run<F: Future>(test: F) -> F::Output {
     actix_rt::System::with_tokio_rt(runtime).block_on(test)
 }
 
-/// Returns when every actor on this thread waits for time or for a message; a millisecond of virtual time has passed.
+/// Returns when every actor on this thread waits for time or for a message. A millisecond of virtual time has passed
+/// then.
 pub async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
@@ -37,7 +39,8 @@ impl Rig {
     /// Starts a plan on this thread.
     ///
     /// # Panics
-    /// When the plan is wrong.
+    ///
+    /// If the plan is wrong.
     pub async fn start(plan: Plan) -> Rig {
         match GraphHandle::start(plan, Threads::One).await {
             Ok(graph) => Rig { graph, step: Step::new("Rig") },
@@ -60,10 +63,11 @@ impl Rig {
         self.graph.emitter().emit(Event::token(&self.step, "answer", n.to_string(), n));
     }
 
-    /// Drains the graph within a minute and checks the books.
+    /// Drains the graph within a minute and checks the numbers.
     ///
     /// # Panics
-    /// When a number does not balance.
+    ///
+    /// If the numbers do not balance.
     pub async fn end(&self) -> Drained {
         let drained = self.graph.drain(Duration::from_secs(60)).await;
         let status = &drained.status;

@@ -4,9 +4,9 @@ use super::super::reader::Reader;
 use super::super::usage::Usage;
 use crate::fault::Fault;
 
-/// What an item of a stream says, for `#[instrument(stream_fields(answer))]`.
+/// Says what an item of a stream holds, for `#[instrument(stream_fields(answer))]`.
 ///
-/// Texts are tokens, whatever holds them; an `Err` and a `None` hold none.
+/// A text is a token, also behind a reference or inside `Option` and `Result`. An `Err` and a `None` hold no token.
 ///
 /// ```
 /// struct Delta {
@@ -27,11 +27,11 @@ use crate::fault::Fault;
     note = "implement `streamll::AsToken` for the items, or put `.tokens(\"answer\", |item| …)` on the stream instead of `stream_fields`"
 )]
 pub trait AsToken {
-    /// The text of this item; `None` for one that is no piece of the text.
+    /// Returns the text of this item, or `None` if the item is not a piece of the text.
     fn as_token(&self) -> Option<&str>;
 
-    /// What this item tells of usage; none by default. The closing event carries it; of several items that do,
-    /// [the last counts](Usage::merged).
+    /// Returns the usage that this item reports. Default: none. The closing event carries the usage. If several items
+    /// report usage, the [last value of each key wins](Usage::merged).
     fn usage(&self) -> Option<Usage> {
         None
     }

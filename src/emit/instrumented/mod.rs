@@ -1,4 +1,4 @@
-//! What the code calls that `#[instrument]` writes. No part of the public API: it changes with the macro.
+//! The functions that code of `#[instrument]` calls. They are not part of the public API: they change with the macro.
 
 mod items;
 mod probe;
@@ -22,7 +22,7 @@ use render::Rendered;
 
 use crate::fault::Fault;
 
-/// The key that lists what was cut.
+/// The key that lists the values that were cut.
 const TRUNCATED: &str = "truncated";
 
 /// One instrumented function.
@@ -42,10 +42,10 @@ struct Names {
     method: Arc<str>,
 }
 
-/// What names the module.
+/// What the name of the module comes from.
 #[derive(Debug, Clone, Copy)]
 pub enum Module {
-    /// The user.
+    /// The user named it.
     Named(&'static str),
     /// The type of the method.
     OfType(&'static str),
@@ -70,7 +70,7 @@ impl Module {
     }
 }
 
-/// The name of a type without its path and without what it is generic over.
+/// Returns the name of a type without its path and its generic arguments.
 fn type_word(name: &str) -> &str {
     let plain = name.trim_start_matches(['&', ' ']).trim_start_matches("mut ").trim_start_matches("dyn ");
     if plain.starts_with(['(', '[']) {
@@ -130,7 +130,7 @@ impl Call {
         Call { trace: self.trace.context(context), ..self }
     }
 
-    /// Whether anybody takes events: inputs and outputs are not made for nobody.
+    /// Whether any graph takes the events. If none does, inputs and outputs are not rendered.
     #[must_use]
     pub fn is_heard(&self) -> bool {
         self.trace.is_heard()

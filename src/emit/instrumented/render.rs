@@ -12,11 +12,11 @@ use crate::fault::{Limited, safely, text};
 #[derive(Debug)]
 pub struct Rendered {
     pub(super) value: Value,
-    /// It is only the beginning.
+    /// Whether it was cut.
     pub(super) cut: bool,
 }
 
-/// By `Serialize`; `None` when that fails or panics.
+/// Renders by `Serialize`. `None` if that fails or panics.
 pub(super) fn serialized<T: Serialize + ?Sized>(value: &T) -> Option<Rendered> {
     let mut out = Limited::default();
     let written = safely(|| serde_json::to_writer(&mut out, value))?;
@@ -29,7 +29,7 @@ pub(super) fn serialized<T: Serialize + ?Sized>(value: &T) -> Option<Rendered> {
     Some(Rendered { value, cut: false })
 }
 
-/// The text that this JSON is, if it is one that needs no reading: most inputs are.
+/// Returns the text of this JSON if it is a string without escapes, as most inputs are.
 fn plain_text(json: &[u8]) -> Option<Value> {
     let inner = json.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     if inner.contains(&b'\\') {
@@ -38,7 +38,7 @@ fn plain_text(json: &[u8]) -> Option<Value> {
     std::str::from_utf8(inner).ok().map(Value::from)
 }
 
-/// By `Debug` or `Display`; `None` when that fails or panics.
+/// Renders by `Debug` or `Display`. `None` if that fails or panics.
 pub(super) fn formatted(value: fmt::Arguments<'_>) -> Option<Rendered> {
     let mut out = Limited::default();
     let written = safely(|| out.write_fmt(value))?;
@@ -48,7 +48,7 @@ pub(super) fn formatted(value: fmt::Arguments<'_>) -> Option<Rendered> {
     Some(Rendered { value: text(&out.bytes).into(), cut: out.cut })
 }
 
-/// Of a text its beginning, of anything else the beginning of its JSON.
+/// Returns the beginning of a text, or else the beginning of the JSON.
 fn beginning(json: &[u8]) -> String {
     let json = text(json);
     if json.starts_with('"') {

@@ -1,4 +1,4 @@
-//! The spans that the running code is inside of, and which of them is nearer to it than any scope.
+//! The spans that the running code has entered, and whether a span or a scope is the innermost one.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ struct Entered {
 }
 
 thread_local! {
-    /// Apart from the surroundings: spans are left in any order, scopes are not.
+    /// Kept apart from the ambient state, because spans are left in any order and scopes are not.
     static ENTERED: RefCell<Vec<Entered>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -31,7 +31,7 @@ pub(super) fn exit(open: &Arc<Open>) {
     drop(left);
 }
 
-/// The span that was entered last, unless code has come into or out of a scope since.
+/// Returns the span that was entered last, unless the code has entered or left a scope since then.
 pub(super) fn innermost(scope: Option<&Scope>) -> Option<Arc<Open>> {
     let last = ENTERED.try_with(|entered| {
         let entered = entered.borrow();
@@ -45,7 +45,7 @@ pub(super) fn innermost(scope: Option<&Scope>) -> Option<Arc<Open>> {
     last.ok().flatten()
 }
 
-/// The surroundings of code for which a span is the innermost step; `None` where it is a scope, or nothing.
+/// Returns the ambient state of code whose innermost step is a span. `None` if it is a scope, or if there is none.
 pub(in super::super) fn inside(around: &Ambient) -> Option<Ambient> {
     let open = innermost(around.scope.as_ref())?;
     let scope = open.begin().clone();

@@ -1,4 +1,4 @@
-//! The fields of a span: whatever a library calls them, one name each; and none that nobody asked for.
+//! The fields of a span: each has one name, whatever a library calls it. Fields that are not asked for are left out.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -15,10 +15,10 @@ use crate::fault::{message, of_any, shown};
 /// The most bytes of one value; the rest is cut, and the key `truncated` lists it.
 const LONGEST: usize = 64 * 1024;
 
-/// The field in which `#[tracing::instrument(err)]` tells of an `Err`.
+/// The field in which `#[tracing::instrument(err)]` reports an `Err`.
 const ERROR: &str = "error";
 
-/// What a field is to us.
+/// The meaning of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Operation,
@@ -26,15 +26,15 @@ enum Known {
     ErrorType,
     ErrorMessage,
     Status,
-    /// Of the call: on its first and its last event.
+    /// A field of the call. It is on the first and on the last event.
     Data(&'static str),
-    /// Of the answer: once there is one, the call has begun for sure.
+    /// A field of the answer. Once there is one, the call has certainly begun.
     Answer(&'static str),
-    /// What was said: personal data.
+    /// Content: what was said. It is personal data.
     Content(&'static str),
 }
 
-/// What a field of that name is. Only what is known passes: any other field may hold what was said.
+/// Returns the meaning of a field. Only known fields pass, because any other field may hold content.
 fn known(name: &str) -> Option<Known> {
     use Known::{Agent, Answer, Content, Data, ErrorMessage, ErrorType, Operation, Status};
     let Some(name) = name.strip_prefix("gen_ai.") else {
@@ -91,9 +91,9 @@ fn known(name: &str) -> Option<Known> {
 /// Which fields of a span are kept.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
-    /// What was said, too.
+    /// Whether content is kept, too.
     pub(super) content: bool,
-    /// Those that nobody knows, too, by their own names: it is a span of the application.
+    /// Whether unknown fields are kept, too, by their own names. They are if the span belongs to the application.
     pub(super) own: bool,
 }
 
@@ -103,13 +103,13 @@ impl Wanted {
     }
 }
 
-/// The wanted fields of one record. They are gathered before they are taken in: to write a value may run any code, which
-/// may open spans, too.
+/// The wanted fields of one record. They are collected before they are stored, because writing a value may run any
+/// code, which may also open spans.
 #[derive(Debug)]
 pub(super) struct Said {
     wanted: Wanted,
     values: Vec<(&'static str, Value)>,
-    /// The name of the error that was recorded as one.
+    /// The name of the error, if one was recorded.
     error_type: Option<String>,
 }
 
@@ -163,7 +163,7 @@ impl Visit for Said {
     }
 }
 
-/// What a span has said so far.
+/// The fields that a span has reported so far.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     pub(super) operation: Option<String>,
@@ -174,7 +174,7 @@ pub(super) struct Fields {
     /// Whether the answer has begun.
     pub(super) answered: bool,
     data: Map<String, Value>,
-    /// What stands on one event only.
+    /// Values that are on one event only.
     once: Map<String, Value>,
 }
 
@@ -183,12 +183,12 @@ impl Fields {
         self.data.get(key)?.as_str()
     }
 
-    /// Whether it has said how it ended.
+    /// Whether the span has reported how it ended.
     pub(super) fn is_complete(&self) -> bool {
         ["finish_reasons", OUTPUT, "outcome"].iter().any(|key| self.data.contains_key(*key))
     }
 
-    /// The data of an event that is made now.
+    /// Returns the data of an event that is made now.
     pub(super) fn take(&mut self) -> Map<String, Value> {
         let mut data = self.data.clone();
         let tokens = |key: &str| self.data.get(key)?.as_u64();
@@ -207,7 +207,7 @@ impl Fields {
         data
     }
 
-    /// Takes in what a record of the span said.
+    /// Stores the fields of one record of the span.
     pub(super) fn add(&mut self, said: Said) {
         for (name, value) in said.values {
             self.put(name, value);
@@ -215,13 +215,13 @@ impl Fields {
         self.error_type = self.error_type.take().or(said.error_type);
     }
 
-    /// Takes in what the code inside told of usage.
+    /// Stores the usage that the code inside has reported.
     pub(super) fn add_usage(&mut self, usage: &Usage) {
         self.answered = true;
         usage.each(|key, value| keep(&mut self.data, key, value));
     }
 
-    /// Takes in what an event said of an error, and nothing else of it.
+    /// Stores what an event reports of an error, and nothing else of that event.
     pub(super) fn add_error(&mut self, said: Said) {
         for (_, value) in said.values.into_iter().filter(|(name, _)| *name == ERROR) {
             self.put(ERROR, value);
@@ -265,7 +265,7 @@ fn keep(kept: &mut Map<String, Value>, key: &str, mut value: Value) {
     }
 }
 
-/// Lists and objects come as JSON in a string; a reason may also come alone.
+/// Reads lists and objects, which come as JSON in a string. A finish reason may also come alone.
 fn structured(key: &str, value: Value) -> Value {
     let Value::String(text) = &value else { return value };
     if text.len() <= LONGEST
@@ -277,7 +277,7 @@ fn structured(key: &str, value: Value) -> Value {
     if key == "finish_reasons" { Value::Array(vec![value]) } else { value }
 }
 
-/// An ellipsis stands where it was cut.
+/// Cuts a message that is too long. An ellipsis marks the cut.
 fn cut_message(value: Value) -> String {
     let mut text = text(value);
     if cut(&mut text) {
@@ -286,7 +286,7 @@ fn cut_message(value: Value) -> String {
     text
 }
 
-/// Whether it was too long.
+/// Cuts a text that is too long. Returns whether it was.
 fn cut(text: &mut String) -> bool {
     let is_long = text.len() > LONGEST;
     text.truncate(text.floor_char_boundary(LONGEST));

@@ -1,13 +1,13 @@
-//! Which spans the layer sees: a look at their metadata, once per call site.
+//! Which spans the layer sees. It reads their metadata, once per call site.
 
 use tracing::subscriber::Interest;
 use tracing::{Level, Metadata};
 use tracing_subscriber::layer::{Context, Filter};
 
-/// Our own crates: what they say of delivering an event must never become an event.
+/// Our own crates. Their logs about the delivery of an event must never become an event.
 const OURS: [&str; 3] = ["streamll", "streamll_actors", "streamll_macros"];
 
-/// Lets through the spans of LLM libraries, and those of the targets that were asked for.
+/// Lets spans of LLM libraries through, and spans of the targets that were asked for.
 #[derive(Debug, Clone, Default)]
 pub struct SpanFilter {
     targets: Vec<String>,

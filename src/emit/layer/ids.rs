@@ -1,4 +1,4 @@
-//! The ids that a span is made with: those of a trace that has begun elsewhere.
+//! The ids that a span has when it is made: ids of a trace that began elsewhere.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use tracing::span::Attributes;
 
 use super::super::traceparent::Position;
 
-/// What a span says of its ids, where it does when it is made: its first event cannot wait for them.
+/// The ids that a span has when it is made. Later ids are not read, because its first event cannot wait for them.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
     traceparent: Option<Position>,
@@ -27,7 +27,7 @@ impl Ids {
         ids
     }
 
-    /// The step of the span: inside of another one it is a part of that run, whatever it says.
+    /// Returns the step of the span. Inside another step, it is a part of that step's run, whatever ids the span has.
     pub(super) fn step(self, enclosing: Option<&Step>) -> Step {
         if let Some(enclosing) = enclosing {
             return enclosing.child();

@@ -1,17 +1,17 @@
-//! From an operation of the GenAI conventions to the types of its events.
+//! Maps an operation of the GenAI conventions to the types of its events.
 
 use streamll_actors::event::Kind;
 
-/// What a span is about.
+/// The operation of a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation<'a> {
     /// A model generates.
     Llm,
     /// A tool is called.
     Tool,
-    /// Something else that a model or a store is asked for, by its name.
+    /// Another call of a model or a store, by its name.
     Call(&'a str),
-    /// An agent, a workflow, or whatever else runs.
+    /// An agent, a workflow, or anything else that runs.
     Run,
 }
 
@@ -27,7 +27,7 @@ impl<'a> From<&'a str> for Operation<'a> {
 }
 
 impl Operation<'_> {
-    /// The types of the first and of the last event.
+    /// Returns the types of the first and of the last event.
     pub(super) fn kinds(self) -> (Kind, Kind) {
         match self {
             Operation::Llm => (Kind::LlmStart, Kind::LlmEnd),
@@ -39,7 +39,7 @@ impl Operation<'_> {
         }
     }
 
-    /// Whether its first event is worth little without the name of a model, which comes in due time.
+    /// Whether its first event needs the name of a model, which comes a moment later.
     pub(super) fn names_a_model(self) -> bool {
         matches!(self, Operation::Llm | Operation::Call("embeddings"))
     }

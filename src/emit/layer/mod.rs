@@ -1,4 +1,4 @@
-//! Spans of LLM libraries as events: a layer for `tracing-subscriber`.
+//! Makes events from spans of LLM libraries: a layer for `tracing-subscriber`.
 
 mod entered;
 mod fields;
@@ -29,8 +29,8 @@ use open::Open;
 /// The variable by which OpenTelemetry is told that messages may be recorded.
 const CAPTURE_CONTENT: &str = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT";
 
-/// A layer that makes events of the spans of LLM libraries: of rig, genai (with its feature `otel`), and of everybody who
-/// follows the GenAI conventions of OpenTelemetry.
+/// Makes a layer that turns spans of LLM libraries into events: of rig, of genai (with its feature `otel`), and of
+/// every other library that follows the GenAI conventions of OpenTelemetry.
 ///
 /// ```
 /// use tracing_subscriber::prelude::*;
@@ -54,24 +54,28 @@ const CAPTURE_CONTENT: &str = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTEN
 /// | `embeddings`, `retrieval` | `embeddings_start`, `embeddings_end`, … |
 /// | `invoke_agent`, `invoke_workflow`, any other | `start`, `end` |
 ///
-/// With `error.type` or an error status, `error` stands in the place of the second one, and so it does, with the type
-/// `Cancelled`, for what a scope or a token stream drops before it is done. Some libraries (rig) say no error in the span of
-/// a call: where nothing of an answer was said either, the data of `llm_end` have `answered: false`. The module is the
-/// `gen_ai.agent.name` of the span or of the nearest one around it, else the provider, else `llm`. Data are `provider`,
-/// `model`, `input_tokens`, `output_tokens`, `total_tokens`, `finish_reasons` and the like, whatever name a library has for
-/// them. A first event waits until the library has said what it calls (at the latest until something happens inside), and
-/// keeps the time at which the span was opened.
+/// If a span has `error.type` or an error status, the second event is `error`. If a scope or a token stream drops the
+/// code of a span before it is done, the second event is `error`, too, with the type `Cancelled`. Some libraries (rig)
+/// do not report an error in the span of a call. If such a span has nothing of an answer either, the data of `llm_end`
+/// has `answered: false`.
 ///
-/// A span that nothing is around and that is made with the field `traceparent` continues the run of that header; one that is
-/// made with `trace_id` and `span_id` (32 and 16 hexadecimal digits, as those of OpenTelemetry) has these ids.
+/// The module is the `gen_ai.agent.name` of the span or of the nearest span around it, or else the provider, or else
+/// `llm`. The data has `provider`, `model`, `input_tokens`, `output_tokens`, `total_tokens`, `finish_reasons` and
+/// similar keys, whatever name a library uses for them. The first event waits until the library has said what it calls,
+/// at the latest until something happens inside the span. The event has the time at which the span was opened.
 ///
-/// Spans are steps as scopes are: a span inside of a [scope](crate::trace) is a part of it, and the other way round. Tokens
-/// are in no span of any library: [`tokens`](crate::TokenStream::tokens) emits them.
+/// If a span has no span or scope around it and is made with the field `traceparent`, it continues the run of that
+/// header. If a span is made with `trace_id` and `span_id` (32 and 16 hexadecimal digits, as in OpenTelemetry), it has
+/// these ids.
 ///
-/// Messages, instructions, arguments and results of tools are left out, unless
-/// [`capture_content`](LayerExt::capture_content) or the variable `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true`
-/// asks for them. All other spans and events cost nothing. Events that come before a topology is installed are shed and
-/// counted, without a warning.
+/// Spans are steps, just as scopes are. A span inside a [scope](crate::trace) is a child of that scope, and a scope
+/// inside a span is a child of that span. No library puts tokens into spans: [`tokens`](crate::TokenStream::tokens)
+/// emits them.
+///
+/// Messages, instructions, and arguments and results of tools are left out. To keep them, call
+/// [`capture_content`](LayerExt::capture_content), or set the variable
+/// `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true`. All other spans and events cost nothing. Events that come
+/// before a topology is installed are shed and counted, without a warning.
 #[must_use = "a layer does nothing before it is added to a subscriber"]
 pub fn layer<S>() -> SpanLayer<S> {
     static LAYERS: AtomicUsize = AtomicUsize::new(0);
@@ -87,10 +91,10 @@ fn asks_for_content(value: &str) -> bool {
     ["true", "1", "span_only", "span_and_event"].iter().any(|yes| value.trim().eq_ignore_ascii_case(yes))
 }
 
-/// The layer of [`layer()`], which sees no spans but those that it makes events of.
+/// The type of [`layer()`]. The layer sees only the spans that it makes events of.
 pub type SpanLayer<S> = Filtered<Spans, SpanFilter, S>;
 
-/// What can be asked of a [`layer()`].
+/// Settings of a [`layer()`].
 ///
 /// ```
 /// use streamll::LayerExt as _;
@@ -101,19 +105,21 @@ pub type SpanLayer<S> = Filtered<Spans, SpanFilter, S>;
 /// # let _ = subscriber;
 /// ```
 pub trait LayerExt: Sized {
-    /// Whether messages, instructions, arguments and results of tools are kept. They are personal data, so by default they
-    /// are not, unless the environment says so.
+    /// Sets whether messages, instructions, and arguments and results of tools are kept. They are personal data.
+    /// Default: `false`, unless the environment says otherwise.
     #[must_use]
     fn capture_content(self, content: bool) -> Self;
 
-    /// Makes events of all spans of these targets and what is below them, too: of functions with `#[tracing::instrument]`
-    /// in those modules. They are `start` and `end` with the fields of the span; `#[instrument(err)]` makes an `Err` an
+    /// Also makes events of all spans of these targets and of targets below them, such as functions with
+    /// `#[tracing::instrument]` in those modules.
+    ///
+    /// The events are `start` and `end` with the fields of the span. With `#[instrument(err)]`, an `Err` makes an
     /// `error`. The last part of the target names the module.
     #[must_use]
     fn targets<T: Into<String>>(self, targets: impl IntoIterator<Item = T>) -> Self;
 
-    /// Where to emit, also for the code inside of the spans; by default where the scope around the span does, else the
-    /// process-wide default.
+    /// Sets where to emit, also for the code inside the spans. Default: the emitter of the scope around the span, or
+    /// else the process-wide default.
     #[must_use]
     fn to(self, emitter: &Emitter) -> Self;
 }
@@ -135,7 +141,7 @@ impl<S> LayerExt for SpanLayer<S> {
     }
 }
 
-/// The inside of a [`SpanLayer`]: makes events of all spans that it is shown.
+/// The inside of a [`SpanLayer`]. It makes events of all spans that it is shown.
 pub struct Spans {
     /// Several layers may see one span.
     id: usize,

@@ -1,4 +1,4 @@
-//! One open span: when its first event is due, and what its events say.
+//! One open span: when its first event is due, and what its events hold.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -18,7 +18,7 @@ use super::map::Operation;
 /// An open span that events are made of.
 pub(super) struct Open {
     metadata: &'static Metadata<'static>,
-    /// Its ids and its context; its names come when it begins.
+    /// Its ids and its context. Its names are set when it begins.
     step: Step,
     /// The nearest span around it.
     outer: Option<Arc<Open>>,
@@ -30,7 +30,7 @@ pub(super) struct Open {
     begun: OnceLock<Begun>,
 }
 
-/// What is settled with the first event.
+/// The values that are fixed with the first event.
 struct Begun {
     scope: Scope,
     /// The type of the last event, unless it is an error.
@@ -61,7 +61,7 @@ impl Open {
         }
     }
 
-    /// Takes in what is said of the span, and begins where that is all there is to wait for.
+    /// Stores fields of the span, and begins it if there is nothing more to wait for.
     pub(super) fn record(&self, read: impl FnOnce(&mut Said)) {
         let mut said = Said::new(self.wanted);
         read(&mut said);
@@ -75,15 +75,15 @@ impl Open {
         }
     }
 
-    /// Takes in what an event inside says of an error.
+    /// Stores what an event inside reports of an error.
     pub(super) fn record_error(&self, read: impl FnOnce(&mut Said)) {
         let mut said = Said::new(self.wanted);
         read(&mut said);
         self.fields().add_error(said);
     }
 
-    /// The code inside has come to its first pause, or to its end: whatever it says of itself, it has said. Only the
-    /// name of a model may still be to come, as clients are asked for it.
+    /// The code inside has come to its first pause, or to its end, so the span has its own fields. Only the name of a
+    /// model may come later, when a client is asked for it.
     pub(super) fn paused(&self) {
         if self.begun.get().is_none() {
             let waits = self.operation(&self.fields()).names_a_model();
@@ -93,7 +93,7 @@ impl Open {
         }
     }
 
-    /// Emits the first event, if that has not been done, and returns the scope that stands for the span.
+    /// Emits the first event if that has not happened, and returns the scope of the span.
     pub(super) fn begin(&self) -> &Scope {
         &self.begun().scope
     }
@@ -159,7 +159,7 @@ impl Open {
         self.agent().or_else(provider).unwrap_or_else(|| "llm".to_owned())
     }
 
-    /// The agent that this is done for.
+    /// Returns the agent for which the operation is done.
     fn agent(&self) -> Option<String> {
         let own = self.fields().agent.clone();
         own.or_else(|| self.outer.as_ref()?.agent())

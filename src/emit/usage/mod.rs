@@ -1,4 +1,4 @@
-//! What a call of a model used: one vocabulary for all who tell it, and for all who read it.
+//! The usage of a model call: one set of names for all code that reports it, and for all code that reads it.
 
 pub(super) mod names;
 mod read;
@@ -8,8 +8,8 @@ use streamll_actors::event::{Datum, Event, View};
 
 use names::{CACHE_CREATION, CACHE_READ, INPUT, MODEL, OUTPUT, PROVIDER, REASONING, TOTAL};
 
-/// The tokens that a call of a model used, and of which model. On the wire each field is a key of `data` with the same name,
-/// on the event that closes the step.
+/// The tokens that a call of a model used, and the name of the model. On the wire, each field is a key of `data` with
+/// the same name, on the event that closes the step.
 ///
 /// ```
 /// use streamll::Usage;
@@ -20,38 +20,38 @@ use names::{CACHE_CREATION, CACHE_READ, INPUT, MODEL, OUTPUT, PROVIDER, REASONIN
 /// scope.usage(usage);
 /// ```
 ///
-/// What comes later counts: [`merged`](Usage::merged) lays one over another, key by key. `total_tokens` is the sum of input
-/// and output, unless a total comes with them or after them.
+/// The last value wins: [`merged`](Usage::merged) replaces values key by key. `total_tokens` is the sum of input and
+/// output, unless a total is set together with them or after them.
 #[non_exhaustive]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Who runs the model: `openai`.
+    /// The company or service that runs the model, for example `openai`.
     pub provider: Option<String>,
-    /// The model.
+    /// The name of the model.
     pub model: Option<String>,
-    /// All that the model read, with what came from a cache or went into one.
+    /// All tokens that the model read, including those that came from a cache or went into one.
     pub input_tokens: Option<u64>,
-    /// All that the model wrote, with its reasoning.
+    /// All tokens that the model wrote, including its reasoning.
     pub output_tokens: Option<u64>,
-    /// Both together, or what the provider says instead.
+    /// The sum of input and output, or the total that the provider reports instead.
     pub total_tokens: Option<u64>,
-    /// How much of the input came from a cache of the provider.
+    /// The part of the input that came from a cache of the provider.
     pub cache_read_tokens: Option<u64>,
-    /// How much of the input went into a cache of the provider.
+    /// The part of the input that went into a cache of the provider.
     pub cache_creation_tokens: Option<u64>,
-    /// How much of the output was reasoning.
+    /// The part of the output that was reasoning.
     pub reasoning_tokens: Option<u64>,
 }
 
 impl Usage {
-    /// So many tokens in, and so many out.
+    /// Makes a usage with `input` tokens read and `output` tokens written.
     #[must_use]
     pub fn new(input: u64, output: u64) -> Usage {
         Usage::default().input(input).output(output)
     }
 
-    /// What an event says of usage: by our names, in an object `usage`, or by the names of a provider. `None` where it tells
-    /// no number of tokens.
+    /// Reads the usage in an event: by our own names, in an object `usage`, or by the names of a provider. Returns
+    /// `None` if the event has no number of tokens.
     ///
     /// ```
     /// use streamll::{Event, Usage, step};
@@ -69,8 +69,8 @@ impl Usage {
         read::usage(event.body().members().chain(context))
     }
 
-    /// What a provider says of usage: the object that it sends as such, or the whole answer or chunk in which that object
-    /// stands. The [guide](crate::guide::usage) lists the names that are understood. `None` where there is no number of tokens.
+    /// Reads the usage in the answer of a provider: the usage object itself, or the whole answer or chunk that contains
+    /// it. The [guide](crate::guide::usage) lists the accepted names. Returns `None` if there is no number of tokens.
     ///
     /// ```
     /// use streamll::Usage;
@@ -89,61 +89,62 @@ impl Usage {
         }
     }
 
-    /// Who runs the model.
+    /// Sets the company or service that runs the model.
     #[must_use]
     pub fn provider(mut self, name: impl Into<String>) -> Usage {
         self.provider = Some(name.into());
         self
     }
 
-    /// The model.
+    /// Sets the name of the model.
     #[must_use]
     pub fn model(mut self, name: impl Into<String>) -> Usage {
         self.model = Some(name.into());
         self
     }
 
-    /// All that the model read.
+    /// Sets how many tokens the model read.
     #[must_use]
     pub fn input(self, tokens: u64) -> Usage {
         self.merged(Usage { input_tokens: Some(tokens), ..Usage::default() })
     }
 
-    /// All that the model wrote.
+    /// Sets how many tokens the model wrote.
     #[must_use]
     pub fn output(self, tokens: u64) -> Usage {
         self.merged(Usage { output_tokens: Some(tokens), ..Usage::default() })
     }
 
-    /// The total, where it is not the sum of input and output. It holds until another input or output is set.
+    /// Sets the total, if it is not the sum of input and output. It holds until another input or output is set.
     #[must_use]
     pub fn total(mut self, tokens: u64) -> Usage {
         self.total_tokens = Some(tokens);
         self
     }
 
-    /// How much of the input came from a cache.
+    /// Sets the part of the input that came from a cache.
     #[must_use]
     pub fn cache_read(mut self, tokens: u64) -> Usage {
         self.cache_read_tokens = Some(tokens);
         self
     }
 
-    /// How much of the input went into a cache.
+    /// Sets the part of the input that went into a cache.
     #[must_use]
     pub fn cache_creation(mut self, tokens: u64) -> Usage {
         self.cache_creation_tokens = Some(tokens);
         self
     }
 
-    /// How much of the output was reasoning.
+    /// Sets the part of the output that was reasoning.
     #[must_use]
     pub fn reasoning(mut self, tokens: u64) -> Usage {
         self.reasoning_tokens = Some(tokens);
         self
     }
 
-    /// This, with all that a later one says in its place: streams tell their usage several times, each time of all so far.
+    /// Returns this usage, with every value that `later` has in its place. Streams report their usage several times,
+    /// each time for all items so far.
     #[must_use]
     pub fn merged(mut self, later: Usage) -> Usage {
         if later.input_tokens.or(later.output_tokens).is_some() {
@@ -154,7 +155,7 @@ impl Usage {
         merged
     }
 
-    /// This, and what is not said in it from another.
+    /// Returns this usage, with the values of `other` that it lacks.
     fn or(self, other: Usage) -> Usage {
         Usage {
             provider: self.provider.or(other.provider),
@@ -168,14 +169,14 @@ impl Usage {
         }
     }
 
-    /// Puts it on an event that is made by hand: `usage.on(Event::new(&step, "llm_end"))`.
+    /// Adds the usage to an event that is made by hand: `usage.on(Event::new(&step, "llm_end"))`.
     #[must_use]
     pub fn on(&self, mut event: Event) -> Event {
         self.each(|key, value| event.set_data(key, value));
         event
     }
 
-    /// All that is known, by the keys of the wire.
+    /// Calls `put` with every known value, by its key on the wire.
     pub(super) fn each(&self, mut put: impl FnMut(&'static str, Value)) {
         self.names(&mut put);
         for (key, tokens) in self.numbers() {
@@ -185,7 +186,7 @@ impl Usage {
         }
     }
 
-    /// The provider and the model.
+    /// Calls `put` with the provider and the model.
     pub(super) fn names(&self, mut put: impl FnMut(&'static str, Value)) {
         for (key, name) in [(PROVIDER, &self.provider), (MODEL, &self.model)] {
             if let Some(name) = name {
@@ -206,7 +207,7 @@ impl Usage {
     }
 }
 
-/// The total, where nobody says another.
+/// Returns the total, if no other total is reported.
 pub(super) fn total(input: Option<u64>, output: Option<u64>) -> Option<u64> {
     Some(input?.saturating_add(output?))
 }

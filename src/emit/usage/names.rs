@@ -1,8 +1,8 @@
-//! The names of usage: ours, and all others that mean the same.
+//! The names of usage: ours, and all others with the same meaning.
 
 pub(in crate::emit) const PROVIDER: &str = "provider";
 pub(in crate::emit) const MODEL: &str = "model";
-/// Of the model that answered, where that is told apart from the one that was asked.
+/// The model that answered, if it is reported apart from the model that was asked.
 pub(in crate::emit) const RESPONSE_MODEL: &str = "response_model";
 pub(in crate::emit) const INPUT: &str = "input_tokens";
 pub(in crate::emit) const OUTPUT: &str = "output_tokens";
@@ -11,13 +11,14 @@ pub(super) const CACHE_READ: &str = "cache_read_tokens";
 pub(super) const CACHE_CREATION: &str = "cache_creation_tokens";
 pub(super) const REASONING: &str = "reasoning_tokens";
 
-/// Of Anthropic: beside these, its `input_tokens` are without what came from a cache or went into one.
+/// Names of Anthropic. Its `input_tokens` do not include these two, the tokens that came from a cache or went into one.
 pub(super) const BESIDE_INPUT: [&str; 2] = ["cache_read_input_tokens", "cache_creation_input_tokens"];
 
-/// Of Gemini: beside its `candidatesTokenCount`, which is without it.
+/// A name of Gemini. Its `candidatesTokenCount` does not include this number.
 pub(super) const BESIDE_OUTPUT: &str = "thoughtsTokenCount";
 
-/// Our name for a number of tokens, whatever others call it: below `gen_ai.usage.` in spans, or in the objects of providers.
+/// Returns our name for a number of tokens, from the name below `gen_ai.usage.` in spans or in the objects of
+/// providers.
 pub(in crate::emit) fn name_of(name: &str) -> Option<&'static str> {
     Some(match name {
         // OpenAI's chats and who speaks like them; Gemini.
@@ -42,7 +43,7 @@ pub(in crate::emit) fn name_of(name: &str) -> Option<&'static str> {
     })
 }
 
-/// Whether an object of that name tells usage of what it stands in.
+/// Whether an object of that name reports the usage of the object around it.
 pub(super) fn holds_usage(name: &str) -> bool {
     name.ends_with("_tokens_details") || matches!(name, "usage" | "usageMetadata" | "message" | "response")
 }

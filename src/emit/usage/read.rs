@@ -1,4 +1,4 @@
-//! Reads usage, whatever names it comes by.
+//! Reads usage by any of its names.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,8 @@ use super::names::{
 };
 use super::{Usage, total};
 
-/// What the members of an object say of usage; of two names for one thing ours counts, and what is deeper inside last.
+/// Reads the usage in the members of an object. Of two names for one number our own wins, and outer members win over
+/// inner ones.
 pub(super) fn usage<'a>(members: impl Iterator<Item = (Cow<'a, str>, Datum<'a>)>) -> Option<Usage> {
     let mut said = told(members);
     said.numbers().iter().any(|(_, tokens)| tokens.is_some()).then(|| {
@@ -53,7 +54,7 @@ fn told<'a>(members: impl Iterator<Item = (Cow<'a, str>, Datum<'a>)>) -> Usage {
     ours.or(others).or(inner)
 }
 
-/// The first one counts: what an event says goes before its context.
+/// The first value wins: the event's own data comes before its context.
 fn set(usage: &mut Usage, name: &str, tokens: u64) {
     let field = match name {
         INPUT => &mut usage.input_tokens,
