@@ -158,7 +158,7 @@ pub fn traceparent() -> Option<String> {
 /// Adds usage to the closing event of the innermost [scope](crate::trace), instrumented function, token stream or span
 /// around the code.
 ///
-/// Use it in code that has no [`Scope`](crate::Scope) at hand. Outside of all of these, it does nothing.
+/// Use it in code that has no [`Scope`] at hand. Outside of all of these, it does nothing.
 ///
 /// ```
 /// use streamll::{Usage, usage};
