@@ -121,7 +121,8 @@ impl Step {
     /// not of the size of a trace's: 32 and 16 hexadecimal digits. A UUID is rendered without its hyphens.
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {
-        self.0.traceparent.get_or_init(|| traceparent::header(&self.0.parts)).as_deref()
+        let StepParts { execution_id, span_id, .. } = &self.0.parts;
+        self.0.traceparent.get_or_init(|| traceparent::header(execution_id, span_id)).as_deref()
     }
 
     /// Returns whether both are the same step in memory.

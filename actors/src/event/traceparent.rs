@@ -1,7 +1,5 @@
 //! The header `traceparent` of W3C Trace Context, which names a step to other services.
 
-use super::StepParts;
-
 /// Whether a text is the id of a trace: 32 hexadecimal digits in lower case, not all of them zero
 /// (<https://www.w3.org/TR/trace-context/#trace-id>).
 #[must_use]
@@ -22,16 +20,18 @@ fn is_id(text: &str, digits: usize) -> bool {
         && text.bytes().any(|byte| byte != b'0')
 }
 
-/// The header of a step whose trace is sampled; `None` where its ids cannot be those of a trace.
-pub(super) fn header(parts: &StepParts) -> Option<Box<str>> {
-    if is_trace_id(&parts.execution_id) && is_span_id(&parts.span_id) {
-        return Some(format!("00-{}-{}-01", parts.execution_id, parts.span_id).into());
+/// The header of a step whose trace is sampled; `None` if its ids cannot be those of a trace.
+pub(super) fn header(execution_id: &str, span_id: &str) -> Option<Box<str>> {
+    if !is_span_id(span_id) {
+        return None;
+    }
+    if is_trace_id(execution_id) {
+        return Some(format!("00-{execution_id}-{span_id}-01").into());
     }
     // A UUID has the size of a trace id, with hyphens and perhaps in upper case.
     let trace_id: String =
-        parts.execution_id.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
-    (is_trace_id(&trace_id) && is_span_id(&parts.span_id))
-        .then(|| format!("00-{trace_id}-{}-01", parts.span_id).into())
+        execution_id.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
+    is_trace_id(&trace_id).then(|| format!("00-{trace_id}-{span_id}-01").into())
 }
 
 #[cfg(test)]
