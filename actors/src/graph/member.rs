@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::on_failed;
+use super::failed::on_failed;
 use super::place::Place;
 use super::section::Section;
 use crate::process::{Line, ProcessorFactory};

@@ -7,9 +7,10 @@ use std::time::Duration;
 use actix::prelude::{Actor as _, Addr};
 use tokio::time::Instant;
 
+use super::Stage;
+use super::failed::on_failed;
 use super::place::Place;
 use super::plan::StageKind;
-use super::{Stage, on_failed};
 use crate::ingress::{Inbox, Ingress};
 use crate::process::{
     Between, Custom, CustomActor, Line, LineActor, OnFailed, ProcessorStatus, Source, Watched,

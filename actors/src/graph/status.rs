@@ -91,3 +91,18 @@ impl GraphStatus {
         self.balance.holds() && self.sinks.iter().chain(&self.removed).all(holds)
     }
 }
+
+/// Adds the status of a removed sink to the status of earlier sinks of its name.
+pub(super) fn merge(removed: &mut Vec<SinkStatus>, mut latest: SinkStatus) {
+    match removed.iter_mut().find(|earlier| earlier.name == latest.name) {
+        Some(earlier) => {
+            latest.balance.add(&earlier.balance);
+            latest.processed.add(&earlier.processed);
+            latest.restarts += earlier.restarts;
+            latest.damaged += earlier.damaged;
+            latest.missing += earlier.missing;
+            *earlier = latest;
+        }
+        None => removed.push(latest),
+    }
+}
