@@ -3,13 +3,16 @@
 mod ambient;
 mod context;
 mod early;
+mod guard;
 #[doc(hidden)]
 pub mod instrumented;
 #[cfg(feature = "tracing")]
 mod layer;
 mod reader;
+mod run;
 mod scope;
 mod tokens;
+mod trace;
 mod traceparent;
 mod usage;
 
@@ -17,11 +20,13 @@ pub use context::{
     __value, Captured, capture, carry, current_context, set_context, with_context, with_context_sync,
 };
 pub(crate) use context::{to, to_sync};
+pub use guard::Guard;
 pub use instrumented::AsToken;
 #[cfg(feature = "tracing")]
 pub use layer::{LayerExt, SpanFilter, SpanLayer, Spans, layer};
-pub use scope::{Guard, Scope, Trace, trace};
+pub use scope::Scope;
 pub use tokens::{TokenStream, Tokens};
+pub use trace::{Trace, trace};
 pub use usage::Usage;
 
 use std::sync::Arc;

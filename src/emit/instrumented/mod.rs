@@ -15,8 +15,9 @@ use streamll_actors::event::Context;
 use streamll_actors::ingress::Emitter;
 use tokio_stream::Stream;
 
-use super::scope::{Open, Trace, trace};
+use super::run::Open;
 use super::tokens::Tokens;
+use super::trace::{Trace, trace};
 use items::{Errors, TokensAndErrors};
 use render::Rendered;
 
