@@ -159,6 +159,14 @@ pub(crate) fn check_path(path: &Path) -> Result<(), String> {
             Err("an empty path names nothing; write it in full, such as `/var/lib/streamll/events`"
                 .to_owned())
         }
+        Some(text) if text.trim().is_empty() => {
+            Err("a path of blanks names nothing; write it in full, such as `/var/lib/streamll/events`"
+                .to_owned())
+        }
+        Some(text) if text.starts_with('$') => {
+            Err("`$` is not filled in here; write `${HOME}/…`, or `./$…` where a name begins with it"
+                .to_owned())
+        }
         Some(text) if text.starts_with('~') => {
             Err("`~` is no home folder here; write `${HOME}/…`, or `./~…` where a name begins with it"
                 .to_owned())
@@ -173,10 +181,10 @@ mod tests {
 
     #[test]
     fn a_path_is_neither_empty_nor_begins_with_a_tilde() {
-        for path in ["", "~", "~/x", "~user/x"] {
+        for path in ["", "~", "~/x", "~user/x", " ", "$HOME/x"] {
             assert!(check_path(Path::new(path)).is_err(), "{path}");
         }
-        for path in ["x", "./~x", "/a/~b", "."] {
+        for path in ["x", "./~x", "/a/~b", ".", "./$x", "/a/$b"] {
             assert!(check_path(Path::new(path)).is_ok(), "{path}");
         }
     }

@@ -191,7 +191,8 @@ fn refuse(error: &TopologyError) -> ExitCode {
 /// Says why nothing comes of it.
 fn fail(why: &str, code: u8) -> ExitCode {
     use std::io::Write as _;
-    let _ = writeln!(pipes::stderr(), "streamll: {why}");
+    // It may quote an argument.
+    let _ = writeln!(pipes::stderr(), "streamll: {}", harmless(why));
     ExitCode::from(code)
 }
 

@@ -74,7 +74,11 @@ impl Run {
         if let Some(path) = &self.status_file
             && let Err(error) = report::write(path, "{}\n")
         {
-            let _ = writeln!(pipes::stderr(), "streamll: --status-file {}: {error}", path.display());
+            let _ = writeln!(
+                pipes::stderr(),
+                "streamll: --status-file {}: {error}",
+                super::harmless(&path.display().to_string())
+            );
             return ExitCode::from(USAGE);
         }
         let served = topology.start().map_err(|e| e.to_string()).and_then(|handle| {

@@ -234,7 +234,7 @@ impl Said {
         }
         let failed = status.balance.failed + status.balance.dead_lettered;
         if failed > self.failed {
-            let why = status.last_failure.as_deref().unwrap_or_default();
+            let why = super::harmless(status.last_failure.as_deref().unwrap_or_default());
             say(format!("{} entries could not be shown; the last: {why}", failed - self.failed));
             self.failed = failed;
         }

@@ -286,7 +286,7 @@ fn is_usage(key: &str) -> bool {
 
 /// Whether a text may be a name or an id.
 fn is_name(text: &str) -> bool {
-    text.len() <= LONGEST && !text.contains(|c: char| c.is_control())
+    text.len() <= LONGEST && !text.contains(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
 }
 
 /// Whether a key may be one that a programmer gave.

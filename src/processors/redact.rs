@@ -261,6 +261,16 @@ fn parse(field: &str) -> Result<Field, String> {
         _ if way.contains(&String::new()) => {
             Err(format!("fields: `{field}` has an empty part; remove a dot"))
         }
+        // Each would fit no key, and the values would leave whole.
+        _ if field.contains(['[', ']']) => Err(format!(
+            "fields: `{field}` has brackets; write the number of an item between dots: `data.messages.0.content`"
+        )),
+        _ if way.iter().any(|part| part == "**") => Err(format!(
+            "fields: `{field}` has `**`; write a bare name for a key at any depth, or `*` for one step"
+        )),
+        _ if way.iter().any(|part| part.trim() != part) => {
+            Err(format!("fields: `{field}` has a blank beside a name; remove it"))
+        }
         [data, rest @ ..] if data == "data" && !rest.is_empty() => Ok(Field::Data(rest.to_vec())),
         [tags, _, ..] if tags == "tags" => Ok(Field::Tag(way[1..].join("."))),
         [name] if name == "data" || name == "tags" => {

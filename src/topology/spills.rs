@@ -16,6 +16,7 @@ impl Check<'_> {
         processors: &[(String, Step)],
         sinks: &[CheckedSink],
     ) {
+        self.redacted_in_vain(settings, sinks);
         if settings.content == Content::Off {
             return sinks.iter().for_each(|sink| self.content_in_vain(sink));
         }
@@ -51,6 +52,32 @@ impl Check<'_> {
         let message = format!("{what} hold content, and `{target}` has `content: off`");
         let help = "name another sink, or switch content off at both, or at the top for all";
         self.report(Class::Conflict, message, help, path);
+    }
+
+    /// What comes to a sink from others does not pass its processors: `redact` there takes nothing out of it.
+    fn redacted_in_vain(&mut self, settings: &Settings, sinks: &[CheckedSink]) {
+        let is_target = |name: &str| {
+            let of_one = |sink: &CheckedSink| {
+                let letters = sink.settings.dead_letter.as_deref() == Some(name);
+                let diverts =
+                    matches!(&sink.settings.circuit_breaker.on_open, OnOpen::Fallback(to) if to == name);
+                letters || diverts
+            };
+            settings.dead_letter.as_deref() == Some(name) || sinks.iter().any(of_one)
+        };
+        for sink in sinks.iter().filter(|sink| is_target(&sink.name)) {
+            if sink.processors.iter().any(|(kind, _)| kind == "redact") {
+                let message = format!(
+                    "dead letters and diverted events of other sinks come to `{}` past its `redact`",
+                    sink.name
+                );
+                let help = "put `redact` under `processors` at the top, or at the other sinks, too";
+                let mut problem = Problem::new(Class::Conflict, message).help(help);
+                problem.severity = Severity::Warning;
+                let path = KeyPath::of(["sinks", sink.name.as_str(), "processors"]);
+                self.reader.report(problem, &path, At::Key);
+            }
+        }
     }
 
     fn content_in_vain(&mut self, sink: &CheckedSink) {

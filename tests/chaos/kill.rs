@@ -11,7 +11,11 @@ use crate::servers::RabbitNode;
 use support::wait_until;
 
 /// How often each process is killed.
-const KILLS: usize = 30;
+/// Some before anything was done, some in the middle of their end: ten have all of these. `tests/run --full` does thirty.
+fn kills() -> usize {
+    if std::env::var_os("STREAMLL_TEST_FULL").is_some() { 30 } else { 10 }
+}
+
 const MOMENT: Duration = Duration::from_millis(300);
 
 /// What the broker is like meanwhile.
@@ -38,7 +42,8 @@ fn killed(broker: &dyn Broker, meanwhile: Meanwhile, trouble: impl Fn(), mend: i
         trouble();
     }
     let source = Source::default();
-    for round in 0..KILLS {
+    let kills = kills();
+    for round in 0..kills {
         let before = source.acked();
         let process = source.feed(folder.path());
         // Some are killed before they have done anything.
@@ -94,9 +99,9 @@ fn killed(broker: &dyn Broker, meanwhile: Meanwhile, trouble: impl Fn(), mend: i
         acked.len()
     );
     assert_eq!(unmarked, 0, "of {repeats} repeats");
-    assert!(acked.len() > KILLS * 50, "{} acknowledged", acked.len());
+    assert!(acked.len() > kills * 50, "{} acknowledged", acked.len());
     eprintln!(
-        "killed {KILLS} times, {} {meanwhile:?}: {} acknowledged, {} arrived, {repeats} repeats, none missing",
+        "killed {kills} times, {} {meanwhile:?}: {} acknowledged, {} arrived, {repeats} repeats, none missing",
         broker.name(),
         acked.len(),
         first.len()

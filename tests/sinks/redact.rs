@@ -136,6 +136,9 @@ fn what_is_no_field_is_refused_with_a_way_out() {
     for (fields, reason) in [
         (&[][..], "fields: there is none"),
         (&["data..x"], "`data..x` has an empty part"),
+        (&["data.messages[0].content"], "`data.messages.0.content`"),
+        (&["data.**.k"], "a bare name for a key at any depth"),
+        (&["data.auth.token "], "a blank beside a name"),
         (&[""], "`` has an empty part"),
         (&["data"], "write `data.*` for all of them"),
         (&["*"], "write `data.*` for all data"),

@@ -128,3 +128,22 @@ fn content_comes_to_no_sink_without_by_way_of_another() {
         topology(&[("env", &text)], &[]).unwrap_or_else(|error| panic!("{text}\n{error}"));
     }
 }
+
+#[test]
+fn a_redact_that_is_passed_by_is_told() {
+    let told = |text: &str| {
+        let topology = topology(&[("env", text)], &[]).expect("it may start");
+        let warnings: Vec<_> = topology.warnings().iter().map(|problem| problem.message.clone()).collect();
+        warnings.iter().any(|warning| warning.contains("past its `redact`"))
+    };
+    let sinks = |keys: &str, processors: &str| {
+        format!(
+            "sinks:\n  a: {{ type: terminal, {keys} }}\n  b: {{ type: terminal, topics: [\"#\"], processors: [{processors}] }}\n"
+        )
+    };
+    for keys in ["dead_letter: b", "circuit_breaker: { on_open: { fallback: b } }"] {
+        assert!(told(&sinks(keys, "{ redact: { fields: [x] } }")), "{keys}");
+        assert!(!told(&sinks(keys, "{ filter: {} }")), "{keys}");
+    }
+    assert!(!told(&sinks("enabled: true", "{ redact: { fields: [x] } }")));
+}

@@ -42,7 +42,8 @@ impl<'a> Line<'a> {
 
     /// ` at column 7`, counted in bytes; with its line where the text has several.
     pub(super) fn place(&self, line: usize, column: usize) -> String {
-        let column = if line <= 1 { column + self.skipped } else { column };
+        // The parser stands before the first column of a line where nothing of that line is read yet.
+        let column = if line <= 1 { column + self.skipped } else { column.max(1) };
         match self.text.trim_ascii_end().contains('\n') {
             true => format!(" at line {line} column {column}"),
             false => format!(" at column {column}"),
