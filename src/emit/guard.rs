@@ -7,7 +7,7 @@ use std::ops::Deref;
 use super::ambient::{Ambient, Left, surface};
 use super::scope::Scope;
 
-/// The guard of [`Trace::enter`]. The scope ends when the guard is dropped. Guards may be dropped in any order.
+/// The guard of [`Trace::enter`](crate::Trace::enter). The scope ends when the guard is dropped. Guards may be dropped in any order.
 #[must_use = "the scope ends when this goes; bind it to a name"]
 pub struct Guard {
     scope: Scope,
