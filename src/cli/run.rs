@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::report::{self, Whose};
 use super::signals::{EVERY, Signals};
 use super::{Choice, Format, INCOMPLETE, USAGE, input::Input, refuse};
-use crate::pipes::{self, Patient};
+use crate::pipes;
 use crate::topology::{Registry, Topology};
 use crate::{Handle, SinkState};
 
@@ -140,7 +140,7 @@ impl Run {
         let (ended, ending) = oneshot::channel();
         let (printed, printing) = oneshot::channel();
         std::thread::Builder::new().name("streamll-input".to_owned()).spawn(move || {
-            let stdin = io::BufReader::with_capacity(1 << 18, Patient(io::stdin().lock()));
+            let stdin = io::BufReader::with_capacity(1 << 18, pipes::stdin());
             let (read, printer) = input.read(stdin);
             let _ = ended.send(read);
             // What waits for its sink or its disk is answered at the end of these, at the latest.

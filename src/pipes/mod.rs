@@ -5,7 +5,7 @@
 mod patient;
 
 #[cfg(all(unix, feature = "cli"))]
-pub(crate) use patient::{Patient, stderr, stdout};
+pub(crate) use patient::{Patient, stderr, stdin, stdout};
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};

@@ -40,6 +40,27 @@ impl<T: Write + AsFd> Write for Patient<T> {
     }
 }
 
+/// Standard input. The standard library takes a descriptor that is not open for reading for an empty one; this does not.
+pub(crate) fn stdin() -> Patient<Stdin> {
+    Patient(Stdin(io::stdin()))
+}
+
+/// Standard input, without the standard library's buffer.
+#[derive(Debug)]
+pub(crate) struct Stdin(io::Stdin);
+
+impl Read for Stdin {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(&self.0, into)?)
+    }
+}
+
+impl std::os::fd::AsFd for Stdin {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Standard output.
 pub(crate) fn stdout() -> Patient<io::StdoutLock<'static>> {
     Patient(io::stdout().lock())

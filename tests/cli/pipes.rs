@@ -85,11 +85,14 @@ fn an_input_that_never_blocks_is_read_to_its_end() {
 #[test]
 fn an_input_that_cannot_be_read_is_not_called_arrived() {
     let folder = Folder::with(FILE);
-    for (report, expected) in
-        [("text", "streamll: not everything was read"), ("json", "\"cut\":\"standard input: ")]
-    {
+    let cases = [("text", "streamll: not everything was read"), ("json", "\"cut\":\"standard input: ")];
+    for ((report, expected), is_folder) in cases.into_iter().flat_map(|case| [(case, true), (case, false)]) {
         let mut command = streamll(&folder.path(""), &["run", "--env", "test", "--report", report]);
-        command.stdin(File::open(folder.path("")).unwrap());
+        // A folder; or what is open for writing alone, as by `0>file`.
+        command.stdin(match is_folder {
+            true => File::open(folder.path("")).unwrap(),
+            false => File::create(folder.path("written")).unwrap(),
+        });
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{}", err(&output));
         assert!(
