@@ -80,7 +80,7 @@ impl RedisCluster {
         state.unwrap_or_default().trim().to_owned()
     }
 
-    /// Who is master of a key, as this node sees it.
+    /// The master of a key, as this node sees it.
     pub fn master_of(&self, key: &str, seen_by: usize) -> usize {
         let slot: u16 = self.cli(seen_by, &format!("CLUSTER KEYSLOT {key}")).trim().parse().expect("a slot");
         let nodes = self.cli(seen_by, "CLUSTER NODES");
